@@ -1,0 +1,1 @@
+"""Errors, seeds, fingerprints, units and events: what every layer stands on."""

@@ -1,0 +1,103 @@
+"""A real S3 protocol server (moto's, in a process of its own) on a free loopback port.
+
+The server keeps its objects in memory and ends with its parent. Clients find it through the standard AWS
+environment variables, as they would find any other store.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+import uuid
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from xmae_dist.core.errors import RunError
+
+
+@dataclass(frozen=True, kw_only=True)
+class S3Server:
+    """A running server: its loopback endpoint, and the throw-away key pair its clients use."""
+
+    endpoint_url: str
+    access_key_id: str
+    secret_access_key: str
+
+    def environment(self) -> dict[str, str]:
+        """The AWS variables with which s3fs, delta-rs and the AWS tools find this server."""
+        return {
+            "AWS_ENDPOINT_URL": self.endpoint_url,
+            "AWS_ACCESS_KEY_ID": self.access_key_id,
+            "AWS_SECRET_ACCESS_KEY": self.secret_access_key,
+            "AWS_REGION": "us-east-1",
+            "AWS_DEFAULT_REGION": "us-east-1",
+        }
+
+    def bucket_url(self, name: str | None = None) -> str:
+        """Creates a bucket (a fresh name unless given) and returns `s3://<bucket>`."""
+        import boto3
+
+        bucket = name or f"test-{uuid.uuid4().hex[:12]}"
+        boto3.client(
+            "s3",
+            endpoint_url=self.endpoint_url,
+            aws_access_key_id=self.access_key_id,
+            aws_secret_access_key=self.secret_access_key,
+            region_name="us-east-1",
+        ).create_bucket(Bucket=bucket)
+        return f"s3://{bucket}"
+
+
+@contextlib.contextmanager
+def serve_s3(port: int | None = None) -> Iterator[S3Server]:
+    """Runs the server while the block runs. Raises RunError where it does not come up in 30 s."""
+    port = port or free_port()
+    server = S3Server(
+        endpoint_url=f"http://127.0.0.1:{port}",
+        access_key_id="local" + secrets.token_hex(6),
+        secret_access_key=secrets.token_hex(16),
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        env={**os.environ, "MOTO_S3_CUSTOM_ENDPOINTS": server.endpoint_url},
+    )
+    try:
+        _wait_until_up(server.endpoint_url, process)
+        yield server
+    finally:
+        process.terminate()
+        process.wait(timeout=10)
+
+
+def free_port() -> int:
+    """A TCP port on loopback that nothing listens on at the moment."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def _wait_until_up(endpoint_url: str, process: subprocess.Popen[bytes], patience_s: float = 30.0) -> None:
+    deadline = time.monotonic() + patience_s
+    while time.monotonic() < deadline and process.poll() is None:
+        try:
+            with urllib.request.urlopen(endpoint_url, timeout=1):
+                return
+        except urllib.error.HTTPError:
+            return
+        except OSError:
+            time.sleep(0.1)
+    raise RunError(
+        f"S3 server at {endpoint_url}",
+        value=f"exit status {process.poll()}" if process.poll() is not None else "no answer",
+        expected=f"an answer within {patience_s:.0f} s",
+        fix="install the `demo` extra (moto[server]) and look at `python -m moto.server` by hand",
+    )
