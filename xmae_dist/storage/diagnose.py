@@ -1,0 +1,122 @@
+"""Turns what storage clients raise into one StorageError that names the URL, what happened and the fix.
+
+The text is ours, chosen by the kind of failure: clients' own messages can hold request headers and key ids.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from xmae_dist.core.errors import StorageError
+
+try:
+    from botocore.exceptions import BotoCoreError, ClientError
+
+    _CLIENT_ERRORS: tuple[type[Exception], ...] = (BotoCoreError, ClientError)
+except ImportError:  # a file-only installation has no AWS client
+    _CLIENT_ERRORS = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Diagnosis:
+    signs: tuple[str, ...]
+    value: str
+    expected: str
+    fix: str
+
+
+_CREDENTIALS_FIX = (
+    "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY (and AWS_SESSION_TOKEN), or AWS_PROFILE, to a key that this "
+    "store knows"
+)
+
+# The first diagnosis with a sign in the error's type names or text is taken: order matters.
+_DIAGNOSES = (
+    _Diagnosis(
+        signs=("NoSuchBucket", "bucket does not exist", "InvalidBucketName", "Invalid bucket name", "NoSuchUpload"),
+        value="no such bucket", expected="an existing bucket",
+        fix="check the bucket's spelling, AWS_REGION and AWS_ENDPOINT_URL, or create it",
+    ),
+    _Diagnosis(
+        signs=("NoCredentialsError", "PartialCredentialsError", "CredentialRetrievalError", "Unable to locate credentials",
+               "no credentials", "ProfileNotFound", "not find credentials"),
+        value="no credentials", expected="credentials in the standard AWS chain", fix=_CREDENTIALS_FIX,
+    ),
+    _Diagnosis(
+        signs=("InvalidAccessKeyId", "SignatureDoesNotMatch", "InvalidClientTokenId", "ExpiredToken", "InvalidToken",
+               "Access Key Id you provided", "signature we calculated", "security token", "AuthFailure",
+               "InvalidSignatureException"),
+        value="credentials refused", expected="a key that this store knows", fix=_CREDENTIALS_FIX,
+    ),
+    _Diagnosis(
+        signs=("AccessDenied", "Access Denied", "PermissionError", "Forbidden", "403", "Permission denied"),
+        value="access denied", expected="permission to list, read and write below this URL",
+        fix="use credentials (or file permissions) with the rights of storage/policies/bucket-policy.json",
+    ),
+    _Diagnosis(
+        signs=("EndpointConnectionError", "ConnectTimeoutError", "Connection refused", "ConnectionRefused",
+               "error sending request", "connect error", "tcp connect", "ConnectionError", "ReadTimeoutError",
+               "FSTimeoutError", "Could not connect", "dns error", "ConnectionClosedError", "EndpointResolutionError",
+               "InvalidEndpoint", "HTTPClientError", "TimeoutError", "SSLError"),
+        value="no answer from the endpoint", expected="a reachable object store",
+        fix="check AWS_ENDPOINT_URL and the network, and that the server runs",
+    ),
+    _Diagnosis(
+        signs=("SlowDown", "503", "ServiceUnavailable", "InternalError", "500"),
+        value="the store failed to serve the request, after retries", expected="a healthy store",
+        fix="try again later; ask fewer things at once",
+    ),
+    _Diagnosis(signs=("NoSuchKey", "FileNotFoundError", "TableNotFoundError"), value="nothing there",
+               expected="an existing object", fix="check the path after the bucket"),
+    _Diagnosis(signs=("NotADirectoryError",), value="a file is in the way", expected="a folder", fix="choose another path"),
+    _Diagnosis(signs=("IsADirectoryError",), value="a folder", expected="a file", fix="check the path"),
+    _Diagnosis(signs=("No space left", "Disk quota"), value="no space left on the device", expected="free space",
+               fix="free some space or choose another path"),
+)  # fmt: skip
+
+
+@contextlib.contextmanager
+def storage_errors(url: str) -> Iterator[None]:
+    """What a storage client raises inside becomes a StorageError about `url`; our own errors pass unchanged."""
+    try:
+        yield
+    except (OSError, *_CLIENT_ERRORS) as error:
+        raise explain(url, error) from error
+
+
+def explain(url: str, error: BaseException) -> StorageError:
+    """The StorageError for a client's `error`."""
+    said = "\n".join(f"{type(link).__name__} {link}" for link in _chain(error))
+    for diagnosis in _DIAGNOSES:
+        if any(sign in said for sign in diagnosis.signs):
+            return StorageError(
+                _named(url), value=diagnosis.value, expected=diagnosis.expected, fix=diagnosis.fix
+            )
+    return StorageError(
+        _named(url), value=f"{type(error).__name__} ({_without_secrets(str(error))})", expected="a working store",
+        fix="see the cause with XMAE_TRACEBACK=1",
+    )  # fmt: skip
+
+
+def _named(url: str) -> str:
+    endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
+    place = f" (endpoint {_without_secrets(endpoint)})" if endpoint and str(url).startswith("s3://") else ""
+    return f"{_without_secrets(str(url))}{place}"
+
+
+def _chain(error: BaseException | None) -> Iterator[BaseException]:
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
+
+
+def _without_secrets(text: str) -> str:
+    text = re.sub(r"//[^/@\s]+@", "//", text.replace("\n", " "))
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"):
+        if secret := os.environ.get(name):
+            text = text.replace(secret, "***")
+    return re.sub(r"\s+", " ", text)[:200]

@@ -1,0 +1,207 @@
+"""Delta Lake tables (delta-rs): the one mechanism here for whatever must happen whole or not at all.
+
+An append may carry an application transaction (app id, version). Of any number of writers, retries and restarts
+that carry the same one, exactly one commits; the others learn that it was done. Each commit also carries a write
+id, so that a commit whose answer was lost on the network is recognised as our own.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import uuid
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import pyarrow as pa
+from deltalake import CommitProperties, DeltaTable, Transaction, write_deltalake
+from deltalake.exceptions import CommitFailedError, DeltaError, TableNotFoundError
+
+from xmae_dist.core.errors import StorageError
+from xmae_dist.storage import uri
+from xmae_dist.storage.diagnose import explain
+
+WRITE_ID = "xmae_write_id"
+_COMMIT_ATTEMPTS = 20
+
+# Readers pin versions for as long as runs are kept: the log is never shortened behind their back.
+_CONFIGURATION = {"delta.enableExpiredLogCleanup": "false", "delta.deletedFileRetentionDuration": "interval 30 days"}
+
+Filters = Sequence[tuple[str, str, Any]]
+
+
+class Table:
+    """A Delta table at `url`; every call looks at the newest version unless one is named.
+
+    Storage failures raise StorageError. Holds no connection, so it is picklable and safe between threads.
+    """
+
+    def __init__(self, url: str) -> None:
+        self.url = uri.normalise(url)
+
+    def exists(self) -> bool:
+        with _table_errors(self.url):
+            return bool(DeltaTable.is_deltatable(self.url, uri.delta_options(self.url)))
+
+    def create(self, schema: pa.Schema, *, partition_by: Sequence[str] = ()) -> bool:
+        """Makes an empty table (version 0); False where there is one already. Refuses stores without safe commits."""
+        if self.exists():
+            return False
+        uri.probe_conditional_put(self.url)
+        try:
+            with _table_errors(self.url):
+                DeltaTable.create(
+                    self.url, schema=schema, partition_by=list(partition_by), configuration=_CONFIGURATION,
+                    storage_options=uri.delta_options(self.url),
+                )  # fmt: skip
+        except StorageError:
+            if self.exists():  # another writer was first
+                return False
+            raise
+        return True
+
+    def version(self) -> int:
+        """The newest version. Raises StorageError where there is no table."""
+        return self._load().version()
+
+    def transaction_version(self, app_id: str) -> int | None:
+        """The version last committed under this application id, None where there was none (or no table)."""
+        return self._load().transaction_version(app_id) if self.exists() else None
+
+    def append(
+        self,
+        rows: pa.Table,
+        txn: tuple[str, int] | None = None,
+        metadata: Mapping[str, Any] | None = None,
+        *,
+        partition_by: Sequence[str] = (),
+    ) -> int | None:
+        """Adds rows in one commit, making the table where there is none; returns the version of that commit.
+
+        Returns None, and changes nothing, where `txn` = (app id, version) was committed before, here or by another
+        writer at this moment.
+        """
+        self.create(rows.schema, partition_by=partition_by)
+
+        def write(table: DeltaTable, commit: CommitProperties) -> None:
+            write_deltalake(table, rows, mode="append", commit_properties=commit)
+
+        return self._commit(write, txn, metadata)
+
+    def overwrite_where(
+        self,
+        predicate: str,
+        rows: pa.Table,
+        txn: tuple[str, int] | None = None,
+        metadata: Mapping[str, Any] | None = None,
+    ) -> int | None:
+        """Replaces the rows that satisfy the SQL `predicate` by `rows` (which must satisfy it), in one commit."""
+
+        def write(table: DeltaTable, commit: CommitProperties) -> None:
+            write_deltalake(table, rows, mode="overwrite", predicate=predicate, commit_properties=commit)
+
+        return self._commit(write, txn, metadata)
+
+    def delete(
+        self, predicate: str, txn: tuple[str, int] | None = None, metadata: Mapping[str, Any] | None = None
+    ) -> int | None:
+        """Removes the rows that satisfy the SQL `predicate`, in one commit."""
+
+        def write(table: DeltaTable, commit: CommitProperties) -> None:
+            table.delete(predicate, commit_properties=commit)
+
+        return self._commit(write, txn, metadata)
+
+    def read(
+        self,
+        version: int | None = None,
+        columns: Sequence[str] | None = None,
+        filters: Filters | None = None,
+    ) -> pa.Table:
+        """Rows of a version (the newest unless told), optionally some columns, and rows where all `filters` hold."""
+        table = self._load(version)
+        with _table_errors(self.url):
+            return table.to_pyarrow_table(
+                columns=list(columns) if columns is not None else None,
+                filters=[tuple(one) for one in filters] if filters else None,
+            )
+
+    def history(self, limit: int | None = None) -> list[dict[str, Any]]:
+        """Commits, newest first: version, timestamp (ms), operation and what `metadata` carried."""
+        table = self._load()
+        with _table_errors(self.url):
+            return table.history(limit)
+
+    def vacuum(self, *, retention_hours: float, dry_run: bool = False) -> list[str]:
+        """Removes data files that no version younger than `retention_hours` needs; returns their paths."""
+        table = self._load()
+        with _table_errors(self.url):
+            return table.vacuum(
+                retention_hours=int(retention_hours), enforce_retention_duration=False, dry_run=dry_run
+            )
+
+    def _load(self, version: int | None = None) -> DeltaTable:
+        try:
+            return DeltaTable(self.url, version=version, storage_options=uri.delta_options(self.url))
+        except TableNotFoundError:
+            what = "no table there" if version is None else f"no version {version} there"
+            raise StorageError(
+                self.url, value=what, expected="a Delta table", fix="check the URL"
+            ) from None
+        except OSError as error:
+            raise explain(self.url, error) from error
+        except DeltaError as error:
+            raise _explained(self.url, error, version) from error
+
+    def _commit(self, write: Any, txn: tuple[str, int] | None, metadata: Mapping[str, Any] | None) -> int | None:
+        """Commits until it is done by us (its version) or turns out to be done already (None)."""
+        write_id = uuid.uuid4().hex
+        commit = CommitProperties(
+            custom_metadata={**(metadata or {}), WRITE_ID: write_id},
+            app_transactions=[Transaction(txn[0], txn[1])] if txn else None,
+            max_commit_retries=_COMMIT_ATTEMPTS,
+        )
+        for _ in range(_COMMIT_ATTEMPTS):
+            table = self._load()
+            if txn is not None and (table.transaction_version(txn[0]) or -1) >= txn[1]:
+                return self._version_of(table, write_id)
+            try:
+                write(table, commit)
+            except CommitFailedError:
+                continue  # someone else committed something that ours must see first
+            except OSError as error:
+                raise explain(self.url, error) from error
+            except DeltaError as error:
+                raise _explained(self.url, error, None) from error
+            return self._version_of(self._load(), write_id)
+        raise StorageError(
+            self.url, value=f"{_COMMIT_ATTEMPTS} commits lost to other writers", expected="a turn to commit",
+            fix="run fewer writers at once, then run this again (it is safe to repeat)",
+        )  # fmt: skip
+
+    @staticmethod
+    def _version_of(table: DeltaTable, write_id: str) -> int | None:
+        for past in (50, None):
+            for entry in table.history(past):
+                if entry.get(WRITE_ID) == write_id:
+                    return int(entry["version"])
+            if table.version() < 50:
+                break
+        return None
+
+
+@contextlib.contextmanager
+def _table_errors(url: str) -> Iterator[None]:
+    try:
+        with uri.storage_errors(url):
+            yield
+    except DeltaError as error:
+        raise _explained(url, error, None) from error
+
+
+def _explained(url: str, error: DeltaError, version: int | None) -> StorageError:
+    told = explain(url, error)
+    if version is not None and "endpoint" not in str(told.value):
+        return StorageError(
+            url, value=f"no version {version} there", expected="a version of this table", fix="see its history"
+        )
+    return told

@@ -1,0 +1,284 @@
+"""Object-store and local URLs: one small set of operations, the same on `file://`, `s3://` and `gs://`.
+
+Endpoint, region and credentials come from the standard AWS (or Google) environment and credential chain only;
+no function here takes, stores or prints a secret.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import threading
+import uuid
+from pathlib import Path
+from typing import Any
+
+import fsspec
+from fsspec import AbstractFileSystem
+
+from xmae_dist.core.errors import StorageError
+from xmae_dist.storage.diagnose import storage_errors
+
+__all__ = [
+    "create_exclusively",
+    "delete",
+    "delta_options",
+    "download_tree",
+    "exists",
+    "filesystem",
+    "is_local",
+    "join",
+    "list_urls",
+    "local_path",
+    "normalise",
+    "probe",
+    "probe_conditional_put",
+    "read_bytes",
+    "storage_errors",
+    "upload_tree",
+    "write_bytes",
+]
+
+SCHEMES = ("file", "s3", "gs")
+
+# Short enough that a dead endpoint is told within seconds, long enough for a busy store.
+_CONNECT_TIMEOUT_S = 2.5
+_READ_TIMEOUT_S = 60
+_PROBE_READ_TIMEOUT_S = 4
+
+_filesystems: dict[tuple[object, ...], AbstractFileSystem] = {}
+_filesystems_lock = threading.Lock()
+
+
+def normalise(url: str | os.PathLike[str]) -> str:
+    """`url` with a scheme and without a trailing slash; a plain path becomes an absolute `file://` URL.
+
+    Raises StorageError for a scheme we do not know or a bucket URL without a bucket.
+    """
+    text = os.fspath(url)
+    if "://" not in text:
+        return "file://" + os.path.abspath(os.path.expanduser(text))
+    scheme, _, rest = text.partition("://")
+    if scheme not in SCHEMES:
+        raise StorageError(
+            "store URL", value=repr(text), expected="s3://bucket/key, gs://bucket/key, file:///path or a path",
+            fix="use one of these forms",
+        )  # fmt: skip
+    if scheme == "file":
+        return "file://" + os.path.abspath(rest.removeprefix("localhost"))
+    rest = rest.strip("/")
+    if not rest:
+        raise StorageError("store URL", value=repr(text), expected=f"{scheme}://bucket/key", fix="name a bucket")
+    return f"{scheme}://{rest}"
+
+
+def join(url: str, *parts: str) -> str:
+    """The URL of a key below `url`."""
+    return "/".join([url.rstrip("/"), *(part.strip("/") for part in parts if part.strip("/"))])
+
+
+def is_local(url: str) -> bool:
+    return normalise(url).startswith("file://")
+
+
+def local_path(url: str) -> Path:
+    """The path of a `file://` URL."""
+    return Path(normalise(url).removeprefix("file://"))
+
+
+def filesystem(url: str) -> tuple[AbstractFileSystem, str]:
+    """The fsspec filesystem of `url`, and the path that `url` has in it.
+
+    Filesystems are kept per process and per AWS environment: a changed environment gets a new client.
+    """
+    scheme, _, path = normalise(url).partition("://")
+    return _filesystem(scheme, probing=False), path
+
+
+def _filesystem(scheme: str, *, probing: bool) -> AbstractFileSystem:
+    environment = "\0".join(f"{k}={v}" for k, v in sorted(os.environ.items()) if k.startswith("AWS_"))
+    key = (os.getpid(), scheme, probing, hashlib.sha256(environment.encode()).digest())
+    with _filesystems_lock:
+        if key not in _filesystems:
+            _filesystems[key] = _new_filesystem(scheme, probing)
+        return _filesystems[key]
+
+
+def _new_filesystem(scheme: str, probing: bool) -> AbstractFileSystem:
+    options: dict[str, Any] = {"skip_instance_cache": True, "use_listings_cache": False}
+    if scheme == "file":
+        return fsspec.filesystem("file", skip_instance_cache=True)
+    if scheme == "s3":
+        options["config_kwargs"] = {
+            "connect_timeout": _CONNECT_TIMEOUT_S,
+            "read_timeout": _PROBE_READ_TIMEOUT_S if probing else _READ_TIMEOUT_S,
+            "retries": {"mode": "standard", "total_max_attempts": 2 if probing else 4},
+            "max_pool_connections": 32,
+        }
+    try:
+        fs = fsspec.filesystem(scheme, **options)
+    except ImportError as error:
+        raise StorageError(
+            f"{scheme}:// URLs", value=f"no {error.name or 'client'} installed",
+            expected="the client of this store", fix="pip install gcsfs" if scheme == "gs" else "pip install s3fs",
+        ) from None  # fmt: skip
+    if scheme == "s3" and probing:
+        fs.retries = 1
+    return fs
+
+
+def read_bytes(url: str) -> bytes:
+    """The whole object. Raises StorageError where there is none."""
+    fs, path = filesystem(url)
+    with storage_errors(url):
+        return bytes(fs.cat_file(path))
+
+
+def write_bytes(url: str, data: bytes | bytearray | memoryview) -> None:
+    """Writes one object so that readers see all of it or nothing."""
+    fs, path = filesystem(url)
+    with storage_errors(url):
+        if is_local(url):
+            _write_local(Path(path), data)
+        else:
+            fs.pipe_file(path, bytes(data))
+
+
+def _write_local(path: Path, data: bytes | bytearray | memoryview) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}")
+    try:
+        partial.write_bytes(data)
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def create_exclusively(url: str, data: bytes) -> bool:
+    """Writes the object only if there is none, and says whether it did: of several writers one gets True."""
+    fs, path = filesystem(url)
+    with storage_errors(url):
+        try:
+            if is_local(url):
+                Path(path).parent.mkdir(parents=True, exist_ok=True)
+                with open(path, "xb") as file:
+                    file.write(data)
+            else:
+                fs.pipe_file(path, data, mode="create")
+        except FileExistsError:
+            return False
+        except OSError as error:
+            if _is_precondition_failure(error):
+                return False
+            raise
+    return True
+
+
+def _is_precondition_failure(error: OSError) -> bool:
+    said = f"{error} {error.__cause__}"
+    return any(sign in said for sign in ("PreconditionFailed", "pre-conditions", "ConditionalRequestConflict"))
+
+
+def exists(url: str) -> bool:
+    fs, path = filesystem(url)
+    with storage_errors(url):
+        return bool(fs.exists(path))
+
+
+def list_urls(url: str, *, recursive: bool = False) -> list[str]:
+    """URLs directly below `url` (or, with `recursive`, of every object below it), sorted; [] where nothing is."""
+    fs, path = filesystem(url)
+    scheme = normalise(url).partition("://")[0]
+    with storage_errors(url):
+        try:
+            found = fs.find(path) if recursive else fs.ls(path, detail=False)
+        except (FileNotFoundError, NotADirectoryError):
+            if not is_local(url):
+                probe(url)
+            return []
+    return sorted(f"{scheme}://{item.rstrip('/')}" for item in found if item.rstrip("/") != path.rstrip("/"))
+
+
+def delete(url: str, recursive: bool = False) -> None:
+    """Removes an object, or with `recursive` all that lies below `url`; nothing there is no error."""
+    fs, path = filesystem(url)
+    with storage_errors(url), contextlib.suppress(FileNotFoundError):
+        fs.rm(path, recursive=recursive)
+
+
+def upload_tree(local_dir: str | Path, url: str) -> None:
+    """Copies every file below `local_dir` to the same relative key below `url`."""
+    root = Path(local_dir)
+    for path in sorted(p for p in root.rglob("*") if p.is_file()):
+        write_bytes(join(url, path.relative_to(root).as_posix()), path.read_bytes())
+
+
+def download_tree(url: str, local_dir: str | Path) -> None:
+    """Copies every object below `url` to the same relative path below `local_dir`."""
+    base = normalise(url)
+    found = list_urls(base, recursive=True)
+    if not found:
+        raise StorageError(url, value="nothing below it", expected="objects to download", fix="check the URL")
+    for item in found:
+        _write_local(Path(local_dir) / item.removeprefix(base).lstrip("/"), read_bytes(item))
+
+
+def probe(url: str) -> None:
+    """Raises StorageError, within about ten seconds, where the store of `url` cannot be used.
+
+    Told apart: an endpoint that does not answer, credentials that are missing or refused, a bucket that does not
+    exist or may not be listed. A local path is right when its nearest existing ancestor can be entered.
+    """
+    scheme, _, path = normalise(url).partition("://")
+    with storage_errors(url):
+        if scheme == "file":
+            _probe_local(Path(path))
+        elif scheme == "s3":
+            bucket, _, key = path.partition("/")
+            fs = _filesystem(scheme, probing=True)
+            fs.call_s3("list_objects_v2", Bucket=bucket, Prefix=key, MaxKeys=1)
+        else:
+            fs = _filesystem(scheme, probing=True)
+            fs.exists(path)
+
+
+def _probe_local(path: Path) -> None:
+    while not path.exists():
+        path = path.parent
+    if not path.is_dir():
+        raise NotADirectoryError(str(path))
+    if not os.access(path, os.R_OK | os.X_OK):
+        raise PermissionError(str(path))
+
+
+def probe_conditional_put(url: str) -> None:
+    """Raises StorageError where the store lets two writers both create one object (commits would be lost)."""
+    target = join(normalise(url), f"_probe-{uuid.uuid4().hex}")
+    first = create_exclusively(target, b"probe")
+    try:
+        second = create_exclusively(target, b"probe again")
+    finally:
+        delete(target)
+    if not first or second:
+        raise StorageError(
+            url, value="a store that overwrites on a conditional put (If-None-Match: *)",
+            expected="the second of two such puts to be refused", fix="use a store with conditional writes "
+            "(AWS S3, GCS, MinIO, local files): without them two writers can lose each other's commits",
+        )  # fmt: skip
+
+
+def delta_options(url: str) -> dict[str, str]:
+    """Storage options for delta-rs: safe commits, and limits on how long a dead store is asked."""
+    scheme = normalise(url).partition("://")[0]
+    if scheme == "file":
+        return {}
+    options = {"connect_timeout": "3s", "timeout": "120s", "max_retries": "4", "retry_timeout": "20s"}
+    if scheme == "s3":
+        options["aws_conditional_put"] = "etag"
+        endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL", "")
+        if endpoint:
+            options["AWS_ENDPOINT_URL"] = endpoint
+        if endpoint.startswith("http://"):
+            options["AWS_ALLOW_HTTP"] = "true"
+    return options
