@@ -1,0 +1,74 @@
+"""Subjects to train, val and test.
+
+A subject's split is a hash of its name and the seed, so it does not move when the corpus grows, and no list of
+subjects has to be kept. Lists override the hash, for held-out patients that others have agreed on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cached_property
+
+from xmae_dist.core.errors import ConfigError, InputError
+from xmae_dist.core.seeds import uniform01
+
+SPLITS = ("train", "val", "test")
+
+
+@dataclass(frozen=True, kw_only=True)
+class SplitConfig:
+    """How subjects are divided. Lists win over the hash."""
+
+    seed: int = 0
+    """Another seed, another division."""
+    fractions: tuple[float, float, float] = (0.9, 0.05, 0.05)
+    """Expected shares of train, val and test among the subjects of no list."""
+    train_subjects: tuple[str, ...] = ()
+    """Subjects that are always in train."""
+    val_subjects: tuple[str, ...] = ()
+    """Subjects that are always in val."""
+    test_subjects: tuple[str, ...] = ()
+    """Subjects that are always in test."""
+
+    def __post_init__(self) -> None:
+        if min(self.fractions) < 0 or abs(sum(self.fractions) - 1) > 1e-9:
+            raise ConfigError(
+                "split.fractions", value=self.fractions, expected="three shares of 0 or more that add up to 1"
+            )
+        _ = self.listed
+
+    @cached_property
+    def listed(self) -> dict[str, str]:
+        """Subject -> split of those named in a list; InputError where one is named in two."""
+        lists = (self.train_subjects, self.val_subjects, self.test_subjects)
+        return check_disjoint(
+            (subject, split) for split, names in zip(SPLITS, lists, strict=True) for subject in names
+        )
+
+    def of(self, subject_id: str) -> str:
+        """The split of one subject."""
+        listed = self.listed.get(subject_id)
+        return listed or split_of(subject_id, self.seed, self.fractions)
+
+
+def split_of(subject_id: str, seed: int, fractions: tuple[float, float, float] = (0.9, 0.05, 0.05)) -> str:
+    """'train', 'val' or 'test' by a hash of subject and seed; the same for any corpus."""
+    u = float(uniform01("split", seed, subject_id))
+    if u < fractions[0]:
+        return "train"
+    return "val" if u < fractions[0] + fractions[1] else "test"
+
+
+def check_disjoint(assignments: Iterable[tuple[str, str]]) -> dict[str, str]:
+    """Return subject -> split; raise InputError for a subject in two splits, since every figure would be void."""
+    seen: dict[str, str] = {}
+    for subject, split in assignments:
+        if seen.setdefault(subject, split) != split:
+            raise InputError(
+                f"subject {subject}",
+                value=f"splits {seen[subject]} and {split}",
+                expected="one split for each subject",
+                fix="name the subject in one list only",
+            )
+    return seen

@@ -1,0 +1,111 @@
+"""What a window is: its length, grid, channels, cleaning and the limits of what is kept."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from xmae_dist.core.errors import ConfigError
+from xmae_dist.core.fingerprint import digest_json
+
+# Part of every fingerprint: a change of algorithm that changes the windows must change their name.
+ALGORITHM = "xmae-windows/v1"
+
+
+@dataclass(frozen=True, kw_only=True)
+class WindowSpec:
+    """How windows are cut. Two stores with equal specifications over one snapshot hold the same bytes."""
+
+    window_s: float = 10.0
+    """Length of a window."""
+    stride_s: float = 10.0
+    """Distance between the starts of neighbouring windows; below `window_s` they overlap."""
+    rate_hz: float = 100.0
+    """Rate of the common grid."""
+    target: str = "ecg"
+    """Channel that is masked and reconstructed."""
+    source: str = "ppg"
+    """Channel that is seen whole, and all that the exported encoder needs."""
+    require: tuple[str, ...] = ("ecg", "ppg")
+    """Channels a recording must have; ("ppg",) windows the source alone, whatever else was recorded."""
+    scaling: str = "minmax"
+    """Scaling of each window: "minmax" to [-1, 1]."""
+    ecg_band_hz: tuple[float, float] = (0.5, 40.0)
+    """Corners of the zero-phase band-pass of the target."""
+    ppg_band_hz: tuple[float, float] = (0.5, 8.0)
+    """Corners of the zero-phase band-pass of the source."""
+    min_quality: float = 0.5
+    """Mean correlation of the beats of a window with the median beat of their minute, for each signal."""
+    max_gap_fraction: float = 0.05
+    """Share of a window that may be missing (interpolated)."""
+    max_flat_fraction: float = 0.1
+    """Share of a window in which the value may stand still for 0.4 s or longer."""
+    max_saturated_fraction: float = 0.05
+    """Share of a window that may stick to an extreme of the channel."""
+    min_relative_amplitude: float = 0.05
+    """Smallest spread of a window relative to the median window of its recording; less is a lead that is off."""
+    min_beats: int = 2
+    """Fewest beats a window must show in each signal."""
+
+    def __post_init__(self) -> None:
+        for name in ("window_s", "stride_s", "rate_hz"):
+            if not getattr(self, name) > 0:
+                raise ConfigError(f"windows.{name}", value=getattr(self, name), expected="a number above 0")
+        for name in ("window_s", "stride_s"):
+            samples = getattr(self, name) * self.rate_hz
+            if abs(samples - round(samples)) > 1e-6:
+                raise ConfigError(
+                    f"windows.{name}",
+                    value=f"{getattr(self, name)} s at {self.rate_hz} Hz = {samples} samples",
+                    expected="a whole number of samples",
+                    fix=f"choose a {name} that is a multiple of {1 / self.rate_hz} s",
+                )
+        if self.source not in self.require or not set(self.require) <= {self.source, self.target}:
+            raise ConfigError(
+                "windows.require",
+                value=self.require,
+                expected=f"({self.source!r},) or ({self.target!r}, {self.source!r})",
+            )
+        if self.scaling != "minmax":
+            raise ConfigError("windows.scaling", value=repr(self.scaling), expected="'minmax'")
+
+    @property
+    def length(self) -> int:
+        """Samples in a window (L)."""
+        return round(self.window_s * self.rate_hz)
+
+    @property
+    def paired(self) -> bool:
+        """Whether windows hold the target beside the source."""
+        return self.target in self.require
+
+    def source_only(self) -> WindowSpec:
+        """The same windows of the source alone, for recordings of a device without the target."""
+        return dataclasses.replace(self, require=(self.source,))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, fit for JSON; `from_dict` takes them back."""
+        return {
+            field.name: list(value) if isinstance(value := getattr(self, field.name), tuple) else value
+            for field in dataclasses.fields(self)
+        }
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> WindowSpec:
+        """Raises ConfigError for a field this version does not know."""
+        known = {field.name for field in dataclasses.fields(cls)}
+        unknown = sorted(set(values) - known)
+        if unknown:
+            raise ConfigError(
+                "window specification",
+                value=", ".join(unknown),
+                expected="fields " + ", ".join(sorted(known)),
+                fix="read it with the version of xmae_dist that wrote it",
+            )
+        return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
+
+    def fingerprint(self) -> str:
+        """16 hexadecimal digits that change with any field and with the algorithm."""
+        return digest_json({"algorithm": ALGORITHM, **self.to_dict()})
