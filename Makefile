@@ -1,0 +1,47 @@
+# Every target sets itself up: a virtual environment in .venv with the pinned versions of constraints.txt.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+
+.PHONY: help setup demo test test-slow lint format types bench cluster clean
+.DEFAULT_GOAL := help
+
+help:  ## show this list
+	@grep -hE '^[a-z-]+:.*## ' Makefile | sed -E 's/:.*## /\t/' | expand -t 14
+
+setup: $(READY)  ## make the virtual environment
+
+$(READY): pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@touch $@
+
+demo: $(READY)  ## the whole mission once, on simulated cohorts: ingest, pretrain, evaluate, re-embed, report
+	$(BIN)/python -m xmae_dist.testing.demo --out demo-out
+
+test: $(READY)  ## the tests that CI runs
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow" $(PYTEST_ARGS)
+
+test-slow: $(READY)  ## the longer studies and fault sweeps
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m slow --timeout 1800 $(PYTEST_ARGS)
+
+lint: $(READY)  ## ruff: style and likely defects
+	$(BIN)/ruff check xmae_dist jobs tests bench cluster
+	$(BIN)/ruff format --check xmae_dist jobs tests bench cluster
+
+format: $(READY)  ## rewrite the code the way `make lint` wants it
+	$(BIN)/ruff check --fix xmae_dist jobs tests bench cluster
+	$(BIN)/ruff format xmae_dist jobs tests bench cluster
+
+types: $(READY)  ## mypy
+	$(BIN)/mypy
+
+bench: $(READY)  ## the tables of bench/, each file paired within one run
+	@for file in bench/*.py; do echo "== $$file"; OMP_NUM_THREADS=1 $(BIN)/python $$file || exit 1; done
+
+cluster: $(READY)  ## a local Ray cluster and an S3 server to play with, until Ctrl-C
+	$(BIN)/python cluster/local.py
+
+clean:  ## remove what the targets made
+	rm -rf $(VENV) demo-out build dist *.egg-info

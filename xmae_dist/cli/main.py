@@ -1,0 +1,92 @@
+"""`xmae COMMAND …`: finds the command's module, parses its options, runs it, and turns errors into one line.
+
+A command module holds a frozen dataclass `Args`, `run(args) -> exit status`, and, where plain dataclass parsing
+is not enough, `parse(argv) -> args`. Modules are imported only when called, so `xmae --help` is instant and
+`xmae inspect` needs neither torch nor Ray.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from collections.abc import Sequence
+
+from xmae_dist.core.errors import XmaeError
+
+COMMANDS: dict[str, str] = {
+    "simulate": "write a simulated multi-device cohort with known physiology into a corpus",
+    "ingest": "read recordings of a device (WFDB, CSV, Parquet) into a corpus on object storage",
+    "inspect": "show what a corpus holds: cohorts, hours, subjects, channels, quality; table and picture",
+    "verify": "read every stored byte of a corpus and check it against its digest",
+    "windows": "cut aligned, cleaned windows out of a corpus snapshot into a window store",
+    "plan": "show which windows a rank sees at a step",
+    "audit": "list the steps at which a subject was seen",
+    "pretrain": "pretrain an xMAE with Ray Train and DeepSpeed; resumes the newest complete checkpoint",
+    "export": "write the encoder of a run as a bundle: safetensors, configuration, model card",
+    "evaluate": "probe encoders on downstream tasks in parallel, with controls and subject-wise intervals",
+    "report": "make the evaluation report again from its stored results",
+    "embed": "embed one cohort into the embedding table, in one commit",
+    "reembed": "embed whatever is new since the last time; does nothing where nothing is",
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs one command line and returns its exit status: 0 done, 1 failed, 2 bad usage or input."""
+    argv = list(sys.argv[1:] if argv is None else argv)
+    if not argv or argv[0] in ("-h", "--help"):
+        print(_overview())
+        return 0 if argv else 2
+    if argv[0] == "--version":
+        from xmae_dist import __version__
+
+        print(__version__)
+        return 0
+    name, rest = argv[0], argv[1:]
+    if name not in COMMANDS:
+        print(f"xmae: error: command: got {name!r}; expected one of {', '.join(COMMANDS)}", file=sys.stderr)
+        return 2
+    return _run(name, rest)
+
+
+def _run(name: str, argv: list[str]) -> int:
+    command = importlib.import_module(f"xmae_dist.cli.{name}")
+    try:
+        parse = getattr(command, "parse", None)
+        args = parse(argv) if parse else _parse(command.Args, name, argv)
+        return int(command.run(args))
+    except XmaeError as error:
+        if os.environ.get("XMAE_TRACEBACK"):
+            raise
+        print(f"xmae {name}: error: {error}", file=sys.stderr)
+        return error.exit_status
+    except KeyboardInterrupt:
+        print(f"xmae {name}: interrupted", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        # The reader (`| head`) has gone; Python would complain once more when it closes stdout.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+
+
+def _parse(args_type: type, name: str, argv: list[str]) -> object:
+    import tyro
+
+    return tyro.cli(args_type, prog=f"xmae {name}", args=argv, config=(tyro.conf.OmitArgPrefixes,))
+
+
+def _overview() -> str:
+    width = max(map(len, COMMANDS))
+    rows = "\n".join(f"  {name:<{width}}  {what}" for name, what in COMMANDS.items())
+    return (
+        "usage: xmae COMMAND [options]\n\n"
+        "Pretrain biosignal foundation models on Ray, from recordings on object storage.\n\n"
+        f"commands:\n{rows}\n\n"
+        "`xmae COMMAND --help` explains each. Stores are URLs (s3://bucket/path, gs://…, file:///path or a\n"
+        "path); endpoint and credentials come from the standard AWS environment or profile, never from options.\n"
+        "Exit status: 0 done, 1 failed, 2 bad usage or input. XMAE_TRACEBACK=1 shows where an error arose."
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())
