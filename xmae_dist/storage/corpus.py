@@ -3,7 +3,7 @@
     <url>/corpus.json                                       format and identity
     <url>/index/                                            Delta table, a row per (recording, channel)
     <url>/signals/<cohort>/<part>/part.json                 claim of the writer of that part
-    <url>/signals/<cohort>/<part>/<channel>/                Zarr v3 array, all recordings of the part end to end
+    <url>/signals/<cohort>/<part>/<channel>/                Zarr v3 array: its recordings end to end
 
 A part is written first and becomes visible by one commit to the index. See storage/FORMAT.md.
 """
@@ -48,24 +48,33 @@ class Corpus:
         Table(uri.join(url, "index")).create(index.arrow_schema(), partition_by=["cohort"])
         document = {"format": FORMAT, "id": uuid.uuid4().hex, "created_s": round(time.time(), 3)}
         if not uri.create_exclusively(uri.join(url, "corpus.json"), json.dumps(document, indent=2).encode()):
-            raise StorageError(url, value="a corpus already", expected="none there", fix="open it, or choose another URL")
+            raise StorageError(
+                url, value="a corpus already", expected="none there", fix="open it, or choose another URL"
+            )
         return cls(url, document)
 
     @classmethod
     def open(cls, url: str) -> Corpus:
-        """Opens a corpus. Raises StorageError, within seconds, where the store or the corpus cannot be reached."""
+        """Opens a corpus. Raises StorageError, within seconds, where the store or the corpus cannot be
+        reached.
+        """
         url = uri.normalise(url)
         uri.probe(url)
         if not uri.exists(uri.join(url, "corpus.json")):
             raise StorageError(
-                url, value="no corpus there", expected="a corpus.json", fix="check the URL, or `xmae ingest` into it"
+                url,
+                value="no corpus there",
+                expected="a corpus.json",
+                fix="check the URL, or `xmae ingest` into it",
             )
         document = json.loads(uri.read_bytes(uri.join(url, "corpus.json")))
         if document.get("format") != FORMAT:
             raise StorageError(
-                url, value=f"corpus format {document.get('format')!r}", expected=FORMAT,
+                url,
+                value=f"corpus format {document.get('format')!r}",
+                expected=FORMAT,
                 fix="use the version of xmae_dist that wrote it",
-            )  # fmt: skip
+            )
         return cls(url, document)
 
     @classmethod
@@ -82,13 +91,17 @@ class Corpus:
         return cls.open(url)
 
     def begin_part(self, cohort: str, part_id: str) -> PartWriter:
-        """Starts an immutable part. Its name is `part_id`, or `part_id.2`, … where an earlier attempt left one."""
+        """Starts an immutable part. Its name is `part_id`, or `part_id.2`, … where an earlier attempt left
+        one.
+        """
         return PartWriter.claim(self.url, cohort, part_id)
 
     def commit_part(self, rows: Sequence[IndexRow], txn_id: str) -> int | None:
-        """Makes rows visible in one commit and returns its version; None, changing nothing, if `txn_id` was committed.
+        """Makes rows visible in one commit and returns its version; None, changing nothing, if `txn_id`
+        was committed.
 
-        Raises InputError for rows that contradict themselves, the stored arrays, or a recording already there.
+        Raises InputError for rows that contradict themselves, the stored arrays, or a recording already
+        there.
         """
         if self.committed(txn_id):
             return None
@@ -96,7 +109,9 @@ class Corpus:
         self._check_arrays(rows)
         self._check_new(rows, txn_id)
         return self.index.append(
-            index.to_arrow(rows), txn=(_app_id(txn_id), 1), metadata={"xmae_operation": "ingest", "xmae_txn": txn_id}
+            index.to_arrow(rows),
+            txn=(_app_id(txn_id), 1),
+            metadata={"xmae_operation": "ingest", "xmae_txn": txn_id},
         )
 
     def committed(self, txn_id: str) -> bool:
@@ -106,7 +121,8 @@ class Corpus:
     def snapshot(self, version: int | None = None, *, allow_withdrawn: bool = False) -> Snapshot:
         """A version of the corpus (the newest unless told), pinned.
 
-        Raises InputError for an old version with recordings that were withdrawn since, unless `allow_withdrawn`.
+        Raises InputError for an old version with recordings that were withdrawn since, unless
+        `allow_withdrawn`.
         """
         newest = self.index.version()
         pinned = newest if version is None else version
@@ -116,7 +132,9 @@ class Corpus:
         return snapshot
 
     def _refuse_withdrawn(self, snapshot: Snapshot, newest: int) -> None:
-        """Only a withdrawal takes rows away: whatever an old version has and the newest lacks was withdrawn."""
+        """Only a withdrawal takes rows away: whatever an old version has and the newest lacks was
+        withdrawn.
+        """
         now = self.index.read(newest, columns=_IDENTITY)
         gone = snapshot.table().select(_IDENTITY).join(now, keys=list(_IDENTITY), join_type="left anti")
         if gone.num_rows:
@@ -150,33 +168,42 @@ class Corpus:
                 reader = array_reader(uri.join(self.url, row.array_path))
             except StorageError as error:
                 raise InputError(
-                    f"array {row.array_path}", value="not closed, or not there",
-                    expected="a closed array before its rows are committed", fix="close the part first",
-                ) from error  # fmt: skip
-            if row.offset + row.length > reader.length or row.rate_hz != reader.rate_hz or row.unit != reader.unit:
+                    f"array {row.array_path}",
+                    value="not closed, or not there",
+                    expected="a closed array before its rows are committed",
+                    fix="close the part first",
+                ) from error
+            end = row.offset + row.length
+            if end > reader.length or row.rate_hz != reader.rate_hz or row.unit != reader.unit:
                 raise InputError(
                     f"index row {row.cohort}/{row.recording_id}/{row.channel}",
-                    value=f"samples [{row.offset}, {row.offset + row.length}) at {row.rate_hz} Hz in {row.unit!r}",
+                    value=f"samples [{row.offset}, {end}) at {row.rate_hz} Hz in {row.unit!r}",
                     expected=f"within {reader.length} samples at {reader.rate_hz} Hz in {reader.unit!r}",
                     fix="take offset, rate and unit from the part's channel",
-                )  # fmt: skip
+                )
 
     def _check_new(self, rows: Sequence[IndexRow], txn_id: str) -> None:
-        """A recording is committed once: the same one under another transaction is a mistake of the caller."""
+        """A recording is committed once: the same one under another transaction is a mistake of the
+        caller.
+        """
         for cohort in {row.cohort for row in rows}:
             there = self.index.read(columns=["recording_id", "channel"], filters=[("cohort", "=", cohort)])
             known = set(zip(there["recording_id"].to_pylist(), there["channel"].to_pylist(), strict=True))
             twice = sorted(
-                {row.recording_id for row in rows if row.cohort == cohort and (row.recording_id, row.channel) in known}
+                {
+                    row.recording_id
+                    for row in rows
+                    if row.cohort == cohort and (row.recording_id, row.channel) in known
+                }
             )
             if twice and not self.committed(txn_id):
                 raise InputError(
-                    f"cohort {cohort}", value=f"{len(twice)} recording(s) already in the corpus, such as {twice[0]!r}",
-                    expected="recordings that are not there yet", fix="leave them out, or use another cohort name",
-                )  # fmt: skip
+                    f"cohort {cohort}",
+                    value=f"{len(twice)} recording(s) already in the corpus, such as {twice[0]!r}",
+                    expected="recordings that are not there yet",
+                    fix="leave them out, or use another cohort name",
+                )
 
 
 def _app_id(txn_id: str) -> str:
     return f"ingest:{txn_id}"
-
-

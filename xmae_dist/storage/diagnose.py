@@ -16,9 +16,9 @@ from xmae_dist.core.errors import StorageError
 try:
     from botocore.exceptions import BotoCoreError, ClientError
 
-    _CLIENT_ERRORS: tuple[type[Exception], ...] = (BotoCoreError, ClientError)
+    CLIENT_ERRORS: tuple[type[Exception], ...] = (OSError, BotoCoreError, ClientError)
 except ImportError:  # a file-only installation has no AWS client
-    _CLIENT_ERRORS = ()
+    CLIENT_ERRORS = (OSError,)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,61 +30,122 @@ class _Diagnosis:
 
 
 _CREDENTIALS_FIX = (
-    "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY (and AWS_SESSION_TOKEN), or AWS_PROFILE, to a key that this "
-    "store knows"
+    "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY (and AWS_SESSION_TOKEN), or AWS_PROFILE, "
+    "to a key that this store knows"
 )
 
 # The first diagnosis with a sign in the error's type names or text is taken: order matters.
 _DIAGNOSES = (
     _Diagnosis(
-        signs=("NoSuchBucket", "bucket does not exist", "InvalidBucketName", "Invalid bucket name", "NoSuchUpload"),
-        value="no such bucket", expected="an existing bucket",
+        signs=(
+            "NoSuchBucket",
+            "bucket does not exist",
+            "InvalidBucketName",
+            "Invalid bucket name",
+            "NoSuchUpload",
+        ),
+        value="no such bucket",
+        expected="an existing bucket",
         fix="check the bucket's spelling, AWS_REGION and AWS_ENDPOINT_URL, or create it",
     ),
     _Diagnosis(
-        signs=("NoCredentialsError", "PartialCredentialsError", "CredentialRetrievalError", "Unable to locate credentials",
-               "no credentials", "ProfileNotFound", "not find credentials"),
-        value="no credentials", expected="credentials in the standard AWS chain", fix=_CREDENTIALS_FIX,
+        signs=(
+            "NoCredentialsError",
+            "PartialCredentialsError",
+            "CredentialRetrievalError",
+            "Unable to locate credentials",
+            "no credentials",
+            "ProfileNotFound",
+            "not find credentials",
+        ),
+        value="no credentials",
+        expected="credentials in the standard AWS chain",
+        fix=_CREDENTIALS_FIX,
     ),
     _Diagnosis(
-        signs=("InvalidAccessKeyId", "SignatureDoesNotMatch", "InvalidClientTokenId", "ExpiredToken", "InvalidToken",
-               "Access Key Id you provided", "signature we calculated", "security token", "AuthFailure",
-               "InvalidSignatureException"),
-        value="credentials refused", expected="a key that this store knows", fix=_CREDENTIALS_FIX,
+        signs=(
+            "InvalidAccessKeyId",
+            "SignatureDoesNotMatch",
+            "InvalidClientTokenId",
+            "ExpiredToken",
+            "InvalidToken",
+            "Access Key Id you provided",
+            "signature we calculated",
+            "security token",
+            "AuthFailure",
+            "InvalidSignatureException",
+        ),
+        value="credentials refused",
+        expected="a key that this store knows",
+        fix=_CREDENTIALS_FIX,
     ),
     _Diagnosis(
         signs=("AccessDenied", "Access Denied", "PermissionError", "Forbidden", "403", "Permission denied"),
-        value="access denied", expected="permission to list, read and write below this URL",
+        value="access denied",
+        expected="permission to list, read and write below this URL",
         fix="use credentials (or file permissions) with the rights of storage/policies/bucket-policy.json",
     ),
     _Diagnosis(
-        signs=("EndpointConnectionError", "ConnectTimeoutError", "Connection refused", "ConnectionRefused",
-               "error sending request", "connect error", "tcp connect", "ConnectionError", "ReadTimeoutError",
-               "FSTimeoutError", "Could not connect", "dns error", "ConnectionClosedError", "EndpointResolutionError",
-               "InvalidEndpoint", "HTTPClientError", "TimeoutError", "SSLError"),
-        value="no answer from the endpoint", expected="a reachable object store",
+        signs=(
+            "EndpointConnectionError",
+            "ConnectTimeoutError",
+            "Connection refused",
+            "ConnectionRefused",
+            "error sending request",
+            "connect error",
+            "tcp connect",
+            "ConnectionError",
+            "ReadTimeoutError",
+            "FSTimeoutError",
+            "Could not connect",
+            "dns error",
+            "ConnectionClosedError",
+            "EndpointResolutionError",
+            "InvalidEndpoint",
+            "HTTPClientError",
+            "TimeoutError",
+            "SSLError",
+        ),
+        value="no answer from the endpoint",
+        expected="a reachable object store",
         fix="check AWS_ENDPOINT_URL and the network, and that the server runs",
     ),
     _Diagnosis(
         signs=("SlowDown", "503", "ServiceUnavailable", "InternalError", "500"),
-        value="the store failed to serve the request, after retries", expected="a healthy store",
+        value="the store failed to serve the request, after retries",
+        expected="a healthy store",
         fix="try again later; ask fewer things at once",
     ),
-    _Diagnosis(signs=("NoSuchKey", "FileNotFoundError", "TableNotFoundError"), value="nothing there",
-               expected="an existing object", fix="check the path after the bucket"),
-    _Diagnosis(signs=("NotADirectoryError",), value="a file is in the way", expected="a folder", fix="choose another path"),
+    _Diagnosis(
+        signs=("NoSuchKey", "FileNotFoundError", "TableNotFoundError"),
+        value="nothing there",
+        expected="an existing object",
+        fix="check the path after the bucket",
+    ),
+    _Diagnosis(
+        signs=("NotADirectoryError",),
+        value="a file is in the way",
+        expected="a folder",
+        fix="choose another path",
+    ),
     _Diagnosis(signs=("IsADirectoryError",), value="a folder", expected="a file", fix="check the path"),
-    _Diagnosis(signs=("No space left", "Disk quota"), value="no space left on the device", expected="free space",
-               fix="free some space or choose another path"),
-)  # fmt: skip
+    _Diagnosis(
+        signs=("No space left", "Disk quota"),
+        value="no space left on the device",
+        expected="free space",
+        fix="free some space or choose another path",
+    ),
+)
 
 
 @contextlib.contextmanager
 def storage_errors(url: str) -> Iterator[None]:
-    """What a storage client raises inside becomes a StorageError about `url`; our own errors pass unchanged."""
+    """What a storage client raises inside becomes a StorageError about `url`; our own errors pass
+    unchanged.
+    """
     try:
         yield
-    except (OSError, *_CLIENT_ERRORS) as error:
+    except CLIENT_ERRORS as error:
         raise explain(url, error) from error
 
 
@@ -97,9 +158,11 @@ def explain(url: str, error: BaseException) -> StorageError:
                 _named(url), value=diagnosis.value, expected=diagnosis.expected, fix=diagnosis.fix
             )
     return StorageError(
-        _named(url), value=f"{type(error).__name__} ({_without_secrets(str(error))})", expected="a working store",
+        _named(url),
+        value=f"{type(error).__name__} ({_without_secrets(str(error))})",
+        expected="a working store",
         fix="see the cause with XMAE_TRACEBACK=1",
-    )  # fmt: skip
+    )
 
 
 def _named(url: str) -> str:

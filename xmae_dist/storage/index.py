@@ -37,9 +37,13 @@ class IndexRow:
     length: int = _column("number of samples")
     rate_hz: float = _column("samples per second, by the device's own clock")
     unit: str = _column("unit of the physical values")
-    start_time_ns: int | None = _column("wall time of the first sample, ns since 1970 UTC; null if unknown", default=None)
+    start_time_ns: int | None = _column(
+        "wall time of the first sample, ns since 1970 UTC; null if unknown", default=None
+    )
     clock_id: str = _column("channels with equal clock_id share a clock and may be paired without alignment")
-    gaps: Sequence[Span] = _column("half-open sample spans [start, stop) of the recording without data", default=())
+    gaps: Sequence[Span] = _column(
+        "half-open sample spans [start, stop) of the recording without data", default=()
+    )
     device: str = _column("make or model of the sensor", default="")
     body_site: str = _column("where it was worn", default="")
     digest: str = _column("SHA-256 of the raw little-endian samples")
@@ -109,17 +113,30 @@ def check(rows: Sequence[IndexRow]) -> None:
         key = (row.cohort, row.recording_id, row.channel)
         named = "index row " + "/".join(key)
         if key in seen:
-            raise InputError(named, value="two rows", expected="one row per recording and channel", fix="rename one")
+            raise InputError(
+                named, value="two rows", expected="one row per recording and channel", fix="rename one"
+            )
         seen.add(key)
         if row.length <= 0 or row.offset < 0 or not row.rate_hz > 0:
             raise InputError(
-                named, value=f"offset {row.offset}, length {row.length}, rate {row.rate_hz} Hz",
-                expected="a non-empty signal at a positive rate", fix="leave this channel out",
-            )  # fmt: skip
+                named,
+                value=f"offset {row.offset}, length {row.length}, rate {row.rate_hz} Hz",
+                expected="a non-empty signal at a positive rate",
+                fix="leave this channel out",
+            )
         if any(not 0 <= start < stop <= row.length for start, stop in row.gaps):
             raise InputError(
-                f"{named} gaps", value=list(row.gaps), expected=f"spans within [0, {row.length})", fix="clip them"
+                f"{named} gaps",
+                value=list(row.gaps),
+                expected=f"spans within [0, {row.length})",
+                fix="clip them",
             )
-        missing = [name for name in ("subject_id", "recording_id", "cohort", "channel", "digest") if not getattr(row, name)]
+        missing = [
+            name
+            for name in ("subject_id", "recording_id", "cohort", "channel", "digest")
+            if not getattr(row, name)
+        ]
         if missing:
-            raise InputError(named, value=f"no {', '.join(missing)}", expected="a value in each", fix="give it")
+            raise InputError(
+                named, value=f"no {', '.join(missing)}", expected="a value in each", fix="give it"
+            )

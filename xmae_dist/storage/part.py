@@ -24,9 +24,11 @@ def checked_name(kind: str, name: str) -> str:
     """`name` if it can be one level of a key. Raises InputError otherwise."""
     if not _NAME.fullmatch(name):
         raise InputError(
-            f"{kind} name", value=repr(name), expected="letters, digits, '.', '_' and '-', not starting with a sign",
+            f"{kind} name",
+            value=repr(name),
+            expected="letters, digits, '.', '_' and '-', not starting with a sign",
             fix="rename it",
-        )  # fmt: skip
+        )
     return name
 
 
@@ -45,7 +47,9 @@ class PartChannel:
         return self.writer.attributes.unit
 
     def append(self, raw: np.ndarray) -> int:
-        """Lays a raw signal (n,) at the end; returns its offset. Long signals may come in pieces, one after another."""
+        """Lays a raw signal (n,) at the end; returns its offset. Long signals may come in pieces, one
+        after another.
+        """
         return self.writer.append(raw)
 
     def add(
@@ -64,16 +68,32 @@ class PartChannel:
         """Appends the whole raw signal (n,) of a recording and returns its finished index row."""
         raw = np.asarray(raw)
         return IndexRow(
-            subject_id=subject_id, recording_id=recording_id, cohort=self.part.cohort, part=self.part.part,
-            channel=self.name, source_name=source_name, array_path=self.array_path, offset=self.append(raw),
-            length=len(raw), rate_hz=self.rate_hz, unit=self.unit, start_time_ns=start_time_ns, clock_id=clock_id,
-            gaps=tuple(gaps), device=self.writer.attributes.device, body_site=self.writer.attributes.body_site,
-            digest=sha256_hex(raw), labels=dict(labels or {}), label_text=dict(label_text or {}),
-        )  # fmt: skip
+            subject_id=subject_id,
+            recording_id=recording_id,
+            cohort=self.part.cohort,
+            part=self.part.part,
+            channel=self.name,
+            source_name=source_name,
+            array_path=self.array_path,
+            offset=self.append(raw),
+            length=len(raw),
+            rate_hz=self.rate_hz,
+            unit=self.unit,
+            start_time_ns=start_time_ns,
+            clock_id=clock_id,
+            gaps=tuple(gaps),
+            device=self.writer.attributes.device,
+            body_site=self.writer.attributes.body_site,
+            digest=sha256_hex(raw),
+            labels=dict(labels or {}),
+            label_text=dict(label_text or {}),
+        )
 
 
 class PartWriter:
-    """Writes the arrays of one part. As a context manager it closes on success and abandons on an exception."""
+    """Writes the arrays of one part. As a context manager it closes on success and abandons on an
+    exception.
+    """
 
     def __init__(self, corpus_url: str, cohort: str, part: str) -> None:
         self.corpus_url, self.cohort, self.part = corpus_url, cohort, part
@@ -85,11 +105,15 @@ class PartWriter:
         """Takes the first free name of `part_id`, `part_id.2`, …: two writers never share a folder."""
         checked_name("cohort", cohort)
         checked_name("part", part_id)
-        claim = json.dumps({"format": "xmae-part/v1", "writer": uuid.uuid4().hex, "created_s": round(time.time(), 3)})
+        claim = json.dumps(
+            {"format": "xmae-part/v1", "writer": uuid.uuid4().hex, "created_s": round(time.time(), 3)}
+        )
         attempt = 1
         while True:
             name = part_id if attempt == 1 else f"{part_id}.{attempt}"
-            if uri.create_exclusively(uri.join(corpus_url, "signals", cohort, name, "part.json"), claim.encode()):
+            if uri.create_exclusively(
+                uri.join(corpus_url, "signals", cohort, name, "part.json"), claim.encode()
+            ):
                 return cls(corpus_url, cohort, name)
             attempt += 1
 
@@ -121,13 +145,29 @@ class PartWriter:
         `<name>@<rate>-2`, … after that.
         """
         checked_name("channel", name)
-        key = (name, float(rate_hz), np.dtype(dtype).str, unit, float(scale), float(offset), missing, device, body_site)
+        key = (
+            name,
+            float(rate_hz),
+            np.dtype(dtype).str,
+            unit,
+            float(scale),
+            float(offset),
+            missing,
+            device,
+            body_site,
+        )
         if key not in self._channels:
             array_path = f"{self.path}/{self._free_array_name(name, float(rate_hz))}"
             writer = ChannelWriter(
-                uri.join(self.corpus_url, array_path), dtype=dtype, rate_hz=rate_hz, unit=unit, scale=scale,
-                offset=offset, missing=missing, attrs={"device": device, "body_site": body_site, "channel": name},
-            )  # fmt: skip
+                uri.join(self.corpus_url, array_path),
+                dtype=dtype,
+                rate_hz=rate_hz,
+                unit=unit,
+                scale=scale,
+                offset=offset,
+                missing=missing,
+                attrs={"device": device, "body_site": body_site, "channel": name},
+            )
             self._channels[key] = PartChannel(self, name, array_path, writer)
         return self._channels[key]
 

@@ -3,9 +3,9 @@
     shard = index (n_chunks × 2 little-endian uint64: offset, nbytes; then CRC-32C) followed by the chunks
     chunk = zstd(little-endian samples) followed by its CRC-32C
 
-The index stands at the start, so one plain ranged read fetches it (some servers lack suffix ranges) and it can
-be kept by the reader: after that a chunk costs one request. zarr's own reader asks for the index every time and
-reports damage without saying where; arrays written here remain ordinary Zarr arrays that it opens.
+The index stands at the start, so one plain ranged read fetches it (some servers lack suffix ranges) and it
+can be kept by the reader: after that a chunk costs one request. zarr's own reader asks for the index every
+time and reports damage without saying where; arrays written here remain ordinary Zarr arrays that it opens.
 """
 
 from __future__ import annotations
@@ -50,7 +50,9 @@ def encode_shard(chunks: list[bytes], n_chunks: int) -> list[bytes]:
     """The pieces of a shard object in order; places past `len(chunks)` are marked absent."""
     index = np.full((n_chunks, 2), ABSENT, dtype="<u8")
     sizes = np.array([len(chunk) for chunk in chunks], dtype="<u8")
-    index[: len(chunks), 0] = index_bytes(n_chunks) + np.concatenate([[0], np.cumsum(sizes[:-1])]) if chunks else 0
+    index[: len(chunks), 0] = (
+        index_bytes(n_chunks) + np.concatenate([[0], np.cumsum(sizes[:-1])]) if chunks else 0
+    )
     index[: len(chunks), 1] = sizes
     return [_sealed(index.tobytes()), *chunks]
 

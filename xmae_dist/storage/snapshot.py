@@ -42,14 +42,16 @@ class Recording:
     def read(self, channel: str, start_s: float = 0.0, stop_s: float | None = None) -> np.ndarray:
         """Physical values of [start_s, stop_s) of a channel, float32 (n,); missing samples and gaps are NaN.
 
-        The span is clipped to the recording. Raises InputError for a channel it does not have, IntegrityError for
-        damaged bytes.
+        The span is clipped to the recording. Raises InputError for a channel it does not have,
+        IntegrityError for damaged bytes.
         """
         if channel not in self.channels:
             raise InputError(
-                f"recording {self.recording_id}", value=f"no channel {channel!r}",
-                expected=f"one of {', '.join(sorted(self.channels))}", fix="check the channel's name",
-            )  # fmt: skip
+                f"recording {self.recording_id}",
+                value=f"no channel {channel!r}",
+                expected=f"one of {', '.join(sorted(self.channels))}",
+                fix="check the channel's name",
+            )
         row = self.channels[channel]
         start = max(0, round(start_s * row.rate_hz))
         stop = row.length if stop_s is None else min(row.length, round(stop_s * row.rate_hz))
@@ -63,7 +65,9 @@ def array_reader(url: str) -> ChannelReader:
 
 
 def read_row(corpus_url: str, row: IndexRow, start: int, stop: int) -> np.ndarray:
-    """Samples [start, stop) of a row in physical units, float32; missing samples and declared gaps are NaN."""
+    """Samples [start, stop) of a row in physical units, float32; missing samples and declared gaps are
+    NaN.
+    """
     reader = array_reader(uri.join(corpus_url, row.array_path))
     signal = reader.read(row.offset + start, row.offset + stop)
     for gap_start, gap_stop in row.gaps:
@@ -92,9 +96,11 @@ class Snapshot:
         """The same version, reduced to one cohort."""
         if name not in self.cohorts():
             raise InputError(
-                "cohort", value=repr(name), expected=f"one of {', '.join(self.cohorts()) or 'none (empty corpus)'}",
+                "cohort",
+                value=repr(name),
+                expected=f"one of {', '.join(self.cohorts()) or 'none (empty corpus)'}",
                 fix="`xmae inspect` lists them",
-            )  # fmt: skip
+            )
         return Snapshot(self.url, self.version, self._table.filter(pc.equal(self._table["cohort"], name)))
 
     def rows(self) -> list[IndexRow]:
@@ -113,9 +119,11 @@ class Snapshot:
             channels = grouped.setdefault((row.cohort, row.subject_id, row.recording_id), {})
             if row.channel in channels:
                 raise IntegrityError(
-                    f"recording {row.cohort}/{row.recording_id}", value=f"channel {row.channel} twice",
-                    expected="one row per channel", fix="withdraw the subject and ingest it again",
-                )  # fmt: skip
+                    f"recording {row.cohort}/{row.recording_id}",
+                    value=f"channel {row.channel} twice",
+                    expected="one row per channel",
+                    fix="withdraw the subject and ingest it again",
+                )
             channels[row.channel] = row
         return [self._recording(key, channels) for key, channels in grouped.items()]
 
@@ -126,9 +134,14 @@ class Snapshot:
             labels.update(row.labels)
             label_text.update(row.label_text)
         return Recording(
-            subject_id=key[1], recording_id=key[2], cohort=key[0], labels=labels, label_text=label_text,
-            channels=channels, corpus_url=self.url,
-        )  # fmt: skip
+            subject_id=key[1],
+            recording_id=key[2],
+            cohort=key[0],
+            labels=labels,
+            label_text=label_text,
+            channels=channels,
+            corpus_url=self.url,
+        )
 
     def reader(self, row: IndexRow) -> ChannelReader:
         """The reader of the array that holds `row`, kept between calls."""
@@ -136,7 +149,9 @@ class Snapshot:
 
     @functools.cached_property
     def fingerprint(self) -> str:
-        """16 hexadecimal digits of the content: what was recorded and its labels, not where it lies or in which order."""
+        """16 hexadecimal digits of the content: what was recorded and its labels, not where it lies or in
+        which order.
+        """
         kept = [name for name in index.columns() if name not in _PLACE_COLUMNS]
         lines = sorted(_canonical(values) for values in self._table.select(kept).to_pylist())
         return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:16]

@@ -1,8 +1,8 @@
 """Delta Lake tables (delta-rs): the one mechanism here for whatever must happen whole or not at all.
 
-An append may carry an application transaction (app id, version). Of any number of writers, retries and restarts
-that carry the same one, exactly one commits; the others learn that it was done. Each commit also carries a write
-id, so that a commit whose answer was lost on the network is recognised as our own.
+An append may carry an application transaction (app id, version). Of any number of writers, retries and
+restarts that carry the same one, exactly one commits; the others learn that it was done. Each commit also
+carries a write id, so that a commit whose answer was lost on the network is recognised as our own.
 """
 
 from __future__ import annotations
@@ -24,7 +24,10 @@ WRITE_ID = "xmae_write_id"
 _COMMIT_ATTEMPTS = 20
 
 # Readers pin versions for as long as runs are kept: the log is never shortened behind their back.
-_CONFIGURATION = {"delta.enableExpiredLogCleanup": "false", "delta.deletedFileRetentionDuration": "interval 30 days"}
+_CONFIGURATION = {
+    "delta.enableExpiredLogCleanup": "false",
+    "delta.deletedFileRetentionDuration": "interval 30 days",
+}
 
 Filters = Sequence[tuple[str, str, Any]]
 
@@ -43,16 +46,21 @@ class Table:
             return bool(DeltaTable.is_deltatable(self.url, uri.delta_options(self.url)))
 
     def create(self, schema: pa.Schema, *, partition_by: Sequence[str] = ()) -> bool:
-        """Makes an empty table (version 0); False where there is one already. Refuses stores without safe commits."""
+        """Makes an empty table (version 0); False where there is one already. Refuses stores without safe
+        commits.
+        """
         if self.exists():
             return False
         uri.probe_conditional_put(self.url)
         try:
             with _table_errors(self.url):
                 DeltaTable.create(
-                    self.url, schema=schema, partition_by=list(partition_by), configuration=_CONFIGURATION,
+                    self.url,
+                    schema=schema,
+                    partition_by=list(partition_by),
+                    configuration=_CONFIGURATION,
                     storage_options=uri.delta_options(self.url),
-                )  # fmt: skip
+                )
         except StorageError:
             if self.exists():  # another writer was first
                 return False
@@ -77,8 +85,8 @@ class Table:
     ) -> int | None:
         """Adds rows in one commit, making the table where there is none; returns the version of that commit.
 
-        Returns None, and changes nothing, where `txn` = (app id, version) was committed before, here or by another
-        writer at this moment.
+        Returns None, and changes nothing, where `txn` = (app id, version) was committed before, here or by
+        another writer at this moment.
         """
         self.create(rows.schema, partition_by=partition_by)
 
@@ -94,7 +102,9 @@ class Table:
         txn: tuple[str, int] | None = None,
         metadata: Mapping[str, Any] | None = None,
     ) -> int | None:
-        """Replaces the rows that satisfy the SQL `predicate` by `rows` (which must satisfy it), in one commit."""
+        """Replaces the rows that satisfy the SQL `predicate` by `rows` (which must satisfy it), in one
+        commit.
+        """
 
         def write(table: DeltaTable, commit: CommitProperties) -> None:
             write_deltalake(table, rows, mode="overwrite", predicate=predicate, commit_properties=commit)
@@ -117,7 +127,9 @@ class Table:
         columns: Sequence[str] | None = None,
         filters: Filters | None = None,
     ) -> pa.Table:
-        """Rows of a version (the newest unless told), optionally some columns, and rows where all `filters` hold."""
+        """Rows of a version (the newest unless told), optionally some columns, and rows where all
+        `filters` hold.
+        """
         table = self._load(version)
         with _table_errors(self.url):
             return table.to_pyarrow_table(
@@ -144,15 +156,15 @@ class Table:
             return DeltaTable(self.url, version=version, storage_options=uri.delta_options(self.url))
         except TableNotFoundError:
             what = "no table there" if version is None else f"no version {version} there"
-            raise StorageError(
-                self.url, value=what, expected="a Delta table", fix="check the URL"
-            ) from None
+            raise StorageError(self.url, value=what, expected="a Delta table", fix="check the URL") from None
         except OSError as error:
             raise explain(self.url, error) from error
         except DeltaError as error:
             raise _explained(self.url, error, version) from error
 
-    def _commit(self, write: Any, txn: tuple[str, int] | None, metadata: Mapping[str, Any] | None) -> int | None:
+    def _commit(
+        self, write: Any, txn: tuple[str, int] | None, metadata: Mapping[str, Any] | None
+    ) -> int | None:
         """Commits until it is done by us (its version) or turns out to be done already (None)."""
         write_id = uuid.uuid4().hex
         commit = CommitProperties(
@@ -174,9 +186,11 @@ class Table:
                 raise _explained(self.url, error, None) from error
             return self._version_of(self._load(), write_id)
         raise StorageError(
-            self.url, value=f"{_COMMIT_ATTEMPTS} commits lost to other writers", expected="a turn to commit",
+            self.url,
+            value=f"{_COMMIT_ATTEMPTS} commits lost to other writers",
+            expected="a turn to commit",
             fix="run fewer writers at once, then run this again (it is safe to repeat)",
-        )  # fmt: skip
+        )
 
     @staticmethod
     def _version_of(table: DeltaTable, write_id: str) -> int | None:
@@ -202,6 +216,9 @@ def _explained(url: str, error: DeltaError, version: int | None) -> StorageError
     told = explain(url, error)
     if version is not None and "endpoint" not in str(told.value):
         return StorageError(
-            url, value=f"no version {version} there", expected="a version of this table", fix="see its history"
+            url,
+            value=f"no version {version} there",
+            expected="a version of this table",
+            fix="see its history",
         )
     return told

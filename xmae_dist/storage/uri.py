@@ -62,14 +62,18 @@ def normalise(url: str | os.PathLike[str]) -> str:
     scheme, _, rest = text.partition("://")
     if scheme not in SCHEMES:
         raise StorageError(
-            "store URL", value=repr(text), expected="s3://bucket/key, gs://bucket/key, file:///path or a path",
+            "store URL",
+            value=repr(text),
+            expected="s3://bucket/key, gs://bucket/key, file:///path or a path",
             fix="use one of these forms",
-        )  # fmt: skip
+        )
     if scheme == "file":
         return "file://" + os.path.abspath(rest.removeprefix("localhost"))
     rest = rest.strip("/")
     if not rest:
-        raise StorageError("store URL", value=repr(text), expected=f"{scheme}://bucket/key", fix="name a bucket")
+        raise StorageError(
+            "store URL", value=repr(text), expected=f"{scheme}://bucket/key", fix="name a bucket"
+        )
     return f"{scheme}://{rest}"
 
 
@@ -120,9 +124,11 @@ def _new_filesystem(scheme: str, probing: bool) -> AbstractFileSystem:
         fs = fsspec.filesystem(scheme, **options)
     except ImportError as error:
         raise StorageError(
-            f"{scheme}:// URLs", value=f"no {error.name or 'client'} installed",
-            expected="the client of this store", fix="pip install gcsfs" if scheme == "gs" else "pip install s3fs",
-        ) from None  # fmt: skip
+            f"{scheme}:// URLs",
+            value=f"no {error.name or 'client'} installed",
+            expected="the client of this store",
+            fix="pip install gcsfs" if scheme == "gs" else "pip install s3fs",
+        ) from None
     if scheme == "s3" and probing:
         fs.retries = 1
     return fs
@@ -177,7 +183,9 @@ def create_exclusively(url: str, data: bytes) -> bool:
 
 def _is_precondition_failure(error: OSError) -> bool:
     said = f"{error} {error.__cause__}"
-    return any(sign in said for sign in ("PreconditionFailed", "pre-conditions", "ConditionalRequestConflict"))
+    return any(
+        sign in said for sign in ("PreconditionFailed", "pre-conditions", "ConditionalRequestConflict")
+    )
 
 
 def exists(url: str) -> bool:
@@ -187,7 +195,9 @@ def exists(url: str) -> bool:
 
 
 def list_urls(url: str, *, recursive: bool = False) -> list[str]:
-    """URLs directly below `url` (or, with `recursive`, of every object below it), sorted; [] where nothing is."""
+    """URLs directly below `url` (or, with `recursive`, of every object below it), sorted; [] where nothing
+    is.
+    """
     fs, path = filesystem(url)
     scheme = normalise(url).partition("://")[0]
     with storage_errors(url):
@@ -227,8 +237,9 @@ def download_tree(url: str, local_dir: str | Path) -> None:
 def probe(url: str) -> None:
     """Raises StorageError, within about ten seconds, where the store of `url` cannot be used.
 
-    Told apart: an endpoint that does not answer, credentials that are missing or refused, a bucket that does not
-    exist or may not be listed. A local path is right when its nearest existing ancestor can be entered.
+    Told apart: an endpoint that does not answer, credentials that are missing or refused, a bucket that
+    does not exist or may not be listed. A local path is right when its nearest existing ancestor can be
+    entered.
     """
     scheme, _, path = normalise(url).partition("://")
     with storage_errors(url):
@@ -262,10 +273,12 @@ def probe_conditional_put(url: str) -> None:
         delete(target)
     if not first or second:
         raise StorageError(
-            url, value="a store that overwrites on a conditional put (If-None-Match: *)",
-            expected="the second of two such puts to be refused", fix="use a store with conditional writes "
+            url,
+            value="a store that overwrites on a conditional put (If-None-Match: *)",
+            expected="the second of two such puts to be refused",
+            fix="use a store with conditional writes "
             "(AWS S3, GCS, MinIO, local files): without them two writers can lose each other's commits",
-        )  # fmt: skip
+        )
 
 
 def delta_options(url: str) -> dict[str, str]:

@@ -1,8 +1,8 @@
 """Signals and windows as Zarr arrays.
 
 A channel array holds the recordings of one part laid end to end (a CF contiguous ragged array), as the device
-delivered them: physical = raw * scale + offset, an integer sentinel marks a missing sample, NaN a missing float.
-A window array holds (n, C, L) float16 windows of equal length.
+delivered them: physical = raw * scale + offset, an integer sentinel marks a missing sample, NaN a missing
+float. A window array holds (n, C, L) float16 windows of equal length.
 """
 
 from __future__ import annotations
@@ -15,7 +15,8 @@ from typing import Any
 import numpy as np
 
 from xmae_dist.core.errors import InputError
-from xmae_dist.storage.sharded import ARRAY_FORMAT, ShardedReader, ShardedWriter, Summary
+from xmae_dist.storage.shard_reader import ShardedReader
+from xmae_dist.storage.shard_writer import ARRAY_FORMAT, ShardedWriter, Summary
 
 __all__ = [
     "ARRAY_FORMAT",
@@ -72,9 +73,14 @@ class ChannelWriter:
             missing = int(np.iinfo(self.dtype).min)
         extra = dict(attrs or {})
         self.attributes = ChannelAttributes(
-            rate_hz=float(rate_hz), unit=unit, scale=float(scale), offset=float(offset), missing=missing,
-            device=str(extra.pop("device", "")), body_site=str(extra.pop("body_site", "")),
-        )  # fmt: skip
+            rate_hz=float(rate_hz),
+            unit=unit,
+            scale=float(scale),
+            offset=float(offset),
+            missing=missing,
+            device=str(extra.pop("device", "")),
+            body_site=str(extra.pop("body_site", "")),
+        )
         self._writer = ShardedWriter(
             url,
             dtype=self.dtype,
@@ -172,7 +178,9 @@ class WindowArrayWriter:
         )
 
     def append(self, windows_BCL: np.ndarray) -> int:
-        """Lays windows at the end and returns the number of the first; values are cast to the array's dtype."""
+        """Lays windows at the end and returns the number of the first; values are cast to the array's
+        dtype.
+        """
         return self._writer.append(np.asarray(windows_BCL).astype(self._writer.dtype, copy=False))
 
     def close(self) -> Summary:
