@@ -1,0 +1,1 @@
+"""Pretraining: engines, checkpoints, schedules, the loop, and Ray Train around them."""
