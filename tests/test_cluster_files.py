@@ -1,0 +1,52 @@
+"""The cloud cluster files say what the design asks for; they are not run here."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+CLUSTER = Path(__file__).resolve().parents[1] / "cluster"
+
+
+def load(name: str) -> dict[str, Any]:
+    return yaml.safe_load((CLUSTER / name).read_text())
+
+
+@pytest.mark.parametrize("name", ["aws.yaml", "gcp.yaml"])
+def test_a_cloud_cluster_scales_from_zero_behind_a_token(name: str) -> None:
+    cluster = load(name)
+    kinds = cluster["available_node_types"]
+    assert cluster["head_node_type"] == "head" and kinds["head"]["resources"] == {"CPU": 0}
+    assert kinds["data"]["min_workers"] == kinds["trainer"]["min_workers"] == 0
+    assert kinds["trainer"]["resources"]["GPU"] == 1
+    assert "spot" in str(kinds["trainer"]["node_config"]).lower()
+    assert "spot" not in str(kinds["head"]["node_config"]).lower()
+    commands = " ".join(cluster["head_start_ray_commands"] + cluster["worker_start_ray_commands"])
+    assert commands.count("RAY_AUTH_MODE=token") == 2 and "--dashboard-host=127.0.0.1" in commands
+
+
+def test_a_kuberay_cluster_scales_from_zero_behind_a_token() -> None:
+    spec = load("kuberay/raycluster.yaml")["spec"]
+    assert spec["enableInTreeAutoscaling"] and spec["authOptions"] == {"mode": "token"}
+    assert [group["minReplicas"] for group in spec["workerGroupSpecs"]] == [0, 0]
+
+
+def test_the_nightly_job_runs_a_command_that_exists() -> None:
+    from xmae_dist.cli.main import COMMANDS
+
+    for name, entrypoint in (
+        ("kuberay/reembed-cron.yaml", lambda spec: spec["jobTemplate"]["entrypoint"]),
+        ("kuberay/pretrain-job.yaml", lambda spec: spec["entrypoint"]),
+    ):
+        words = entrypoint(load(name)["spec"]).split()
+        assert words[:3] == ["python", "-m", "xmae_dist.cli"] and words[3] in COMMANDS
+
+
+def test_no_cluster_file_holds_a_credential() -> None:
+    for file in CLUSTER.rglob("*"):
+        if file.is_file() and file.suffix in {".yaml", ".md", ".py", ""}:
+            text = file.read_text()
+            assert "AKIA" not in text and "SECRET_ACCESS_KEY=" not in text, file
