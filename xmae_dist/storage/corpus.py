@@ -16,14 +16,16 @@ import uuid
 from collections.abc import Sequence
 from typing import Any
 
+import pyarrow as pa
 import pyarrow.compute as pc
 
 from xmae_dist.core.errors import InputError, StorageError
 from xmae_dist.storage import index, uri
+from xmae_dist.storage.diagnose import NOTHING_THERE
 from xmae_dist.storage.index import IndexRow
 from xmae_dist.storage.part import PartWriter
 from xmae_dist.storage.snapshot import Recording, Snapshot, array_reader
-from xmae_dist.storage.table import Table
+from xmae_dist.storage.table import Table, sql_of
 
 __all__ = ["FORMAT", "Corpus", "IndexRow", "PartWriter", "Recording", "Snapshot"]
 
@@ -126,10 +128,23 @@ class Corpus:
         """
         newest = self.index.version()
         pinned = newest if version is None else version
-        snapshot = Snapshot(self.url, pinned, self.index.read(pinned))
+        snapshot = Snapshot(self.url, pinned, self._rows_of(pinned, newest))
         if pinned != newest and not allow_withdrawn:
             self._refuse_withdrawn(snapshot, newest)
         return snapshot
+
+    def _rows_of(self, version: int, newest: int) -> pa.Table:
+        try:
+            return self.index.read(version)
+        except StorageError as error:
+            if version == newest or error.value != NOTHING_THERE:
+                raise
+            raise InputError(
+                f"snapshot {version} of {self.url}",
+                value="a version whose files were vacuumed",
+                expected="a snapshot that is still kept",
+                fix=f"use the newest snapshot ({newest})",
+            ) from error
 
     def _refuse_withdrawn(self, snapshot: Snapshot, newest: int) -> None:
         """Only a withdrawal takes rows away: whatever an old version has and the newest lacks was
@@ -155,9 +170,8 @@ class Corpus:
         wanted = sorted(set(subject_ids) & present)
         if not wanted:
             return None
-        names = ", ".join("'" + name.replace("'", "''") + "'" for name in wanted)
         return self.index.delete(
-            f"subject_id IN ({names})",
+            sql_of([("subject_id", "in", wanted)]),
             metadata={"xmae_operation": "withdraw", "xmae_subjects": str(len(wanted)), "xmae_reason": reason},
         )
 
@@ -190,11 +204,7 @@ class Corpus:
             there = self.index.read(columns=["recording_id", "channel"], filters=[("cohort", "=", cohort)])
             known = set(zip(there["recording_id"].to_pylist(), there["channel"].to_pylist(), strict=True))
             twice = sorted(
-                {
-                    row.recording_id
-                    for row in rows
-                    if row.cohort == cohort and (row.recording_id, row.channel) in known
-                }
+                {row.recording_id for row in rows if row.cohort == cohort and (row.recording_id, row.channel) in known}
             )
             if twice and not self.committed(txn_id):
                 raise InputError(

@@ -29,6 +29,7 @@ class _Diagnosis:
     fix: str
 
 
+NOTHING_THERE = "nothing there"
 _CREDENTIALS_FIX = (
     "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY (and AWS_SESSION_TOKEN), or AWS_PROFILE, "
     "to a key that this store knows"
@@ -80,7 +81,7 @@ _DIAGNOSES = (
         fix=_CREDENTIALS_FIX,
     ),
     _Diagnosis(
-        signs=("AccessDenied", "Access Denied", "PermissionError", "Forbidden", "403", "Permission denied"),
+        signs=("AccessDenied", "Access Denied", "PermissionError", "Forbidden", "Permission denied"),
         value="access denied",
         expected="permission to list, read and write below this URL",
         fix="use credentials (or file permissions) with the rights of storage/policies/bucket-policy.json",
@@ -111,14 +112,14 @@ _DIAGNOSES = (
         fix="check AWS_ENDPOINT_URL and the network, and that the server runs",
     ),
     _Diagnosis(
-        signs=("SlowDown", "503", "ServiceUnavailable", "InternalError", "500"),
+        signs=("SlowDown", "ServiceUnavailable", "503 Service", "InternalError", "500 Internal"),
         value="the store failed to serve the request, after retries",
         expected="a healthy store",
         fix="try again later; ask fewer things at once",
     ),
     _Diagnosis(
         signs=("NoSuchKey", "FileNotFoundError", "TableNotFoundError"),
-        value="nothing there",
+        value=NOTHING_THERE,
         expected="an existing object",
         fix="check the path after the bucket",
     ),
@@ -154,9 +155,7 @@ def explain(url: str, error: BaseException) -> StorageError:
     said = "\n".join(f"{type(link).__name__} {link}" for link in _chain(error))
     for diagnosis in _DIAGNOSES:
         if any(sign in said for sign in diagnosis.signs):
-            return StorageError(
-                _named(url), value=diagnosis.value, expected=diagnosis.expected, fix=diagnosis.fix
-            )
+            return StorageError(_named(url), value=diagnosis.value, expected=diagnosis.expected, fix=diagnosis.fix)
     return StorageError(
         _named(url),
         value=f"{type(error).__name__} ({_without_secrets(str(error))})",
@@ -178,6 +177,7 @@ def _chain(error: BaseException | None) -> Iterator[BaseException]:
 
 
 def _without_secrets(text: str) -> str:
+    text = re.sub(r"\x1b\[[0-9;]*m", "", text)
     text = re.sub(r"//[^/@\s]+@", "//", text.replace("\n", " "))
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"):
         if secret := os.environ.get(name):

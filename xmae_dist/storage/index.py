@@ -41,9 +41,7 @@ class IndexRow:
         "wall time of the first sample, ns since 1970 UTC; null if unknown", default=None
     )
     clock_id: str = _column("channels with equal clock_id share a clock and may be paired without alignment")
-    gaps: Sequence[Span] = _column(
-        "half-open sample spans [start, stop) of the recording without data", default=()
-    )
+    gaps: Sequence[Span] = _column("half-open sample spans [start, stop) of the recording without data", default=())
     device: str = _column("make or model of the sensor", default="")
     body_site: str = _column("where it was worn", default="")
     digest: str = _column("SHA-256 of the raw little-endian samples")
@@ -113,9 +111,7 @@ def check(rows: Sequence[IndexRow]) -> None:
         key = (row.cohort, row.recording_id, row.channel)
         named = "index row " + "/".join(key)
         if key in seen:
-            raise InputError(
-                named, value="two rows", expected="one row per recording and channel", fix="rename one"
-            )
+            raise InputError(named, value="two rows", expected="one row per recording and channel", fix="rename one")
         seen.add(key)
         if row.length <= 0 or row.offset < 0 or not row.rate_hz > 0:
             raise InputError(
@@ -132,11 +128,7 @@ def check(rows: Sequence[IndexRow]) -> None:
                 fix="clip them",
             )
         missing = [
-            name
-            for name in ("subject_id", "recording_id", "cohort", "channel", "digest")
-            if not getattr(row, name)
+            name for name in ("subject_id", "recording_id", "cohort", "channel", "digest") if not getattr(row, name)
         ]
         if missing:
-            raise InputError(
-                named, value=f"no {', '.join(missing)}", expected="a value in each", fix="give it"
-            )
+            raise InputError(named, value=f"no {', '.join(missing)}", expected="a value in each", fix="give it")

@@ -105,15 +105,11 @@ class PartWriter:
         """Takes the first free name of `part_id`, `part_id.2`, …: two writers never share a folder."""
         checked_name("cohort", cohort)
         checked_name("part", part_id)
-        claim = json.dumps(
-            {"format": "xmae-part/v1", "writer": uuid.uuid4().hex, "created_s": round(time.time(), 3)}
-        )
+        claim = json.dumps({"format": "xmae-part/v1", "writer": uuid.uuid4().hex, "created_s": round(time.time(), 3)})
         attempt = 1
         while True:
             name = part_id if attempt == 1 else f"{part_id}.{attempt}"
-            if uri.create_exclusively(
-                uri.join(corpus_url, "signals", cohort, name, "part.json"), claim.encode()
-            ):
+            if uri.create_exclusively(uri.join(corpus_url, "signals", cohort, name, "part.json"), claim.encode()):
                 return cls(corpus_url, cohort, name)
             attempt += 1
 

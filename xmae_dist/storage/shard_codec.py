@@ -50,9 +50,7 @@ def encode_shard(chunks: list[bytes], n_chunks: int) -> list[bytes]:
     """The pieces of a shard object in order; places past `len(chunks)` are marked absent."""
     index = np.full((n_chunks, 2), ABSENT, dtype="<u8")
     sizes = np.array([len(chunk) for chunk in chunks], dtype="<u8")
-    index[: len(chunks), 0] = (
-        index_bytes(n_chunks) + np.concatenate([[0], np.cumsum(sizes[:-1])]) if chunks else 0
-    )
+    index[: len(chunks), 0] = index_bytes(n_chunks) + np.concatenate([[0], np.cumsum(sizes[:-1])]) if chunks else 0
     index[: len(chunks), 1] = sizes
     return [_sealed(index.tobytes()), *chunks]
 

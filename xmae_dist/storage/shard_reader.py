@@ -122,6 +122,32 @@ class ShardedReader:
             yield from self._chunks_of_shard(shard, numbers[at:end])
             at = end
 
+    def scan(self, batch: int = 16) -> Iterator[tuple[int, np.ndarray | IntegrityError]]:
+        """(number, rows or what is wrong with them) of every chunk, in order; damage does not end the
+        scan.
+        """
+        per_shard = self.shard_rows // self.chunk_rows
+        for first in range(0, self.n_chunks, per_shard):
+            last = min(first + per_shard, self.n_chunks)
+            for start in range(first, last, batch):
+                yield from self._scan_batch(list(range(start, min(start + batch, last))))
+
+    def _scan_batch(self, numbers: list[int]) -> Iterator[tuple[int, np.ndarray | IntegrityError]]:
+        try:
+            stored = self._fetch(numbers[0] * self.chunk_rows // self.shard_rows, numbers)
+        except IntegrityError as error:
+            if len(numbers) == 1:
+                yield numbers[0], error
+            else:  # find out which of them
+                for number in numbers:
+                    yield from self._scan_batch([number])
+            return
+        for number in numbers:
+            try:
+                yield number, self._decode(number, stored.pop(number))
+            except IntegrityError as error:
+                yield number, error
+
     def _chunks_of_shard(self, shard: int, numbers: list[int]) -> Iterator[tuple[int, np.ndarray]]:
         with self._lock:
             kept = {number: self._kept[number] for number in numbers if number in self._kept}
@@ -163,9 +189,7 @@ class ShardedReader:
         starts = [int(index[run[0] - base][0]) for run in runs]
         stops = [int(sum(index[run[-1] - base])) for run in runs]
         stored: dict[int, bytes] = {}
-        for run, start, data in zip(
-            runs, starts, self._ranges(shard, starts, stops, numbers[0]), strict=True
-        ):
+        for run, start, data in zip(runs, starts, self._ranges(shard, starts, stops, numbers[0]), strict=True):
             for number in run:
                 offset, size = (int(value) for value in index[number - base])
                 stored[number] = data[offset - start : offset - start + size]

@@ -65,9 +65,7 @@ class ShardedWriter:
         self.chunk_rows = chunk_rows or max(1, CHUNK_BYTES // row_bytes)
         self.shard_rows = shard_rows or self.chunk_rows * SHARD_CHUNKS
         if self.shard_rows % self.chunk_rows:
-            raise ValueError(
-                f"shard_rows {self.shard_rows} is not a multiple of chunk_rows {self.chunk_rows}"
-            )
+            raise ValueError(f"shard_rows {self.shard_rows} is not a multiple of chunk_rows {self.chunk_rows}")
         self._dimension_names = tuple(dimension_names) or None
         self._attributes = {"format": ARRAY_FORMAT, **(attributes or {})}
         self._pending: list[np.ndarray] = []
@@ -94,8 +92,7 @@ class ShardedWriter:
         rows = np.asarray(rows)
         if rows.dtype != self.dtype or rows.shape[1:] != self.row_shape:
             raise TypeError(
-                f"{self.url}: got {rows.dtype} rows of shape {rows.shape[1:]}, "
-                f"expected {self.dtype} {self.row_shape}"
+                f"{self.url}: got {rows.dtype} rows of shape {rows.shape[1:]}, expected {self.dtype} {self.row_shape}"
             )
         if self._closed:
             raise ValueError(f"{self.url} is closed")
@@ -170,9 +167,7 @@ class ShardedWriter:
         )
         document = sync(store.get("zarr.json", zarr.core.buffer.default_buffer_prototype()))
         if document is None:
-            raise StorageError(
-                self.url, value="no metadata from zarr", expected="a zarr.json", fix="report this"
-            )
+            raise StorageError(self.url, value="no metadata from zarr", expected="a zarr.json", fix="report this")
         return bytes(document.to_bytes())
 
 

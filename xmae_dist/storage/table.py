@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import pyarrow as pa
@@ -95,21 +95,23 @@ class Table:
 
         return self._commit(write, txn, metadata)
 
-    def overwrite_where(
+    def rewrite(
         self,
-        predicate: str,
-        rows: pa.Table,
-        txn: tuple[str, int] | None = None,
+        filters: Filters,
+        transform: Callable[[pa.Table], pa.Table],
         metadata: Mapping[str, Any] | None = None,
     ) -> int | None:
-        """Replaces the rows that satisfy the SQL `predicate` by `rows` (which must satisfy it), in one
-        commit.
+        """Replaces the rows where all `filters` hold by `transform` of them, in one commit.
+
+        `transform` sees the rows as they are at the moment of committing; it is called again where another
+        writer came between. What it returns must satisfy `filters` too.
         """
 
         def write(table: DeltaTable, commit: CommitProperties) -> None:
-            write_deltalake(table, rows, mode="overwrite", predicate=predicate, commit_properties=commit)
+            rows = transform(table.to_pyarrow_table(filters=[tuple(one) for one in filters]))
+            write_deltalake(table, rows, mode="overwrite", predicate=sql_of(filters), commit_properties=commit)
 
-        return self._commit(write, txn, metadata)
+        return self._commit(write, None, metadata)
 
     def delete(
         self, predicate: str, txn: tuple[str, int] | None = None, metadata: Mapping[str, Any] | None = None
@@ -143,13 +145,11 @@ class Table:
         with _table_errors(self.url):
             return table.history(limit)
 
-    def vacuum(self, *, retention_hours: float, dry_run: bool = False) -> list[str]:
+    def vacuum(self, *, retention_hours: int, dry_run: bool = False) -> list[str]:
         """Removes data files that no version younger than `retention_hours` needs; returns their paths."""
         table = self._load()
         with _table_errors(self.url):
-            return table.vacuum(
-                retention_hours=int(retention_hours), enforce_retention_duration=False, dry_run=dry_run
-            )
+            return table.vacuum(retention_hours=retention_hours, enforce_retention_duration=False, dry_run=dry_run)
 
     def _load(self, version: int | None = None) -> DeltaTable:
         try:
@@ -162,9 +162,7 @@ class Table:
         except DeltaError as error:
             raise _explained(self.url, error, version) from error
 
-    def _commit(
-        self, write: Any, txn: tuple[str, int] | None, metadata: Mapping[str, Any] | None
-    ) -> int | None:
+    def _commit(self, write: Any, txn: tuple[str, int] | None, metadata: Mapping[str, Any] | None) -> int | None:
         """Commits until it is done by us (its version) or turns out to be done already (None)."""
         write_id = uuid.uuid4().hex
         commit = CommitProperties(
@@ -201,6 +199,23 @@ class Table:
             if table.version() < 50:
                 break
         return None
+
+
+def sql_of(filters: Filters) -> str:
+    """The SQL predicate of `(column, "=" | "in", value)` filters that must all hold; strings are quoted."""
+    return " AND ".join(f"{column} {_condition(operator, value)}" for column, operator, value in filters)
+
+
+def _condition(operator: str, value: Any) -> str:
+    if operator == "in":
+        return f"IN ({', '.join(_literal(one) for one in value)})"
+    if operator in ("=", "!=", "<", "<=", ">", ">="):
+        return f"{operator} {_literal(value)}"
+    raise ValueError(f"no SQL for the operator {operator!r}")
+
+
+def _literal(value: Any) -> str:
+    return "'" + value.replace("'", "''") + "'" if isinstance(value, str) else repr(value)
 
 
 @contextlib.contextmanager

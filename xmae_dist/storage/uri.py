@@ -11,6 +11,9 @@ import hashlib
 import os
 import threading
 import uuid
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +24,7 @@ from xmae_dist.core.errors import StorageError
 from xmae_dist.storage.diagnose import storage_errors
 
 __all__ = [
+    "StoredObject",
     "create_exclusively",
     "delete",
     "delta_options",
@@ -29,6 +33,7 @@ __all__ = [
     "filesystem",
     "is_local",
     "join",
+    "list_details",
     "list_urls",
     "local_path",
     "normalise",
@@ -71,9 +76,7 @@ def normalise(url: str | os.PathLike[str]) -> str:
         return "file://" + os.path.abspath(rest.removeprefix("localhost"))
     rest = rest.strip("/")
     if not rest:
-        raise StorageError(
-            "store URL", value=repr(text), expected=f"{scheme}://bucket/key", fix="name a bucket"
-        )
+        raise StorageError("store URL", value=repr(text), expected=f"{scheme}://bucket/key", fix="name a bucket")
     return f"{scheme}://{rest}"
 
 
@@ -183,9 +186,7 @@ def create_exclusively(url: str, data: bytes) -> bool:
 
 def _is_precondition_failure(error: OSError) -> bool:
     said = f"{error} {error.__cause__}"
-    return any(
-        sign in said for sign in ("PreconditionFailed", "pre-conditions", "ConditionalRequestConflict")
-    )
+    return any(sign in said for sign in ("PreconditionFailed", "pre-conditions", "ConditionalRequestConflict"))
 
 
 def exists(url: str) -> bool:
@@ -208,6 +209,37 @@ def list_urls(url: str, *, recursive: bool = False) -> list[str]:
                 probe(url)
             return []
     return sorted(f"{scheme}://{item.rstrip('/')}" for item in found if item.rstrip("/") != path.rstrip("/"))
+
+
+@dataclass(frozen=True, kw_only=True)
+class StoredObject:
+    """One object of a listing."""
+
+    url: str
+    bytes: int
+    modified_s: float
+
+
+def list_details(url: str) -> list[StoredObject]:
+    """Every object below `url` with its size and time of change (seconds since 1970), sorted; [] where
+    none is.
+    """
+    fs, path = filesystem(url)
+    scheme = normalise(url).partition("://")[0]
+    with storage_errors(url):
+        found = fs.find(path, detail=True)
+    return sorted(
+        (
+            StoredObject(url=f"{scheme}://{name}", bytes=int(info["size"]), modified_s=_modified_s(info))
+            for name, info in found.items()
+        ),
+        key=lambda one: one.url,
+    )
+
+
+def _modified_s(info: Mapping[str, Any]) -> float:
+    when = info.get("LastModified", info.get("mtime", info.get("updated")))
+    return when.timestamp() if isinstance(when, datetime) else float(when or 0.0)
 
 
 def delete(url: str, recursive: bool = False) -> None:
@@ -246,12 +278,26 @@ def probe(url: str) -> None:
         if scheme == "file":
             _probe_local(Path(path))
         elif scheme == "s3":
-            bucket, _, key = path.partition("/")
-            fs = _filesystem(scheme, probing=True)
-            fs.call_s3("list_objects_v2", Bucket=bucket, Prefix=key, MaxKeys=1)
+            _probe_s3(url, path)
         else:
             fs = _filesystem(scheme, probing=True)
             fs.exists(path)
+
+
+def _probe_s3(url: str, path: str) -> None:
+    bucket, _, key = path.partition("/")
+    fs = _filesystem("s3", probing=True)
+    try:
+        fs.call_s3("list_objects_v2", Bucket=bucket, Prefix=key, MaxKeys=1)
+    except FileNotFoundError as error:
+        if "bucket" in str(error):
+            raise
+        raise StorageError(
+            url,
+            value="an endpoint that answers, but not as an S3 store",
+            expected="an S3 protocol server",
+            fix="check AWS_ENDPOINT_URL (and that no proxy stands between)",
+        ) from error
 
 
 def _probe_local(path: Path) -> None:
