@@ -9,7 +9,18 @@ from pathlib import Path
 import pytest
 
 PACKAGE = Path(__file__).resolve().parents[1] / "xmae_dist"
-ALL_BUT_TOP = {"ingest", "train", "evaluate", "embed", "data", "model", "storage", "signals", "simulate", "core"}
+ALL_BUT_TOP = {
+    "ingest",
+    "train",
+    "evaluate",
+    "embed",
+    "data",
+    "model",
+    "storage",
+    "signals",
+    "simulate",
+    "core",
+}
 MAY_IMPORT: dict[str, set[str]] = {
     "core": set(),
     "storage": {"core"},

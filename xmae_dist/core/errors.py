@@ -36,9 +36,7 @@ class XmaeError(Exception):
         return _rebuild, (type(self), self.thing, self.value, self.expected, self.fix)
 
 
-def _rebuild(
-    kind: type[XmaeError], thing: str, value: object, expected: str | None, fix: str | None
-) -> XmaeError:
+def _rebuild(kind: type[XmaeError], thing: str, value: object, expected: str | None, fix: str | None) -> XmaeError:
     return kind(thing, value=value, expected=expected, fix=fix)
 
 

@@ -66,8 +66,14 @@ class Progress:
         took_s = max(time.monotonic() - self._started, 1e-9)
         rate = self.done / took_s
         of = f"/{self.total:g}" if self.total else ""
-        left = f", {(self.total - self.done) / rate:.0f} s left" if self.total and 0 < rate and self.done < self.total else ""
-        return f"{self.what}: {self.done:g}{of} {self.unit}, {rate:.3g} {self.unit}/s{left}{' — ' + note if note else ''}"
+        left = (
+            f", {(self.total - self.done) / rate:.0f} s left"
+            if self.total and rate > 0 and self.done < self.total
+            else ""
+        )
+        return (
+            f"{self.what}: {self.done:g}{of} {self.unit}, {rate:.3g} {self.unit}/s{left}{' — ' + note if note else ''}"
+        )
 
 
 def _bar(what: str, total: float | None, unit: str) -> tuple[Any, Any]:

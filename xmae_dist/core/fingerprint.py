@@ -13,9 +13,7 @@ import numpy as np
 
 def canonical_json(value: Any) -> bytes:
     """`value` (dataclasses, mappings, sequences, scalars) as JSON with sorted keys and no spaces."""
-    return json.dumps(
-        value, sort_keys=True, separators=(",", ":"), default=_plain, allow_nan=False
-    ).encode()
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), default=_plain, allow_nan=False).encode()
 
 
 def _plain(value: Any) -> Any:
@@ -39,5 +37,5 @@ def sha256_hex(data: bytes | bytearray | memoryview | np.ndarray) -> str:
     """SHA-256 of raw bytes; an array is hashed in C order and little-endian, whatever the machine."""
     if isinstance(data, np.ndarray):
         little = data.astype(data.dtype.newbyteorder("<"), copy=False)
-        data = memoryview(np.ascontiguousarray(little)).cast("B") if little.size else b""
+        data = np.ascontiguousarray(little).reshape(-1).view(np.uint8).data if little.size else b""
     return hashlib.sha256(data).hexdigest()

@@ -52,7 +52,9 @@ def _mix(z: NDArray[np.uint64]) -> NDArray[np.uint64]:
 def _as_u64(part: Part) -> NDArray[np.uint64]:
     if isinstance(part, str):
         # Python's own hash differs between processes.
-        return np.asarray(np.uint64(int.from_bytes(hashlib.blake2b(part.encode(), digest_size=8).digest(), "little")))
+        digest = hashlib.blake2b(part.encode(), digest_size=8).digest()
+        return np.asarray(np.uint64(int.from_bytes(digest, "little")))
     if isinstance(part, (int, np.integer)):
         return np.asarray(np.uint64(int(part) & 0xFFFFFFFFFFFFFFFF))
-    return np.asarray(part).astype(np.int64, copy=False).view(np.uint64) if part.dtype != np.uint64 else part
+    values = np.asarray(part)
+    return values.astype(np.uint64) if values.dtype.kind == "u" else values.astype(np.int64).view(np.uint64)
