@@ -17,14 +17,14 @@ from xmae_dist.signals.filter import bandpass
 from xmae_dist.signals.normalize import minmax
 from xmae_dist.signals.resample import resample
 
-MARGIN_S = (
-    20.0  # cleaned beyond the first and last window of a span, so that filters and templates have settled
-)
+MARGIN_S = 20.0  # cleaned beyond the first and last window of a span, so that filters and templates have settled
 
 
 @dataclass(frozen=True, kw_only=True)
 class Signal:
-    """One channel, or a span of it: physical values (NaN where missing), its rate, the time of its first sample."""
+    """One channel, or a span of it: physical values (NaN where missing), its rate, the time of its first
+    sample.
+    """
 
     values_T: np.ndarray
     rate_hz: float
@@ -37,7 +37,9 @@ class Signal:
 
 @dataclass(frozen=True, kw_only=True)
 class WindowBatch:
-    """B windows and what is known of each. `ecg_BL` and what derives from it is None / NaN in source-only windows."""
+    """B windows and what is known of each. `ecg_BL` and what derives from it is None / NaN in source-only
+    windows.
+    """
 
     ppg_BL: np.ndarray
     """float32 in [-1, 1]."""
@@ -87,7 +89,7 @@ class WindowBatch:
 def empty(spec: WindowSpec) -> WindowBatch:
     """A batch of no windows."""
     none_BL, none_B = np.zeros((0, spec.length), np.float32), np.zeros(0)
-    values = {f.name: none_B for f in fields(WindowBatch) if f.name.endswith("_B")}
+    values: dict[str, Any] = {f.name: none_B for f in fields(WindowBatch) if f.name.endswith("_B")}
     return WindowBatch(ppg_BL=none_BL, ecg_BL=none_BL if spec.paired else None, **values)
 
 
@@ -115,9 +117,9 @@ def cut(
 ) -> tuple[WindowBatch, Counter[str]]:
     """Clean two signals of one clock (or the source alone) and cut them into windows.
 
-    `starts_s_B`: ascending starts on the recording's clock, a whole number of strides apart; by default every window
-    that fits into the span both signals share. Returns the kept windows and the number dropped by reason, such as
-    "ppg_flat"; a window is counted once, by its first reason.
+    `starts_s_B`: ascending starts on the recording's clock, a whole number of strides apart; by default
+    every window that fits into the span both signals share. Returns the kept windows and the number dropped
+    by reason, such as "ppg_flat"; a window is counted once, by its first reason.
     """
     present = [ppg] if ecg is None else [ecg, ppg]
     if starts_s_B is None:
@@ -126,9 +128,7 @@ def cut(
         return empty(spec), Counter()
     pulse = _clean(ppg, "ppg", spec, starts_s_B)
     heart = None if ecg is None else _clean(ecg, "ecg", spec, starts_s_B)
-    reason_B = (
-        pulse.reason_B if heart is None else np.where(heart.reason_B != "", heart.reason_B, pulse.reason_B)
-    )
+    reason_B = pulse.reason_B if heart is None else np.where(heart.reason_B != "", heart.reason_B, pulse.reason_B)
     dropped = Counter(str(reason) for reason in reason_B[reason_B != ""])
     return _batch(heart, pulse, spec, starts_s_B).select(reason_B == ""), dropped
 
@@ -163,9 +163,7 @@ def _clean(signal: Signal, role: str, spec: WindowSpec, starts_s_B: np.ndarray) 
     grid_start_s = starts_s_B[0] - before / spec.rate_hz
     end_s = min(starts_s_B[-1] + spec.window_s + MARGIN_S, max(signal.stop_s, starts_s_B[-1] + spec.window_s))
     grid = round((end_s - grid_start_s) * spec.rate_hz)
-    raw_T = resample(
-        filled_T, signal.rate_hz, spec.rate_hz, offset_s=grid_start_s - signal.start_s, n_out=grid
-    )
+    raw_T = resample(filled_T, signal.rate_hz, spec.rate_hz, offset_s=grid_start_s - signal.start_s, n_out=grid)
     clean_T = bandpass(raw_T, spec.rate_hz, spec.ecg_band_hz if role == "ecg" else spec.ppg_band_hz)
     find = beats.r_peaks if role == "ecg" else beats.pulse_feet
     beat_s = find(clean_T, spec.rate_hz)

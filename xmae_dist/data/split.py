@@ -1,7 +1,7 @@
 """Subjects to train, val and test.
 
-A subject's split is a hash of its name and the seed, so it does not move when the corpus grows, and no list of
-subjects has to be kept. Lists override the hash, for held-out patients that others have agreed on.
+A subject's split is a hash of its name and the seed, so it does not move when the corpus grows, and no list
+of subjects has to be kept. Lists override the hash, for held-out patients that others have agreed on.
 """
 
 from __future__ import annotations
@@ -42,9 +42,7 @@ class SplitConfig:
     def listed(self) -> dict[str, str]:
         """Subject -> split of those named in a list; InputError where one is named in two."""
         lists = (self.train_subjects, self.val_subjects, self.test_subjects)
-        return check_disjoint(
-            (subject, split) for split, names in zip(SPLITS, lists, strict=True) for subject in names
-        )
+        return check_disjoint((subject, split) for split, names in zip(SPLITS, lists, strict=True) for subject in names)
 
     def of(self, subject_id: str) -> str:
         """The split of one subject."""
@@ -61,7 +59,9 @@ def split_of(subject_id: str, seed: int, fractions: tuple[float, float, float] =
 
 
 def check_disjoint(assignments: Iterable[tuple[str, str]]) -> dict[str, str]:
-    """Return subject -> split; raise InputError for a subject in two splits, since every figure would be void."""
+    """Return subject -> split; raise InputError for a subject in two splits, since every figure would be
+    void.
+    """
     seen: dict[str, str] = {}
     for subject, split in assignments:
         if seen.setdefault(subject, split) != split:

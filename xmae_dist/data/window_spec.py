@@ -104,7 +104,8 @@ class WindowSpec:
                 expected="fields " + ", ".join(sorted(known)),
                 fix="read it with the version of xmae_dist that wrote it",
             )
-        return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
+        plain: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
+        return cls(**plain)
 
     def fingerprint(self) -> str:
         """16 hexadecimal digits that change with any field and with the algorithm."""

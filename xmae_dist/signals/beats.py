@@ -1,11 +1,12 @@
 """Beats: R peaks of an ECG, feet of a pulse wave, and their rates and delays per window.
 
-R peaks: envelope of the QRS band (5-22 Hz) against a threshold that follows the local level (median of block maxima),
-then the nearest extremum of the dominant polarity, refined by a parabola. The idea is that of Pan & Tompkins (1985),
-without their sequential thresholds, so that a whole recording is a handful of array operations.
+R peaks: envelope of the QRS band (5-22 Hz) against a threshold that follows the local level (median of
+block maxima), then the nearest extremum of the dominant polarity, refined by a parabola. The idea is that
+of Pan & Tompkins (1985), without their sequential thresholds, so that a whole recording is a handful of
+array operations.
 
-Pulse feet: steepest upslopes against a local level, then intersecting tangents (Chiu et al. 1991): the tangent at the
-steepest point meets the level of the minimum before it.
+Pulse feet: steepest upslopes against a local level, then intersecting tangents (Chiu et al. 1991): the
+tangent at the steepest point meets the level of the minimum before it.
 """
 
 from __future__ import annotations
@@ -31,7 +32,9 @@ def _local_level(x_T: np.ndarray, rate_hz: float) -> np.ndarray:
 
 
 def _parabola_shift(x_T: np.ndarray, index: np.ndarray) -> np.ndarray:
-    """Offset in samples (within half a sample) of the extremum of the parabola through index - 1, index, index + 1."""
+    """Offset in samples (within half a sample) of the extremum of the parabola through index - 1, index,
+    index + 1.
+    """
     left, middle, right = x_T[index - 1], x_T[index], x_T[index + 1]
     curvature = left - 2 * middle + right
     safe = np.where(curvature == 0, 1.0, curvature)
@@ -67,7 +70,9 @@ def _without_t_waves(peak: np.ndarray, envelope_T: np.ndarray, rate_hz: float) -
 
 
 def _extremum_times(ecg_T: np.ndarray, qrs_T: np.ndarray, peak: np.ndarray, rate_hz: float) -> np.ndarray:
-    """Move each envelope peak to the extremum, of the polarity that dominates the recording, of the wave nearby."""
+    """Move each envelope peak to the extremum, of the polarity that dominates the recording, of the wave
+    nearby.
+    """
     if peak.size == 0:
         return np.zeros(0)
     reach = max(1, int(0.08 * rate_hz))
@@ -126,7 +131,9 @@ def in_windows(at_s: np.ndarray, value: np.ndarray, start_s_B: np.ndarray, windo
 
 
 def quantile_rows(value_BM: np.ndarray, q: float) -> np.ndarray:
-    """Quantile of the finite values of each row, linear interpolation, NaN for an empty row (fast nanquantile)."""
+    """Quantile of the finite values of each row, linear interpolation, NaN for an empty row (fast
+    nanquantile).
+    """
     ordered = np.sort(value_BM, axis=1)  # NaN last
     count = np.isfinite(ordered).sum(axis=1)
     position = q * np.maximum(count - 1, 0)
@@ -138,7 +145,9 @@ def quantile_rows(value_BM: np.ndarray, q: float) -> np.ndarray:
 
 
 def rate_bpm(beat_s: np.ndarray, start_s_B: np.ndarray, window_s: float) -> np.ndarray:
-    """Beats per minute in each window, from the median interval that lies in it; NaN with fewer than two beats."""
+    """Beats per minute in each window, from the median interval that lies in it; NaN with fewer than two
+    beats.
+    """
     if beat_s.size < 2:
         return np.full(start_s_B.size, np.nan)
     # An interval belongs to the window that holds both its ends.
@@ -151,10 +160,11 @@ def rate_bpm(beat_s: np.ndarray, start_s_B: np.ndarray, window_s: float) -> np.n
 def arrival_s(
     r_s: np.ndarray, foot_s: np.ndarray, start_s_B: np.ndarray, window_s: float, longest_s: float = 0.7
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Median delay from an R peak to the next pulse foot in each window, and its inter-quartile range (B,), seconds.
+    """Median delay from an R peak to the next pulse foot in each window, and its inter-quartile range (B,),
+    seconds.
 
-    A foot later than `longest_s` or than the next R peak belongs to another beat, so beyond one interval the delay is
-    known modulo the interval only. NaN where fewer than three beats could be paired.
+    A foot later than `longest_s` or than the next R peak belongs to another beat, so beyond one interval
+    the delay is known modulo the interval only. NaN where fewer than three beats could be paired.
     """
     nothing = np.full(start_s_B.size, np.nan)
     if r_s.size == 0 or foot_s.size == 0:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 FLAT_RUN_S = 0.4  # equal values this long are no physiology, whatever the resolution
-RAIL_RUN_S = 0.06  # a smooth crest stays within RAIL_TOLERANCE of the extreme for about 20 ms
+RAIL_RUN_S = 0.06  # longer than a smooth crest stays at one value of a coarse converter
 RAIL_TOLERANCE = 1e-3  # of the range
 _MIN_RUN = 4  # samples, for slow devices
 
@@ -48,13 +48,19 @@ def flat_mask(x_T: np.ndarray, rate_hz: float) -> np.ndarray:
 
 
 def saturated_mask(x_T: np.ndarray, rate_hz: float) -> np.ndarray:
-    """True where the value sticks to an extreme of the channel (a rail of the converter). `x_T` finite."""
-    low, high = (x_T.min(), x_T.max()) if x_T.size else (0.0, 0.0)
-    if high == low:
+    """True where the value sticks to an extreme of the channel (a rail of the converter). `x_T` finite.
+
+    Standing still is asked for too: a clean diastole lies near the minimum for long, but it moves.
+    """
+    if x_T.size < 2 or (low := x_T.min()) == (high := x_T.max()):
         return np.zeros(x_T.size, dtype=bool)
+    still = np.diff(x_T) == 0
+    still_T = np.concatenate([still, [False]]) | np.concatenate([[False], still])
     tolerance = RAIL_TOLERANCE * (high - low)
     min_run = max(_MIN_RUN, int(RAIL_RUN_S * rate_hz))
-    return long_runs(x_T >= high - tolerance, min_run) | long_runs(x_T <= low + tolerance, min_run)
+    return long_runs(still_T & (x_T >= high - tolerance), min_run) | long_runs(
+        still_T & (x_T <= low + tolerance), min_run
+    )
 
 
 def fraction_between(mask_T: np.ndarray, start_B: np.ndarray, stop_B: np.ndarray) -> np.ndarray:

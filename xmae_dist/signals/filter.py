@@ -1,7 +1,7 @@
 """Zero-phase band-pass cleaning.
 
-Forward-backward Butterworth sections delay no frequency, so the time from R peak to pulse foot, which the model
-learns from, is the same before and after cleaning.
+Forward-backward Butterworth sections delay no frequency, so the time from R peak to pulse foot, which the
+model learns from, is the same before and after cleaning.
 """
 
 from __future__ import annotations

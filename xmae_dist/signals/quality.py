@@ -1,11 +1,14 @@
 """Signal quality by template: how well each beat correlates with the median beat around it.
 
-Artefacts are unlike each other, beats are alike; so the mean correlation of the beats of a window with the median beat
-of its minute is near 1 for a clean signal and near 0 for noise (Orphanidou et al. 2015 use the same idea with the mean
-beat). The median beat is that of a block of a minute, so slow changes of posture do not count against a signal.
+Artefacts are unlike each other, beats are alike; so the mean correlation of the beats of a window with the
+median beat of its minute is near 1 for a clean signal and near 0 for noise (Orphanidou et al. 2015 use the
+same idea with the mean beat). The median beat is that of a block of a minute, so slow changes of posture do
+not count against a signal.
 """
 
 from __future__ import annotations
+
+from itertools import pairwise
 
 import numpy as np
 
@@ -32,7 +35,7 @@ def _blocks(beat_s: np.ndarray) -> list[slice]:
     count = max(1, round(float(beat_s[-1] - beat_s[0]) / _BLOCK_S))
     edges = np.searchsorted(beat_s, np.linspace(beat_s[0], beat_s[-1], count + 1)[1:-1])
     bounds = [0, *edges.tolist(), beat_s.size]
-    return [slice(a, b) for a, b in zip(bounds, bounds[1:], strict=False) if b - a >= _MIN_BEATS]
+    return [slice(a, b) for a, b in pairwise(bounds) if b - a >= _MIN_BEATS]
 
 
 def _against_median(x_T: np.ndarray, mark: np.ndarray, interval: float) -> np.ndarray:
@@ -52,9 +55,7 @@ def _against_median(x_T: np.ndarray, mark: np.ndarray, interval: float) -> np.nd
     return result
 
 
-def window_quality(
-    beat_s: np.ndarray, correlation: np.ndarray, start_s_B: np.ndarray, window_s: float
-) -> np.ndarray:
+def window_quality(beat_s: np.ndarray, correlation: np.ndarray, start_s_B: np.ndarray, window_s: float) -> np.ndarray:
     """Mean beat correlation of each window, clipped to [0, 1]; 0 for a window without a measured beat."""
     value_BM = in_windows(beat_s, correlation, start_s_B, window_s)
     known_BM = np.isfinite(value_BM)

@@ -1,8 +1,9 @@
 """Anti-aliased resampling of one channel onto any uniform grid, with exact sub-sample placement.
 
-A grid that starts between two input samples (channels of one clock rarely start together) is reached by shifting the
-prototype filter, not by rounding: a Kaiser-windowed sinc evaluated at `m + fraction`, run by a polyphase filter
-(`scipy.signal.upfirdn`). So the delay between two channels of different rates survives to well under a millisecond.
+A grid that starts between two input samples (channels of one clock rarely start together) is reached by
+shifting the prototype filter, not by rounding: a Kaiser-windowed sinc evaluated at `m + fraction`, run by a
+polyphase filter (`scipy.signal.upfirdn`). So the delay between two channels of different rates survives to
+well under a millisecond.
 """
 
 from __future__ import annotations
@@ -48,8 +49,8 @@ def resample(
 ) -> np.ndarray:
     """Sample `x_T` (finite, `rate_hz`) at times offset_s + k / out_rate_hz, k = 0 .. n_out - 1.
 
-    Time 0 is the first sample of `x_T`; beyond its ends the edge value is held. Without `n_out` the grid ends with
-    the input. Returns float64.
+    Time 0 is the first sample of `x_T`; beyond its ends the edge value is held. Without `n_out` the grid
+    ends with the input. Returns float64.
     """
     x_T = np.asarray(x_T, dtype=np.float64)
     up, down = ratio(rate_hz, out_rate_hz)

@@ -1,0 +1,142 @@
+"""Snapshot -> window store, as a Ray Data job: one task writes one part, one commit makes the store visible.
+
+The store's place is named by what determines its content (snapshot, specification, split, sizes), so asking
+again for the same windows finds them. A job that dies leaves parts that no reader sees; the next one keeps
+those that are complete and makes the rest.
+"""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import pyarrow as pa
+
+from xmae_dist.core.errors import InputError, XmaeError
+from xmae_dist.core.events import progress
+from xmae_dist.core.fingerprint import canonical_json, digest_json
+from xmae_dist.data.split import SPLITS, SplitConfig
+from xmae_dist.data.window_part import PartPlan, plan_parts, write_part
+from xmae_dist.data.window_spec import ALGORITHM, WindowSpec
+from xmae_dist.data.window_store import FORMAT, WindowStore, is_complete, transaction
+from xmae_dist.storage import uri
+from xmae_dist.storage.corpus import Corpus
+from xmae_dist.storage.snapshot import Snapshot
+from xmae_dist.storage.table import Table
+
+_INDEX_SCHEMA = pa.schema(
+    [
+        pa.field("cohort", pa.string(), nullable=False),
+        pa.field("split", pa.string(), nullable=False),
+        pa.field("part", pa.string(), nullable=False),
+        pa.field("n_windows", pa.int64(), nullable=False),
+        pa.field("first_id", pa.int64(), nullable=False),
+        pa.field("n_recordings", pa.int64(), nullable=False),
+        pa.field("n_subjects", pa.int64(), nullable=False),
+        pa.field("dropped", pa.map_(pa.string(), pa.int64())),
+    ]
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class StoreConfig:
+    """What a window store holds."""
+
+    spec: WindowSpec = field(default_factory=WindowSpec)
+    """How windows are cut."""
+    split: SplitConfig = field(default_factory=SplitConfig)
+    """How subjects are divided."""
+    cohorts: tuple[str, ...] = ()
+    """Cohorts to take; none named takes all."""
+    chunk_windows: int = 64
+    """Windows in a chunk, the unit of reading and of the block shuffle."""
+
+
+def materialise(
+    corpus_url: str,
+    windows_url: str,
+    config: StoreConfig | None = None,
+    *,
+    version: int | None = None,
+    tasks: int | None = None,
+) -> WindowStore:
+    """The window store of a corpus snapshot (the newest unless `version` is given), made if it is not there.
+
+    `tasks` limits how many parts are written at once; it changes nothing in the result. Starts a local Ray
+    where none is running and no RAY_ADDRESS is set. Raises InputError for an empty corpus, IntegrityError
+    for damaged recordings, naming them.
+    """
+    config = config or StoreConfig()
+    snapshot = Corpus.open(corpus_url).snapshot(version)
+    recordings = [r for name in _cohorts(snapshot, config) for r in snapshot.cohort(name).recordings()]
+    if not recordings:
+        raise InputError(corpus_url, value="no recordings", expected="a corpus with recordings", fix="ingest some")
+    document = _document(snapshot, config)
+    url = uri.join(uri.normalise(windows_url), document["fingerprint"])
+    uri.probe(url)
+    if not is_complete(url, document["fingerprint"]):
+        uri.write_bytes(uri.join(url, "store.json"), canonical_json(document))
+        plans = plan_parts(recordings, config.spec, config.split, url, config.chunk_windows)
+        _commit(url, document["fingerprint"], list(_written(plans, tasks)))
+    return WindowStore.open(url)
+
+
+def _cohorts(snapshot: Snapshot, config: StoreConfig) -> list[str]:
+    return sorted(set(config.cohorts)) if config.cohorts else snapshot.cohorts()
+
+
+def _document(snapshot: Snapshot, config: StoreConfig) -> dict[str, Any]:
+    """`store.json`: equal for equal content, so that writers who race write the same bytes."""
+    document: dict[str, Any] = {
+        "format": FORMAT,
+        "algorithm": ALGORITHM,
+        "spec": config.spec.to_dict(),
+        "split": config.split,
+        "cohorts": _cohorts(snapshot, config),
+        "chunk_windows": config.chunk_windows,
+        "snapshot": {"fingerprint": snapshot.fingerprint},
+    }
+    fingerprint = digest_json(document)
+    document["snapshot"]["version"] = snapshot.version
+    return {**document, "fingerprint": fingerprint}
+
+
+def _written(plans: Sequence[PartPlan], tasks: int | None) -> Iterator[dict[str, Any]]:
+    """Write all parts as Ray tasks; yield their index rows as they finish."""
+    import ray
+
+    if not ray.is_initialized():
+        ray.init(include_dashboard=False, log_to_driver=False)
+    items = [{"plan": pickle.dumps(plan)} for plan in plans]
+    rows = ray.data.from_items(items, override_num_blocks=len(items)).map(_write, num_cpus=1, concurrency=tasks)
+    rows.context.enable_progress_bars = False  # ours counts recordings
+    with progress("windows", sum(len(plan.recordings) for plan in plans), "recordings") as shown:
+        for row in rows.iter_rows():
+            result = pickle.loads(row["result"])
+            if isinstance(result, XmaeError):
+                raise result
+            shown.advance(result["n_recordings"], f"{result['cohort']}/{result['split']}/{result['part']}")
+            yield result
+
+
+def _write(row: dict[str, bytes]) -> dict[str, bytes]:
+    """Ray task. An error that a person must see travels as a value: Ray would retry and wrap it."""
+    try:
+        result: dict[str, Any] | XmaeError = write_part(pickle.loads(row["plan"]))
+    except XmaeError as error:
+        result = error
+    return {"result": pickle.dumps(result)}
+
+
+def _commit(url: str, fingerprint: str, rows: list[dict[str, Any]]) -> None:
+    rows.sort(key=lambda row: (SPLITS.index(row["split"]), row["cohort"], row["part"]))
+    first_id = 0
+    for row in rows:
+        row["first_id"] = first_id
+        row["dropped"] = list(row["dropped"].items())
+        first_id += row["n_windows"]
+    Table(uri.join(url, "index")).append(
+        pa.Table.from_pylist(rows, schema=_INDEX_SCHEMA), txn=(transaction(fingerprint), 1)
+    )

@@ -1,0 +1,166 @@
+"""One part of a window store: which recordings it holds, and how it is written.
+
+Parts are planned from the snapshot alone and each is written by one task from first to last window, so what
+is stored does not depend on how many tasks there were, in which order they ran, or how often one was
+retried. `meta.parquet` is written last: where it is, the part is complete and is not made again.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from xmae_dist.data.cutting import WindowBatch
+from xmae_dist.data.split import SPLITS, SplitConfig, check_disjoint
+from xmae_dist.data.window_spec import WindowSpec
+from xmae_dist.data.window_store import MEASURES, META_SCHEMA, part_path
+from xmae_dist.data.windows import possible_windows, spans_of_recording
+from xmae_dist.storage import uri
+from xmae_dist.storage.snapshot import Recording
+from xmae_dist.storage.zarr_store import WindowArrayWriter
+
+_MAX_PART_WINDOWS = 32_768  # 64 MiB of float16 for each signal
+_MIN_PART_WINDOWS = 1024
+_PARTS_WANTED = 32  # enough for a small corpus to keep a small cluster busy
+_FACTS = b"xmae_part"
+
+
+@dataclass(frozen=True, kw_only=True)
+class PartPlan:
+    """One part to be written."""
+
+    store_url: str
+    cohort: str
+    split: str
+    part: str
+    recordings: Sequence[Recording]
+    spec: WindowSpec
+    chunk_windows: int
+    shard_windows: int
+
+    @property
+    def url(self) -> str:
+        return uri.join(self.store_url, part_path(self.cohort, self.split, self.part))
+
+
+def plan_parts(
+    recordings: Sequence[Recording], spec: WindowSpec, split: SplitConfig, store_url: str, chunk_windows: int
+) -> list[PartPlan]:
+    """Divide recordings into parts, ordered by (split, cohort, part); every recording is in exactly one.
+
+    A part holds whole recordings of one cohort and split, about as many windows as keep its objects between
+    a few and 64 MiB. Raises InputError for a subject in two splits.
+    """
+    split_of = check_disjoint((r.subject_id, split.of(r.subject_id)) for r in recordings)
+    ordered = sorted(
+        recordings,
+        key=lambda r: (SPLITS.index(split_of[r.subject_id]), r.cohort, r.subject_id, r.recording_id),
+    )
+    possible = {id(r): possible_windows(r, spec) for r in ordered}
+    size = int(np.clip(sum(possible.values()) / _PARTS_WANTED, _MIN_PART_WINDOWS, _MAX_PART_WINDOWS))
+    shard_windows = -(-_MAX_PART_WINDOWS // chunk_windows) * chunk_windows
+    parts: list[PartPlan] = []
+    for (split_name, cohort), group in groupby(ordered, key=lambda r: (split_of[r.subject_id], r.cohort)):
+        for number, members in enumerate(_filled(list(group), possible, size)):
+            parts.append(
+                PartPlan(
+                    store_url=store_url,
+                    cohort=cohort,
+                    split=split_name,
+                    part=f"p{number:06d}",
+                    recordings=members,
+                    spec=spec,
+                    chunk_windows=chunk_windows,
+                    shard_windows=shard_windows,
+                )
+            )
+    return parts
+
+
+def _filled(recordings: list[Recording], possible: dict[int, int], size: int) -> list[list[Recording]]:
+    """Consecutive recordings with up to about `size` possible windows together."""
+    groups: list[list[Recording]] = [[]]
+    filled = 0
+    for recording in recordings:
+        if groups[-1] and filled + possible[id(recording)] > size:
+            groups.append([])
+            filled = 0
+        groups[-1].append(recording)
+        filled += possible[id(recording)]
+    return groups
+
+
+def write_part(plan: PartPlan) -> dict[str, Any]:
+    """Write a part, unless it is there already; return its row of the store's index, less `first_id`."""
+    meta_url = uri.join(plan.url, "meta.parquet")
+    if uri.exists(meta_url):
+        facts = pq.read_schema(io.BytesIO(uri.read_bytes(meta_url))).metadata[_FACTS]
+        return dict(json.loads(facts))
+    tables: list[pa.Table] = []
+    dropped: Counter[str] = Counter()
+    writers = {name: _writer(plan, name) for name in (("ecg", "ppg") if plan.spec.paired else ("ppg",))}
+    try:
+        for recording in plan.recordings:
+            for batch, reasons in spans_of_recording(recording.corpus_url, recording, plan.spec):
+                dropped += reasons
+                tables.append(_meta_table(batch, recording))
+                for name, writer in writers.items():
+                    writer.append(getattr(batch, f"{name}_BL")[:, None, :].astype(np.float16))
+        for writer in writers.values():
+            writer.close()
+    finally:
+        for writer in writers.values():
+            writer.abandon()  # no effect on a closed one
+    return _finish(plan, pa.concat_tables(tables), dropped)
+
+
+def _writer(plan: PartPlan, name: str) -> WindowArrayWriter:
+    return WindowArrayWriter(
+        uri.join(plan.url, name),
+        channels=1,
+        length=plan.spec.length,
+        chunk_windows=plan.chunk_windows,
+        shard_windows=plan.shard_windows,
+        attrs={"rate_hz": plan.spec.rate_hz, "signal": name},
+    )
+
+
+def _meta_table(batch: WindowBatch, recording: Recording) -> pa.Table:
+    n = len(batch)
+    labels, texts = sorted(recording.labels.items()), sorted(recording.label_text.items())
+    columns: dict[str, Any] = {
+        "subject_id": [recording.subject_id] * n,
+        "recording_id": [recording.recording_id] * n,
+        "cohort": [recording.cohort] * n,
+        "start_s": batch.start_s_B,
+        **{name: getattr(batch, f"{name}_B").astype(np.float32) for name in MEASURES},
+        "labels": [labels] * n,
+        "label_text": [texts] * n,
+    }
+    return pa.Table.from_pydict(columns, schema=META_SCHEMA)
+
+
+def _finish(plan: PartPlan, meta: pa.Table, dropped: Counter[str]) -> dict[str, Any]:
+    facts = {
+        "cohort": plan.cohort,
+        "split": plan.split,
+        "part": plan.part,
+        "n_windows": meta.num_rows,
+        "n_recordings": len(plan.recordings),
+        "n_subjects": len({recording.subject_id for recording in plan.recordings}),
+        "dropped": dict(sorted(dropped.items())),
+    }
+    meta = meta.replace_schema_metadata({_FACTS: json.dumps(facts).encode()})
+    buffer = io.BytesIO()
+    pq.write_table(meta, buffer, compression="zstd")
+    uri.write_bytes(uri.join(plan.url, "meta.parquet"), buffer.getvalue())
+    return facts

@@ -1,0 +1,247 @@
+"""A window store: the aligned windows of one corpus snapshot under one specification, ready for training.
+
+    <url>/store.json                                   specification, snapshot, split, sizes
+    <url>/index/                                       Delta table, a row per part; its commit makes the store visible
+    <url>/parts/<cohort>/<split>/<part>/ecg, ppg       Zarr v3, (n, 1, L) float16 in [-1, 1], sharded along windows
+    <url>/parts/<cohort>/<split>/<part>/meta.parquet   a row per window: where it comes from, qualities, labels
+
+Window ids are int64, contiguous in each part, ordered by (split, cohort, part), with train first.
+"""
+
+from __future__ import annotations
+
+import functools
+import io
+import json
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from xmae_dist.core.errors import InputError, StorageError
+from xmae_dist.data.split import SPLITS
+from xmae_dist.data.window_spec import WindowSpec
+from xmae_dist.storage import uri
+from xmae_dist.storage.table import Table
+from xmae_dist.storage.zarr_store import WindowArrayReader
+
+FORMAT = "xmae-windows/v1"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Segment:
+    """The windows [first_id, first_id + n) of one part."""
+
+    cohort: str
+    part: str
+    first_id: int
+    n: int
+
+
+def part_path(cohort: str, split: str, part: str) -> str:
+    """Where a part lies, relative to the store."""
+    return f"parts/{cohort}/{split}/{part}"
+
+
+class WindowStore:
+    """Reads a complete window store. Picklable; keeps only the list of parts."""
+
+    def __init__(self, url: str, document: dict[str, Any], parts: list[dict[str, Any]]) -> None:
+        self.url = url
+        self.spec = WindowSpec.from_dict(document["spec"])
+        self.fingerprint: str = document["fingerprint"]
+        self.snapshot: dict[str, Any] = document["snapshot"]
+        """Fingerprint, version and corpus id of the snapshot the windows were cut from."""
+        self.split: dict[str, Any] = document["split"]
+        self.chunk_windows: int = document["chunk_windows"]
+        """Windows in a chunk, the unit of reading; chunks begin anew in each part."""
+        self._all_parts = sorted(parts, key=lambda row: (row["first_id"], row["n_windows"]))
+        self._parts = [row for row in self._all_parts if row["n_windows"]]
+        self._first_ids = np.array([row["first_id"] for row in self._parts], dtype=np.int64)
+
+    @classmethod
+    def open(cls, url: str) -> WindowStore:
+        """Raises StorageError where no complete store lies at `url`."""
+        url = uri.normalise(url)
+        uri.probe(url)
+        document = _document(url)
+        if not is_complete(url, document["fingerprint"]):
+            raise _incomplete(url)
+        return cls(url, document, Table(uri.join(url, "index")).read().to_pylist())
+
+    @property
+    def n_windows(self) -> int:
+        return int(sum(row["n_windows"] for row in self._parts))
+
+    def counts(self) -> dict[tuple[str, str], int]:
+        """Windows by (cohort, split)."""
+        counts: Counter[tuple[str, str]] = Counter()
+        for row in self._parts:
+            counts[row["cohort"], row["split"]] += row["n_windows"]
+        return dict(counts)
+
+    def dropped(self) -> dict[tuple[str, str], dict[str, int]]:
+        """Windows not kept, by (cohort, split) and reason."""
+        reasons: dict[tuple[str, str], Counter[str]] = {}
+        for row in self._all_parts:
+            reasons.setdefault((row["cohort"], row["split"]), Counter()).update(dict(row["dropped"] or ()))
+        return {key: dict(sorted(counter.items())) for key, counter in sorted(reasons.items())}
+
+    def segments(self, split: str) -> list[Segment]:
+        """The parts of a split in the order of their ids. Raises InputError for a split that is none."""
+        _check_split(split)
+        return [
+            Segment(cohort=row["cohort"], part=row["part"], first_id=row["first_id"], n=row["n_windows"])
+            for row in self._parts
+            if row["split"] == split
+        ]
+
+    def read(self, ids_B: np.ndarray) -> tuple[np.ndarray | None, np.ndarray]:
+        """Windows by id, in the order asked for: (ecg_BL, ppg_BL), float16 as stored; each chunk is read
+        once.
+
+        `ecg_BL` is None in a store of the source alone. Raises InputError for an id that is not in the store,
+        IntegrityError for a damaged chunk, naming it.
+        """
+        ids_B = np.asarray(ids_B, dtype=np.int64)
+        part_B = self._part_of(ids_B)
+        shape = (ids_B.size, self.spec.length)
+        ppg_BL = np.empty(shape, np.float16)
+        ecg_BL = np.empty(shape, np.float16) if self.spec.paired else None
+        for number in np.unique(part_B):
+            here = np.flatnonzero(part_B == number)
+            index = ids_B[here] - self._first_ids[number]
+            ppg_BL[here] = self._array(int(number), "ppg").gather(index)[:, 0]
+            if ecg_BL is not None:
+                ecg_BL[here] = self._array(int(number), "ecg").gather(index)[:, 0]
+        return ecg_BL, ppg_BL
+
+    def meta(self, which: str | np.ndarray, columns: Sequence[str] | None = None) -> pa.Table:
+        """What is known of each window of a split, or of windows by id (then in the order asked for).
+
+        Columns of `meta.parquet` plus `window_id` and `split`; `columns` leaves the others unread.
+        """
+        if isinstance(which, str):
+            _check_split(which)
+            numbers = [i for i, row in enumerate(self._parts) if row["split"] == which]
+            return self._concatenate([self._meta(number, columns) for number in numbers], columns)
+        ids_B = np.asarray(which, dtype=np.int64)
+        part_B = self._part_of(ids_B)
+        tables, places = [], []
+        for number in np.unique(part_B):
+            here = np.flatnonzero(part_B == number)
+            tables.append(self._meta(int(number), columns).take(ids_B[here] - self._first_ids[number]))
+            places.append(here)
+        table = self._concatenate(tables, columns)
+        return table.take(np.argsort(np.concatenate(places))) if places else table
+
+    def _part_of(self, ids_B: np.ndarray) -> np.ndarray:
+        if ids_B.size and (ids_B.min() < 0 or ids_B.max() >= self.n_windows):
+            raise InputError(
+                f"window ids of {self.url}",
+                value=f"{ids_B.min()} to {ids_B.max()}",
+                expected=f"0 to {self.n_windows - 1}",
+                fix="use the plan of this store",
+            )
+        return np.searchsorted(self._first_ids, ids_B, side="right") - 1
+
+    def _url(self, number: int, name: str) -> str:
+        row = self._parts[number]
+        return uri.join(self.url, part_path(row["cohort"], row["split"], row["part"]), name)
+
+    def _array(self, number: int, name: str) -> WindowArrayReader:
+        return _reader(self._url(number, name))
+
+    def _meta(self, number: int, columns: Sequence[str] | None) -> pa.Table:
+        row = self._parts[number]
+        stored = None if columns is None else [name for name in columns if name not in ("window_id", "split")]
+        table = pq.read_table(io.BytesIO(uri.read_bytes(self._url(number, "meta.parquet"))), columns=stored)
+        added = {
+            "window_id": pa.array(np.arange(row["first_id"], row["first_id"] + row["n_windows"])),
+            "split": pa.array([row["split"]] * row["n_windows"]),
+        }
+        for name, values in added.items():
+            if columns is None or name in columns:
+                table = table.append_column(name, values)
+        return table if columns is None else table.select(list(columns))
+
+    def _concatenate(self, tables: list[pa.Table], columns: Sequence[str] | None) -> pa.Table:
+        if tables:
+            return pa.concat_tables(tables)
+        schema = META_SCHEMA.append(pa.field("window_id", pa.int64())).append(pa.field("split", pa.string()))
+        table = schema.empty_table()
+        return table if columns is None else table.select(list(columns))
+
+
+def transaction(fingerprint: str) -> str:
+    """The application id of the one commit that makes a store visible."""
+    return f"windows:{fingerprint}"
+
+
+def is_complete(url: str, fingerprint: str) -> bool:
+    """Whether the commit was made; an index without it is the trace of a job that died."""
+    return Table(uri.join(url, "index")).transaction_version(transaction(fingerprint)) is not None
+
+
+def _document(url: str) -> dict[str, Any]:
+    if not uri.exists(uri.join(url, "store.json")):
+        raise _incomplete(url)
+    document: dict[str, Any] = json.loads(uri.read_bytes(uri.join(url, "store.json")))
+    if document.get("format") != FORMAT:
+        raise StorageError(
+            url,
+            value=f"window store format {document.get('format')!r}",
+            expected=FORMAT,
+            fix="make the store again with this version",
+        )
+    return document
+
+
+def _incomplete(url: str) -> StorageError:
+    return StorageError(
+        url,
+        value="no complete window store there",
+        expected="a store.json and a committed index",
+        fix="make it with `xmae windows`, or check the URL it printed",
+    )
+
+
+# Numbers of `WindowBatch` that are kept for each window, under their names less the shape suffix.
+MEASURES = (
+    "quality_ecg",
+    "quality_ppg",
+    "heart_rate_bpm",
+    "pulse_rate_bpm",
+    "pulse_arrival_s",
+    "pulse_arrival_iqr_s",
+    "ecg_offset",
+    "ecg_scale",
+    "ppg_offset",
+    "ppg_scale",
+)
+META_SCHEMA = pa.schema(
+    [
+        ("subject_id", pa.string()),
+        ("recording_id", pa.string()),
+        ("cohort", pa.string()),
+        ("start_s", pa.float64()),
+        *((name, pa.float32()) for name in MEASURES),
+        ("labels", pa.map_(pa.string(), pa.float64())),
+        ("label_text", pa.map_(pa.string(), pa.string())),
+    ]
+)
+
+
+@functools.lru_cache(maxsize=256)
+def _reader(url: str) -> WindowArrayReader:
+    """Parts never change, so a reader and its shard indexes may be kept."""
+    return WindowArrayReader(url)
+
+
+def _check_split(split: str) -> None:
+    if split not in SPLITS:
+        raise InputError("split", value=repr(split), expected=f"one of {', '.join(SPLITS)}")
