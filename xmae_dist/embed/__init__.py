@@ -1,0 +1,1 @@
+"""Re-embedding of cohorts into one transactional table: backlog, request, encode, publish."""

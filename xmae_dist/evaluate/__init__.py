@@ -1,0 +1,1 @@
+"""Downstream evaluation of frozen encoders: tasks, subject-wise probes, bootstrap over subjects, report."""

@@ -1,0 +1,122 @@
+"""Evaluation over a Ray cluster: each encoder embeds the windows once, then every missing fit is a task.
+
+Embeddings are kept under `<out>/embeddings/<digest>/` in blocks of windows, so a restart embeds only what is missing.
+Fits read the embeddings of their encoder from the object store and come back in any order; each result is committed
+by the driver as it arrives, so a kill loses only fits in flight.
+"""
+
+import io
+import os
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import ray
+from numpy.typing import NDArray
+
+from xmae_dist.core.errors import RunError, XmaeError
+from xmae_dist.core.events import progress
+from xmae_dist.core.fingerprint import digest_json, sha256_hex
+from xmae_dist.data.window_store import WindowStore
+from xmae_dist.evaluate.encoders import EncoderSpec, open_encoder
+from xmae_dist.evaluate.results import Result, ResultTable
+from xmae_dist.evaluate.run import FitRequest, Plan, fit
+from xmae_dist.storage import uri
+
+BLOCK_WINDOWS = 2048
+
+
+def run_fits(plan: Plan, store: WindowStore, window_ids_W: NDArray[np.int64], out_url: str) -> list[Result]:
+    """Embed, fit and commit whatever `plan` asks for and the result table lacks; returns the results of the plan."""
+    table = ResultTable(out_url)
+    missing = [r for r in plan.requests if r.request not in table.committed()]
+    if missing:
+        _connect()
+        encoders = list({r.encoder.identity: r.encoder for r in missing}.values())
+        embedded = embed_all(encoders, store, window_ids_W, out_url)
+        with progress("evaluate", len(missing), "fits") as shown:
+            for result in _fits(missing, plan, embedded):
+                table.commit(result)
+                shown.advance(note=f"{result.task.name} / {result.encoder}")
+    return table.read({r.request for r in plan.requests})
+
+
+def embed_all(
+    encoders: list[EncoderSpec], store: WindowStore, window_ids_W: NDArray[np.int64], out_url: str
+) -> dict[str, Any]:
+    """Object references to the (W, E) embeddings by encoder identity."""
+    starts = range(0, len(window_ids_W), BLOCK_WINDOWS)
+    blocks = {
+        spec.identity: [
+            _embed_block.remote(
+                spec, store, window_ids_W[i : i + BLOCK_WINDOWS], block_url(spec, store, window_ids_W, i, out_url)
+            )
+            for i in starts
+        ]
+        for spec in encoders
+    }
+    pending = [ref for refs in blocks.values() for ref in refs]
+    with progress("embed", len(pending), f"blocks of {BLOCK_WINDOWS} windows") as shown:
+        while pending:
+            done, pending = ray.wait(pending)
+            shown.advance(len(done))
+    return {identity: ray.put(np.concatenate(ray.get(refs))) for identity, refs in blocks.items()}
+
+
+def block_url(spec: EncoderSpec, store: WindowStore, window_ids_W: NDArray[np.int64], start: int, out_url: str) -> str:
+    block = window_ids_W[start : start + BLOCK_WINDOWS]
+    digest = digest_json({"encoder": spec.identity, "store": store.fingerprint, "ids": sha256_hex(block)})
+    return uri.join(out_url, "embeddings", f"{digest}.npy")
+
+
+@ray.remote(num_cpus=1, max_retries=3)
+def _embed_block(spec: EncoderSpec, store: WindowStore, ids_B: NDArray[np.int64], url: str) -> NDArray[np.float32]:
+    if uri.exists(url):
+        return np.asarray(np.load(io.BytesIO(uri.read_bytes(url))))
+    _, ppg_BL = store.read(ids_B)
+    embedding_BE = open_encoder(spec, store.spec.rate_hz).encode(ppg_BL.astype(np.float32))
+    buffer = io.BytesIO()
+    np.save(buffer, embedding_BE)
+    uri.write_bytes(url, buffer.getvalue())
+    return embedding_BE
+
+
+@ray.remote(num_cpus=1, max_retries=3)
+def _fit(request: FitRequest, found: Any, embedding_WE: NDArray[np.float32]) -> Result:
+    return fit(request, found, embedding_WE)
+
+
+def _fits(missing: list[FitRequest], plan: Plan, embedded: dict[str, Any]) -> Iterator[Result]:
+    """Results as they finish; the largest tasks start first, so that no long fit runs alone at the end."""
+    examples = {name: ray.put(found) for name, found in plan.examples_of_task.items()}
+    sized = sorted(missing, key=lambda r: -len(plan.examples_of_task[r.task.name].y_N))
+    pending = [_fit.remote(r, examples[r.task.name], embedded[r.encoder.identity]) for r in sized]
+    while pending:
+        done, pending = ray.wait(pending)
+        yield from _get(done)
+
+
+def _connect() -> None:
+    """Join the cluster that RAY_ADDRESS (or a submitted job) names, or start Ray on this machine."""
+    if ray.is_initialized():
+        return
+    address = os.environ.get("RAY_ADDRESS") or None
+    if address is None:
+        # A private Ray of one process tree listens on loopback only and needs no token.
+        os.environ.setdefault("RAY_AUTH_MODE", "disabled")
+    ray.init(address=address, log_to_driver=False, include_dashboard=False, logging_level="warning")
+
+
+def _get(refs: Any) -> Any:
+    """`ray.get` that raises a task's own XmaeError as it was, and RunError for what a cluster did to a task."""
+    try:
+        return ray.get(refs)
+    except ray.exceptions.RayError as error:
+        cause = getattr(error, "cause", None)
+        if isinstance(cause, XmaeError):
+            raise cause from error
+        raise RunError(
+            "evaluation task",
+            value=str(error).strip().splitlines()[-1],
+            fix="run the same command again: results that were committed are not computed again",
+        ) from error

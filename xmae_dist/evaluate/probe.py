@@ -1,0 +1,278 @@
+"""Linear probes on frozen embeddings with nested subject-wise cross-validation.
+
+The outer folds give out-of-fold predictions; the penalty of each outer fold is chosen on the other folds, left out one
+at a time, so no subject ever has a say in its own prediction. Both selections reuse one partition: with K folds, the
+inner fit for (test j, validate k) trains on the same subjects as (test k, validate j), so K(K-1)/2 + K training sets
+suffice where a grid search per outer fold fits K(K-1) + K of them. Each training set is solved for a whole path of
+penalties: ridge from fold-wise sufficient statistics and one eigendecomposition, logistic by warm-started Newton steps.
+
+Penalties are per training unit (`lambda * n`), on features standardised by the training set. Several classes are
+one-against-rest logistic models whose probabilities are normalised. Legend: N units, S subjects, E features, F = E + 1
+(intercept last), K folds, P penalties, C prediction columns.
+"""
+
+from dataclasses import dataclass, replace
+from itertools import combinations
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.linalg import LinAlgError, cho_factor, cho_solve
+
+from xmae_dist.evaluate.bootstrap import Predictions
+from xmae_dist.evaluate.folds import check_folds
+
+Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProbeConfig:
+    """How the probe is fitted: outer folds and the grid of penalties per training unit."""
+
+    n_folds: int = 5
+    penalties: tuple[float, ...] = (10.0, 1.0, 1e-1, 1e-2, 1e-3, 1e-4)
+    max_newton_steps: int = 20
+    tolerance: float = 1e-5
+
+
+@dataclass(frozen=True, kw_only=True)
+class Standardised:
+    """A training set's mean and scale; features that do not vary get scale 1, so they stay zero."""
+
+    mean_E: Floats
+    scale_E: Floats
+
+    @classmethod
+    def of(cls, x_NE: Floats) -> "Standardised":
+        scale_E = x_NE.std(axis=0)
+        return cls(mean_E=x_NE.mean(axis=0), scale_E=np.where(scale_E > 1e-9, scale_E, 1.0))
+
+    def __call__(self, x_NE: Floats) -> Floats:
+        return (x_NE - self.mean_E) / self.scale_E
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fit:
+    """Out-of-fold predictions, what training subjects did to them, the penalties chosen, and the models solved.
+
+    `influence_SNC` is the first-order change of each unit's linear predictor when a subject (sorted unique ids) gains
+    one more copy in the training sets it belongs to (infinitesimal jackknife; Efron 1982): what an interval needs in
+    order to know that folds are trained on one another. `linear_NC` are those linear predictors.
+    """
+
+    predictions: Predictions
+    linear_NC: Floats
+    influence_SNC: Floats
+    kind: str
+    penalty_of_fold: dict[int, float]
+    n_fits: int
+
+    def retrained(self, draw_S: Floats) -> Predictions:
+        """Predictions had each subject counted `draw_S` times in training; the units predicted stay the same."""
+        linear_NC = self.linear_NC + np.tensordot(draw_S - 1.0, self.influence_SNC, axes=1)
+        return replace(self.predictions, pred_NC=respond(self.kind, linear_NC))
+
+
+def cross_fit(
+    x_NE: NDArray[np.floating],
+    y_N: Floats,
+    subject_N: NDArray[np.str_],
+    fold_N: Ints,
+    *,
+    kind: str,
+    config: ProbeConfig,
+    task: str,
+) -> Fit:
+    """Nested cross-validated predictions of `y_N`. Raises InputError before any fit when folds leak or lack classes."""
+    check_folds(subject_N, y_N, fold_N, kind=kind, task=task)
+    x_NE, target_NC = np.asarray(x_NE, float), targets(kind, y_N)
+    code_N = np.unique(subject_N, return_inverse=True)[1]
+    folds = [int(k) for k in np.unique(fold_N)]
+    best_K = _choose_penalties(x_NE, y_N, target_NC, fold_N, folds, kind, config)
+    linear_NC = np.zeros(target_NC.shape)
+    influence_SNC = np.zeros((code_N.max() + 1, *target_NC.shape))
+    for best, fold in zip(best_K, folds, strict=True):
+        test_N = fold_N == fold
+        path = _solve(x_NE[~test_N], target_NC[~test_N], kind, config, config.penalties[: best + 1])
+        linear_NC[test_N] = path(x_NE[test_N])[-1]
+        influence_SNC[:, test_N] = path.influence(
+            x_NE[~test_N], target_NC[~test_N], code_N[~test_N], len(influence_SNC), x_NE[test_N]
+        )
+    n_sets = len(folds) * (len(folds) - 1) // 2
+    pred_NC = respond(kind, linear_NC)
+    return Fit(
+        predictions=Predictions(subject_N=subject_N, y_N=y_N, pred_NC=pred_NC, fold_N=fold_N),
+        linear_NC=linear_NC,
+        influence_SNC=influence_SNC,
+        kind=kind,
+        penalty_of_fold={fold: config.penalties[best] for best, fold in zip(best_K, folds, strict=True)},
+        n_fits=(n_sets * len(config.penalties) + len(folds)) * target_NC.shape[1],
+    )
+
+
+def _choose_penalties(
+    x_NE: Floats, y_N: Floats, target_NC: Floats, fold_N: Ints, folds: list[int], kind: str, config: ProbeConfig
+) -> Ints:
+    """Index of the penalty with the least loss on the other folds, for each outer fold (K,)."""
+    loss_KP = np.zeros((len(folds), len(config.penalties)))
+    for a, b in combinations(range(len(folds)), 2):
+        train_N = (fold_N != folds[a]) & (fold_N != folds[b])
+        path = _solve(x_NE[train_N], target_NC[train_N], kind, config, config.penalties)
+        for test, validate in ((a, b), (b, a)):
+            held_N = fold_N == folds[validate]
+            loss_KP[test] += [_loss(kind, y_N[held_N], respond(kind, p)) * held_N.sum() for p in path(x_NE[held_N])]
+    return loss_KP.argmin(axis=1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Path:
+    """Linear models of one training set, one per penalty: weight_PCE and intercept_PC on standardised features."""
+
+    kind: str
+    standardise: Standardised
+    penalties: tuple[float, ...]
+    weight_PCE: Floats
+    intercept_PC: Floats
+
+    def __call__(self, x_NE: Floats) -> Floats:
+        """Linear predictors (P, N, C)."""
+        return self.standardise(x_NE) @ self.weight_PCE.transpose(0, 2, 1) + self.intercept_PC[:, None, :]
+
+    def influence(self, train_NE: Floats, target_NC: Floats, code_N: Ints, n_subjects: int, test_NE: Floats) -> Floats:
+        """(S, N_test, C): what one more copy of each subject in training adds to the last model's predictors."""
+        z_NF = _with_one(self.standardise(train_NE))
+        test_NF = _with_one(self.standardise(test_NE))
+        linear_NC = self(train_NE)[-1]
+        columns = []
+        for c in range(target_NC.shape[1]):
+            mean_N = _sigmoid(linear_NC[:, c]) if self.kind != "regression" else linear_NC[:, c]
+            curve_N = mean_N * (1 - mean_N) if self.kind != "regression" else np.ones(len(mean_N))
+            hessian_FF = _hessian(z_NF, curve_N, self.penalties[-1])
+            per_subject_SF = np.zeros((n_subjects, z_NF.shape[1]))
+            np.add.at(per_subject_SF, code_N, z_NF * (target_NC[:, c] - mean_N)[:, None])
+            columns.append(per_subject_SF @ _solve_positive(hessian_FF, test_NF.T) / len(z_NF))
+        return np.stack(columns, axis=-1)
+
+
+def _solve(x_NE: Floats, target_NC: Floats, kind: str, config: ProbeConfig, penalties: tuple[float, ...]) -> Path:
+    standardise = Standardised.of(x_NE)
+    z_NE = standardise(x_NE)
+    if kind == "regression":
+        columns = [_ridge_path(z_NE, target_NC[:, 0], penalties)]
+    else:
+        columns = [_logistic_path(z_NE, y_N, penalties, config) for y_N in target_NC.T]
+    return Path(
+        kind=kind,
+        standardise=standardise,
+        penalties=penalties,
+        weight_PCE=np.stack([weight for weight, _ in columns], axis=1),
+        intercept_PC=np.stack([intercept for _, intercept in columns], axis=1),
+    )
+
+
+def _ridge_path(z_NE: Floats, y_N: Floats, penalties: tuple[float, ...]) -> tuple[Floats, Floats]:
+    """min |y - b - z w|^2 + lambda n |w|^2 for each lambda, from one eigendecomposition of z'z (or zz' when E > N)."""
+    centre = y_N.mean()
+    n, n_features = z_NE.shape
+    if n_features <= n:
+        value, vector = np.linalg.eigh(z_NE.T @ z_NE)
+        moment = vector.T @ (z_NE.T @ (y_N - centre))
+        weights = [vector @ (moment / (np.maximum(value, 0.0) + lam * n)) for lam in penalties]
+    else:
+        value, vector = np.linalg.eigh(z_NE @ z_NE.T)
+        moment = vector.T @ (y_N - centre)
+        weights = [z_NE.T @ (vector @ (moment / (np.maximum(value, 0.0) + lam * n))) for lam in penalties]
+    return np.stack(weights), np.full(len(penalties), centre)
+
+
+def _logistic_path(
+    z_NE: Floats, y_N: Floats, penalties: tuple[float, ...], config: ProbeConfig
+) -> tuple[Floats, Floats]:
+    """min mean(log(1 + exp(-s(b + z w)))) + lambda/2 |w|^2 for each lambda, strongest first, each from the last."""
+    design_NF = _with_one(z_NE)
+    rate = np.clip(y_N.mean(), 1e-6, 1 - 1e-6)
+    beta_F = np.zeros(design_NF.shape[1])
+    beta_F[-1] = np.log(rate / (1 - rate))
+    betas = []
+    for lam in penalties:
+        beta_F = _newton(design_NF, y_N, lam, beta_F, config)
+        betas.append(beta_F)
+    stack_PF = np.stack(betas)
+    return stack_PF[:, :-1], stack_PF[:, -1]
+
+
+def _newton(design_NF: Floats, y_N: Floats, lam: float, beta_F: Floats, config: ProbeConfig) -> Floats:
+    """Damped Newton steps: halved until the penalised loss falls; the intercept (last) is not penalised."""
+    n, n_params = design_NF.shape
+    penalty_F = np.full(n_params, lam)
+    penalty_F[-1] = 0.0
+    objective = _logistic_objective(design_NF @ beta_F, y_N, beta_F, penalty_F)
+    for _ in range(config.max_newton_steps):
+        prob_N = _sigmoid(design_NF @ beta_F)
+        gradient_F = design_NF.T @ (prob_N - y_N) / n + penalty_F * beta_F
+        hessian_FF = _hessian(design_NF, prob_N * (1 - prob_N), lam)
+        step_F = _solve_positive(hessian_FF, gradient_F)
+        decrement = float(gradient_F @ step_F)
+        if decrement < config.tolerance**2 * n_params:
+            break
+        scale = 1.0
+        while scale > 1e-4:
+            trial_F = beta_F - scale * step_F
+            value = _logistic_objective(design_NF @ trial_F, y_N, trial_F, penalty_F)
+            if value <= objective - 1e-4 * scale * decrement:
+                break
+            scale /= 2
+        beta_F, objective = trial_F, value
+    return beta_F
+
+
+def _solve_positive(hessian_FF: Floats, right: Floats) -> Floats:
+    try:
+        return np.asarray(cho_solve(cho_factor(hessian_FF), right))
+    except LinAlgError:  # probabilities saturated: the curvature is numerically zero in some direction
+        return np.asarray(np.linalg.lstsq(hessian_FF, right, rcond=None)[0])
+
+
+def _logistic_objective(linear_N: Floats, y_N: Floats, beta_F: Floats, penalty_F: Floats) -> float:
+    return float(np.mean(np.logaddexp(0.0, linear_N) - y_N * linear_N) + 0.5 * np.sum(penalty_F * beta_F**2))
+
+
+def _hessian(design_NF: Floats, curve_N: Floats, lam: float) -> Floats:
+    """Curvature of the mean penalised loss; a trace of ridge keeps a saturated intercept solvable."""
+    hessian_FF = (design_NF * curve_N[:, None]).T @ design_NF / len(design_NF)
+    hessian_FF[np.diag_indices(len(hessian_FF) - 1)] += lam
+    hessian_FF[np.diag_indices(len(hessian_FF))] += 1e-10
+    return hessian_FF
+
+
+def _with_one(z_NE: Floats) -> Floats:
+    return np.concatenate([z_NE, np.ones((len(z_NE), 1))], axis=1)
+
+
+def _loss(kind: str, y_N: Floats, pred_NC: Floats) -> float:
+    """Mean squared error, or log loss: proper scores, so that selection does not depend on the reported metric."""
+    if kind == "regression":
+        return float(np.mean((y_N - pred_NC[:, 0]) ** 2))
+    if kind == "binary":
+        p_N = np.clip(pred_NC[:, 0], 1e-9, 1 - 1e-9)
+        return float(-np.mean(y_N * np.log(p_N) + (1 - y_N) * np.log1p(-p_N)))
+    return float(-np.mean(np.log(np.clip(pred_NC[np.arange(len(y_N)), y_N.astype(int)], 1e-9, 1.0))))
+
+
+def targets(kind: str, y_N: Floats) -> Floats:
+    """(N, C): the label itself, or one indicator per class when there are several."""
+    if kind != "multiclass":
+        return y_N[:, None]
+    return (y_N[:, None] == np.arange(int(y_N.max()) + 1)).astype(float)
+
+
+def respond(kind: str, linear_NC: Floats) -> Floats:
+    """Predictions from linear predictors: values, probabilities of the positive class, or class probabilities."""
+    if kind == "regression":
+        return linear_NC
+    prob_NC = _sigmoid(linear_NC)
+    return prob_NC if kind == "binary" else prob_NC / np.maximum(prob_NC.sum(axis=1, keepdims=True), 1e-12)
+
+
+def _sigmoid(x: Floats) -> Floats:
+    return 0.5 * (1.0 + np.tanh(0.5 * x))
