@@ -1,1 +1,1 @@
-"""A physiological simulator of multi-device ECG and PPG cohorts. See docs/simulator.md for sources and limits."""
+"""A physiological simulator of multi-device ECG and PPG cohorts; sources and limits in docs/simulator.md."""

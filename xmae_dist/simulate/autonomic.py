@@ -1,4 +1,4 @@
-"""Slow drivers shared by heart, vessels and devices: respiration, heart rate, pressure, vascular tone, activity.
+"""Slow drivers shared by heart, vessels and devices: breath, heart rate, pressure, vascular tone, activity.
 
 All live on one grid of 4 Hz in true time, so that respiratory sinus arrhythmia, the respiratory swing of the
 pulse and the baseline of the electrodes follow the same breath, and a rise of pressure speeds up the same
@@ -26,17 +26,17 @@ Floats = NDArray[np.float64]
 class Drivers:
     """Slow state on a grid; index 0 is time -MARGIN_S. Arrays (T,)."""
 
-    respiration_T: Floats
+    respiration: Floats
     """Breath, about -1.2 to 1.2, inspiration positive."""
-    heart_rate_T: Floats
+    heart_rate: Floats
     """Rate without respiratory sinus arrhythmia, beats/min."""
-    rsa_T: Floats
+    rsa: Floats
     """Relative change of the rate by respiration."""
-    pressure_shift_T: Floats
+    pressure_shift: Floats
     """Mean arterial pressure minus the subject's usual one, mmHg."""
-    tone_T: Floats
+    tone: Floats
     """Vasomotor tone of the skin, unit variance; positive constricts."""
-    activity_T: Floats
+    activity: Floats
     """0 at rest to 1 in brisk movement."""
     respiration_rate_bpm: float
 
@@ -44,6 +44,30 @@ class Drivers:
         """`values_T` at times in seconds of the session, linearly interpolated."""
         position = (np.asarray(time_s, dtype=np.float64) + MARGIN_S) * GRID_HZ
         return np.interp(position, np.arange(values_T.size), values_T)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Modulation:
+    """What a state such as a sleep stage does to the drivers: factors on the grid (T,), or numbers for all of it."""
+
+    heart_rate: Floats | float = 1.0
+    rsa: Floats | float = 1.0
+    slow_rate: Floats | float = 1.0
+    """Slow and low-frequency variability of the rate."""
+    breath_rate: Floats | float = 1.0
+    breath_irregularity: Floats | float = 1.0
+    pressure_mmhg: Floats | float = 0.0
+    """Added to the mean arterial pressure."""
+    restlessness: Floats | float = 1.0
+    """At most 1."""
+
+
+AWAKE = Modulation()
+
+
+def grid_size(duration_s: float) -> int:
+    """Points of the drivers' grid for a session of `duration_s`."""
+    return int(np.ceil((duration_s + 2 * MARGIN_S) * GRID_HZ)) + 1
 
 
 def band_noise(
@@ -66,55 +90,64 @@ def band_noise(
 
 
 def draw_drivers(
-    rng: np.random.Generator, subject: Subject, duration_s: float, *, restlessness: float
+    rng: np.random.Generator,
+    subject: Subject,
+    duration_s: float,
+    *,
+    restlessness: float,
+    state: Modulation = AWAKE,
 ) -> Drivers:
     """Slow state of one session. `restlessness` is the expected share of time spent moving."""
-    n = int(np.ceil((duration_s + 2 * MARGIN_S) * GRID_HZ)) + 1
-    activity = _activity(rng, n, restlessness)
-    breath, breath_rate = _respiration(rng, subject, activity)
+    n = grid_size(duration_s)
+    activity = _activity(rng, n, restlessness, state)
+    breath, breath_rate = _respiration(rng, subject, activity, state)
     minutes = band_noise(rng, n, GRID_HZ, 0.0004, 0.012, slope=1.3)
     mayer = band_noise(rng, n, GRID_HZ, 0.07, 0.13)
     occasion = rng.normal(0.0, 4.0)
-    pressure = occasion + 5.0 * minutes + 1.8 * mayer - 1.2 * breath + 14.0 * activity
+    pressure = occasion + 5.5 * minutes + 1.8 * mayer - 1.2 * breath + 14.0 * activity + state.pressure_mmhg
+    # Slow breathing modulates the vagus more deeply (Hirsch and Bishop 1981).
+    depth = subject.rhythm.rsa * state.rsa * (1.0 - 0.7 * activity) * (14.0 / breath_rate) ** 0.5
     return Drivers(
-        respiration_T=breath,
-        heart_rate_T=_heart_rate(rng, subject, activity, mayer),
-        rsa_T=subject.rhythm.rsa
-        * (1.0 - 0.7 * activity)
-        * (14.0 / breath_rate) ** 0.5
-        * np.sqrt(2.0)
-        * breath,
-        pressure_shift_T=pressure,
-        tone_T=0.8 * band_noise(rng, n, GRID_HZ, 0.001, 0.05, slope=1.0) + 0.6 * mayer,
-        activity_T=activity,
+        respiration=breath,
+        heart_rate=_heart_rate(rng, subject, activity, mayer, state),
+        rsa=np.sqrt(2.0) * depth * breath,
+        pressure_shift=pressure,
+        tone=0.8 * band_noise(rng, n, GRID_HZ, 0.001, 0.05, slope=1.0) + 0.6 * mayer,
+        activity=activity,
         respiration_rate_bpm=breath_rate,
     )
 
 
-def _respiration(rng: np.random.Generator, subject: Subject, activity: Floats) -> tuple[Floats, float]:
+def _respiration(
+    rng: np.random.Generator, subject: Subject, activity: Floats, state: Modulation
+) -> tuple[Floats, float]:
     n = activity.size
     mean_bpm = subject.rhythm.respiration_rate_bpm * np.exp(rng.normal(0.0, 0.07))
-    rate = mean_bpm * (1.0 + 0.07 * band_noise(rng, n, GRID_HZ, 0.002, 0.06) + 0.45 * activity)
+    irregular = 0.07 * state.breath_irregularity * band_noise(rng, n, GRID_HZ, 0.002, 0.06)
+    rate = np.maximum(mean_bpm * state.breath_rate * (1.0 + irregular + 0.45 * activity), 4.0)
     inside = slice(int(MARGIN_S * GRID_HZ), n - int(MARGIN_S * GRID_HZ))
-    phase = 2.0 * np.pi * (np.cumsum(np.maximum(rate, 4.0)) / (60.0 * GRID_HZ) + rng.random())
-    depth = np.maximum(1.0 + 0.18 * band_noise(rng, n, GRID_HZ, 0.005, 0.08), 0.2)
+    phase = 2.0 * np.pi * (np.cumsum(rate) / (60.0 * GRID_HZ) + rng.random())
+    depth = 1.0 + 0.18 * state.breath_irregularity * band_noise(rng, n, GRID_HZ, 0.005, 0.08)
     # Expiration is longer than inspiration: a second harmonic skews the breath.
-    return depth * (np.sin(phase) + 0.18 * np.sin(2.0 * phase + 0.6)), float(np.mean(rate[inside]))
+    breath = np.maximum(depth, 0.2) * (np.sin(phase) + 0.18 * np.sin(2.0 * phase + 0.6))
+    return breath, float(np.mean(rate[inside]))
 
 
-def _heart_rate(rng: np.random.Generator, subject: Subject, activity: Floats, mayer: Floats) -> Floats:
+def _heart_rate(
+    rng: np.random.Generator, subject: Subject, activity: Floats, mayer: Floats, state: Modulation
+) -> Floats:
     n = activity.size
     rhythm = subject.rhythm
     # The baroreflex answers a pressure wave some 2 s later with the opposite change of rate.
     reflex = -np.roll(mayer, int(2.0 * GRID_HZ))
     low = rhythm.low_frequency * (0.7 * reflex + 0.7 * band_noise(rng, n, GRID_HZ, 0.04, 0.15))
     slow = rhythm.very_low_frequency * band_noise(rng, n, GRID_HZ, 0.0008, 0.04, slope=1.0)
-    level = rhythm.heart_rate_bpm * np.exp(rng.normal(0.0, 0.06))
-    effort = 0.40 * np.exp(-0.005 * (subject.age_yr - 40.0)) * activity
-    return np.clip(level * (1.0 + low + slow + effort), 35.0, 190.0)
+    level = rhythm.heart_rate_bpm * np.exp(rng.normal(0.0, 0.06)) * state.heart_rate
+    effort = 0.40 * np.exp(-0.005 * (subject.body.age_yr - 40.0)) * activity
+    return np.clip(level * (1.0 + state.slow_rate * (low + slow) + effort), 35.0, 190.0)
 
 
-def _activity(rng: np.random.Generator, n: int, restlessness: float) -> Floats:
+def _activity(rng: np.random.Generator, n: int, restlessness: float, state: Modulation) -> Floats:
     """Bouts of one to a few minutes, smoothed by the time heart and vessels take to follow (about 20 s)."""
     activity = np.zeros(n)
     seconds = n / GRID_HZ
@@ -123,4 +156,5 @@ def _activity(rng: np.random.Generator, n: int, restlessness: float) -> Floats:
         stop = start + rng.gamma(2.0, 50.0)
         activity[int(start * GRID_HZ) : int(stop * GRID_HZ)] = rng.uniform(0.2, 1.0)
     kernel = np.exp(-np.arange(int(60 * GRID_HZ)) / (20.0 * GRID_HZ))
-    return np.clip(np.convolve(activity, kernel / kernel.sum())[:n], 0.0, 1.0)
+    followed = np.convolve(activity * state.restlessness, kernel / kernel.sum())[:n]
+    return np.clip(followed, 0.0, 1.0)

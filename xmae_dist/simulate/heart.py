@@ -14,9 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.signal import lfilter
 
-from xmae_dist.simulate.autonomic import Drivers, Floats
+from xmae_dist.simulate.autonomic import Floats
 from xmae_dist.simulate.rhythm import ATRIAL, FIBRILLATION, VENTRICULAR, Beats, Spans
-from xmae_dist.simulate.subjects import Electrical
+from xmae_dist.simulate.traits import Electrical
 
 QT_MEMORY_BEATS = 25.0
 Signal = NDArray[np.float32]
@@ -66,7 +66,7 @@ def render_ecg(waves_of_beats: list[Wave], r_device_s: Floats, n_samples: int, r
 def fibrillatory_waves(
     rng: np.random.Generator, electrical: Electrical, fibrillation: Spans, n_samples: int, rate_hz: float
 ) -> Signal:
-    """Saw-toothed f waves in mV (n_samples,), 4 to 9 Hz with wandering frequency and size, inside the spans (device s)."""
+    """Saw-toothed f waves in mV (n_samples,), 4 to 9 Hz, wandering, inside the spans (device seconds)."""
     signal = np.zeros(n_samples, dtype=np.float32)
     for start_s, stop_s in fibrillation:
         start, stop = (int(np.clip(edge * rate_hz, 0, n_samples)) for edge in (start_s, stop_s))
@@ -74,9 +74,7 @@ def fibrillatory_waves(
             continue
         knots = max(int((stop - start) / rate_hz * 2.0), 4)
         position = np.linspace(0.0, knots - 1.0, stop - start, dtype=np.float32)
-        frequency = electrical.fibrillation_hz + lfilter(
-            [0.25], [1.0, -0.75], 0.9 * rng.standard_normal(knots)
-        )
+        frequency = electrical.fibrillation_hz + lfilter([0.25], [1.0, -0.75], 0.9 * rng.standard_normal(knots))
         phase_knots = np.cumsum(frequency) * (stop - start) / rate_hz / knots
         phase = (2.0 * np.pi) * (np.interp(position, np.arange(knots), phase_knots) % 1.0)
         size = np.interp(position, np.arange(knots), np.maximum(1.0 + 0.35 * rng.standard_normal(knots), 0.1))
@@ -86,14 +84,14 @@ def fibrillatory_waves(
     return signal
 
 
-def _projection(axis_deg: Floats, lead_deg: float) -> Floats:
-    return np.cos(np.deg2rad(axis_deg - lead_deg))
+def _projection(axis_deg: Floats | float, lead_deg: float) -> Floats:
+    return np.cos(np.deg2rad(np.asarray(axis_deg) - lead_deg))
 
 
 def _p_waves(electrical: Electrical, beats: Beats, lead_deg: float) -> list[Wave]:
     atrial = beats.kind == ATRIAL
     present = ~((beats.kind == VENTRICULAR) | (beats.kind == FIBRILLATION))
-    height = electrical.p_mv * float(_projection(np.float64(55.0), lead_deg)) * present
+    height = electrical.p_mv * float(_projection(55.0, lead_deg)) * present
     # An ectopic atrial focus sits elsewhere: lower, often inverted, and nearer to the QRS.
     height = height * np.where(atrial, -0.5, 1.0)
     delay = electrical.pr_s * np.clip(beats.rr_before_s / 0.9, 0.75, 1.1) ** 0.25 * np.where(atrial, 0.8, 1.0)
@@ -115,7 +113,7 @@ def _t_waves(electrical: Electrical, beats: Beats, lead_deg: float, r_mv: Floats
     height = np.where(
         ventricular,
         -0.38 * r_mv,  # repolarisation of an ectopic beat opposes its QRS
-        electrical.t_mv * _projection(np.float64(electrical.t_axis_deg), lead_deg),
+        electrical.t_mv * _projection(electrical.t_axis_deg, lead_deg),
     )
     peak = qt * np.where(ventricular, 1.06, 1.0) - 0.04 - 0.085 * np.sqrt(qt / 0.4)
     sigma = 0.040 * np.sqrt(qt / 0.4)

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from xmae_dist.simulate.autonomic import GRID_HZ, MARGIN_S, Drivers, Floats
-from xmae_dist.simulate.subjects import Rhythm
+from xmae_dist.simulate.traits import Rhythm
 
 SINUS, VENTRICULAR, ATRIAL, FIBRILLATION = 0, 1, 2, 3
 
@@ -63,9 +63,9 @@ def draw_fibrillation(rng: np.random.Generator, rhythm: Rhythm, duration_s: floa
 
 def draw_beats(rng: np.random.Generator, rhythm: Rhythm, drivers: Drivers, fibrillation: Spans) -> Beats:
     """All beats of a session, margins included."""
-    grid_s = np.arange(drivers.heart_rate_T.size) / GRID_HZ - MARGIN_S
+    grid_s = np.arange(drivers.heart_rate.size) / GRID_HZ - MARGIN_S
     fibrillating_T = _inside(grid_s, fibrillation)
-    rate_T = drivers.heart_rate_T * np.where(fibrillating_T, 1.08, 1.0 + drivers.rsa_T)
+    rate_T = drivers.heart_rate * np.where(fibrillating_T, 1.08, 1.0 + drivers.rsa)
     phase_T = np.concatenate(([0.0], np.cumsum(np.maximum(rate_T[:-1], 20.0) / (60.0 * GRID_HZ))))
 
     n = int(phase_T[-1] * 1.5) + 32
@@ -103,9 +103,7 @@ def _ectopic_kinds(rng: np.random.Generator, rhythm: Rhythm, rate_bpm: float, n:
     return np.where(premature, np.where(ventricular, VENTRICULAR, ATRIAL), SINUS).astype(np.int8)
 
 
-def _steps(
-    rng: np.random.Generator, rhythm: Rhythm, kind: NDArray[np.int8], afib: NDArray[np.bool_]
-) -> Floats:
+def _steps(rng: np.random.Generator, rhythm: Rhythm, kind: NDArray[np.int8], afib: NDArray[np.bool_]) -> Floats:
     n = kind.size
     step = 1.0 + 0.006 * rng.standard_normal(n)
     ventricular = np.flatnonzero((kind == VENTRICULAR) & ~afib)

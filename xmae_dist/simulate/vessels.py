@@ -18,7 +18,8 @@ from numpy.typing import NDArray
 from xmae_dist.simulate.autonomic import Drivers, Floats, band_noise
 from xmae_dist.simulate.heart import Signal, scatter_add
 from xmae_dist.simulate.rhythm import VENTRICULAR, Beats
-from xmae_dist.simulate.subjects import PWV_PER_MMHG, Subject
+from xmae_dist.simulate.subjects import Subject
+from xmae_dist.simulate.traits import PWV_PER_MMHG
 
 PULSE_S = 1.9
 """A pulse has died away this long after its foot."""
@@ -53,28 +54,26 @@ class Pulses:
     """Pulse wave velocity relative to the usual one."""
 
 
-def draw_pulses(
-    rng: np.random.Generator, subject: Subject, beats: Beats, drivers: Drivers, site: Site
-) -> Pulses:
+def draw_pulses(rng: np.random.Generator, subject: Subject, beats: Beats, drivers: Drivers, site: Site) -> Pulses:
     """Arrival and strength of every beat's pulse at `site`."""
     time = beats.r_time_s
-    shift = drivers.at(drivers.pressure_shift_T, time)
+    shift = drivers.at(drivers.pressure_shift, time)
     gain = np.exp(PWV_PER_MMHG * shift)
-    tone = drivers.at(drivers.tone_T, time)
+    tone = drivers.at(drivers.tone, time)
     stroke = _stroke(beats)
     delay = (
         _pre_ejection(rng, subject, beats, drivers)
         + transit_s(subject, site) / gain
         + subject.vessels.microvascular_delay_s * (1.0 + 0.10 * tone)
     )
-    breath = drivers.at(drivers.respiration_T, time)
+    breath = drivers.at(drivers.respiration, time)
     # Skin vessels constrict with tone; inspiration lowers left ventricular output a little.
-    strength = stroke * np.exp(-0.22 * tone) * (1.0 - 0.06 * breath)
+    strength = stroke * np.exp(-0.16 * tone) * (1.0 - 0.06 * breath)
     return Pulses(
         arrival_s=time + delay,
         delay_s=delay,
         strength=strength,
-        pressure_mmhg=subject.map_mmhg + shift,
+        pressure_mmhg=subject.body.map_mmhg + shift,
         velocity_gain=gain,
     )
 
@@ -83,12 +82,10 @@ def transit_s(subject: Subject, site: Site) -> float:
     """Travel time from the aortic valve to the site at the subject's usual pressure."""
     aortic, peripheral = PATH_OF_HEIGHT[site]
     vessels = subject.vessels
-    return subject.height_m * (aortic / vessels.aortic_pwv_m_s + peripheral / vessels.arm_pwv_m_s)
+    return subject.body.height_m * (aortic / vessels.aortic_pwv_m_s + peripheral / vessels.arm_pwv_m_s)
 
 
-def render_pulses(
-    subject: Subject, pulses: Pulses, arrival_device_s: Floats, n_samples: int, rate_hz: float
-) -> Signal:
+def render_pulses(subject: Subject, pulses: Pulses, arrival_device_s: Floats, n_samples: int, rate_hz: float) -> Signal:
     """Pulse wave (n_samples,) in units of the mean pulse height, on a device's grid.
 
     `arrival_device_s` (N,) are the feet in seconds of the device's clock. Pulses overlap and add up.
@@ -113,26 +110,22 @@ def pulse_shape(subject: Subject, velocity_gain: Floats, lag_s: NDArray[np.float
     crest = np.float32(vessels.crest_time_s)
     # Millasseau 2002: stiffness index = height / time from systolic to reflected peak, related to aortic velocity.
     stiffness_index = 0.55 * vessels.aortic_pwv_m_s + 2.6
-    back = np.float32(subject.height_m / stiffness_index) / gain
+    back = np.float32(subject.body.height_m / stiffness_index) / gain
     ratio = np.float32(vessels.reflection_ratio) * np.sqrt(gain)
     shape = _surge(lag_s, crest)
     reflected = _surge(lag_s - (back - np.float32(0.05)), crest + np.float32(0.05))
     reflected *= ratio
     shape += reflected
-    run_off = _surge(lag_s, np.float32(0.30))
-    run_off *= np.float32(0.22)
+    run_off = _surge(lag_s, np.float32(0.28))
+    run_off *= np.float32(0.30)
     shape += run_off
     return shape
 
 
 def wander(rng: np.random.Generator, drivers: Drivers) -> Floats:
     """Slow volume of the tissue under the sensor on the drivers' grid, in units of the mean pulse height."""
-    n = drivers.tone_T.size
-    return (
-        0.16 * drivers.respiration_T
-        - 0.35 * drivers.tone_T
-        + 0.25 * band_noise(rng, n, 4.0, 0.005, 0.3, slope=1.5)
-    )
+    n = drivers.tone.size
+    return 0.16 * drivers.respiration - 0.35 * drivers.tone + 0.25 * band_noise(rng, n, 4.0, 0.005, 0.3, slope=1.5)
 
 
 def _surge(lag_s: NDArray[np.float32], peak_s: np.float32) -> NDArray[np.float32]:
@@ -149,7 +142,7 @@ def _surge(lag_s: NDArray[np.float32], peak_s: np.float32) -> NDArray[np.float32
 def _stroke(beats: Beats) -> Floats:
     """Stroke volume relative to the mean interval's: exponential filling, less what cannot open the aortic valve."""
     usual = float(np.median(beats.rr_before_s))
-    filling = _filling(beats.rr_before_s) / _filling(np.float64(usual))
+    filling = _filling(beats.rr_before_s) / _filling(np.array(usual))
     filling = filling * np.where(beats.kind == VENTRICULAR, 0.72, 1.0)
     opened = np.maximum(filling - 0.30, 0.0) / 0.70
     # A long pause potentiates the next beat and lets diastolic pressure fall: a larger pulse.
@@ -165,10 +158,8 @@ def _pre_ejection(rng: np.random.Generator, subject: Subject, beats: Beats, driv
     n = beats.r_time_s.size
     usual = float(np.median(beats.rr_before_s))
     short = np.maximum(1.0 - beats.rr_before_s / usual, 0.0)
-    effort = drivers.at(drivers.activity_T, beats.r_time_s)
-    slow = drivers.at(band_noise(rng, drivers.tone_T.size, 4.0, 0.0005, 0.03, slope=1.0), beats.r_time_s)
+    effort = drivers.at(drivers.activity, beats.r_time_s)
+    slow = drivers.at(band_noise(rng, drivers.tone.size, 4.0, 0.0005, 0.03, slope=1.0), beats.r_time_s)
     late = np.where(beats.kind == VENTRICULAR, 0.018, 0.0)
-    pep = (
-        subject.pep_s + 0.07 * short + late - 0.018 * effort + 0.004 * slow + 0.0018 * rng.standard_normal(n)
-    )
+    pep = subject.pep_s + 0.07 * short + late - 0.018 * effort + 0.004 * slow + 0.0018 * rng.standard_normal(n)
     return np.maximum(pep, 0.015)
