@@ -1,0 +1,100 @@
+"""`xmae ingest`: recordings of a device into a corpus."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated
+
+import tyro
+from rich.console import Console
+
+from xmae_dist.core.errors import UsageError
+from xmae_dist.ingest.mapping import Mapping, parse_mapping
+from xmae_dist.ingest.report import show
+from xmae_dist.ingest.run import IngestRequest, Manifest, ingest, parse_body_sites
+from xmae_dist.storage import uri
+
+
+@dataclass(frozen=True, kw_only=True)
+class Args:
+    """Read recordings of a device (WFDB, CSV, Parquet) into a corpus on object storage.
+
+    What is new is written in parts, in parallel, and becomes visible in one commit; the same command again
+    finds nothing to do, and new files are added. A recording that cannot be read is named with its reason in
+    a report, and the rest is kept. Exit status: 0 all kept, 1 some recordings rejected, 2 nothing usable or a
+    wrong option.
+    """
+
+    inputs: Annotated[tuple[str, ...], tyro.conf.Positional]
+    """Folders, WFDB records (with or without .hea) or table files; paths or URLs (s3://bucket/key)."""
+    corpus: str
+    """URL of the corpus; made if there is none."""
+    cohort: str
+    """Name of this campaign of one device: letters, digits, '.', '_' and '-'."""
+    mapping: str | None = None
+    labels: str | None = None
+    """CSV manifest with a row per recording; its columns of numbers become labels, the others text labels."""
+    record_column: str = "record"
+    """Column of the manifest that names the recording."""
+    subject_column: str | None = None
+    """Column of the manifest that names the person. Splits are by person, so give it wherever one made
+    several.
+    """
+    subject_prefix: str = ""
+    """Put before every subject, to keep people of different campaigns apart who share a number."""
+    device: str = ""
+    """Make or model of the device."""
+    body_site: tuple[str, ...] = ()
+    """Where it was worn: one site for all channels, or channel=site for some (ecg=chest ppg=finger)."""
+    part_mib: int = 512
+    """Size of the input of one part, in MiB; a part holds one array per channel."""
+    json: bool = False
+    """Print the report as JSON instead of a table."""
+
+
+def run(args: Args) -> int:
+    """Carries the command out and returns its exit status."""
+    request = IngestRequest(
+        inputs=_inputs(args),
+        corpus_url=uri.normalise(args.corpus),
+        cohort=args.cohort,
+        mapping=_mapping(args),
+        manifest=_manifest(args),
+        device=args.device,
+        body_sites=parse_body_sites(args.body_site),
+        subject_prefix=args.subject_prefix,
+        part_bytes=_part_bytes(args),
+    )
+    report = ingest(request)
+    if args.json:
+        print(report.to_json())
+    else:
+        show(report, Console())
+    return report.exit_status
+
+
+def _inputs(args: Args) -> tuple[str, ...]:
+    if not args.inputs:
+        raise UsageError("inputs", value="none", expected="folders, records or files", fix="name what to ingest")
+    return args.inputs
+
+
+def _mapping(args: Args) -> Mapping | None:
+    if args.mapping is None:
+        return None
+    text = uri.read_bytes(uri.normalise(args.mapping)).decode("utf-8", "replace")
+    return parse_mapping(text, args.mapping.rsplit("/", 1)[-1])
+
+
+def _manifest(args: Args) -> Manifest | None:
+    if args.labels is None:
+        if args.subject_column is not None:
+            raise UsageError("--subject-column", value=args.subject_column, fix="give the manifest too: --labels FILE")
+        return None
+    return Manifest(url=args.labels, record_column=args.record_column, subject_column=args.subject_column)
+
+
+def _part_bytes(args: Args) -> int:
+    if args.part_mib < 1:
+        raise UsageError("--part-mib", value=args.part_mib, expected="at least 1")
+    return args.part_mib * 2**20

@@ -1,0 +1,80 @@
+"""Part-writing tasks spread over a cluster as Ray tasks; outcomes stream back as they happen."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, TypeVar
+
+from xmae_dist.core.errors import RunError, XmaeError
+
+Task = TypeVar("Task")
+Event = TypeVar("Event")
+
+# A task lost with its node is run again from the start; its part gets another name.
+_RETRIES = 3
+
+
+def cores() -> int:
+    """CPU cores at hand: of the cluster this process is attached to, else of this machine."""
+    import ray
+
+    if ray.is_initialized() or _cluster_address():
+        connect()
+        return max(1, int(ray.cluster_resources().get("CPU", 1)))
+    return os.cpu_count() or 1
+
+
+def connect() -> None:
+    """Attaches to the cluster of RAY_ADDRESS or of a submitted job; else starts Ray on this machine."""
+    import ray
+
+    if not ray.is_initialized():
+        address = _cluster_address()
+        if address is None:
+            # A private Ray of one process tree listens on loopback only and needs no token.
+            os.environ.setdefault("RAY_AUTH_MODE", "disabled")
+        ray.init(address=address, log_to_driver=False, include_dashboard=False, logging_level=logging.WARNING)
+
+
+def stream(work: Callable[[Task], Iterator[Event]], tasks: Sequence[Task]) -> Iterator[Event]:
+    """All events of `work(task)` over `tasks`, in the order in which they happen.
+
+    One task runs here when no cluster is attached; more run as Ray tasks, one core each. Raises the XmaeError
+    of a task, or RunError where a task could not be finished anywhere.
+    """
+    import ray
+
+    if len(tasks) == 1 and not ray.is_initialized() and not _cluster_address():
+        yield from work(tasks[0])
+        return
+    connect()
+    remote = ray.remote(num_cpus=1, max_retries=_RETRIES, scheduling_strategy="SPREAD")(work)
+    running: list[Any] = [remote.options(num_returns="streaming").remote(task) for task in tasks]
+    while running:
+        ready, _ = ray.wait(running, num_returns=1)
+        generator = ready[0]
+        try:
+            event: Any = ray.get(next(generator))
+        except StopIteration:
+            running.remove(generator)
+            continue
+        except ray.exceptions.RayError as error:
+            raise _told(error) from error
+        yield event
+
+
+def _cluster_address() -> str | None:
+    return os.environ.get("RAY_ADDRESS") or None
+
+
+def _told(error: Any) -> XmaeError:
+    cause = getattr(error, "cause", None)
+    if isinstance(cause, XmaeError):
+        return cause
+    return RunError(
+        "ingest task",
+        value=str(error).strip().splitlines()[-1],
+        fix="run the same command again: parts that are done are not read again",
+    )

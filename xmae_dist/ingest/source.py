@@ -1,0 +1,87 @@
+"""What every reader of recordings hands over: channels, and their samples in blocks.
+
+A block is a mapping from channel key to a one-dimensional array of raw samples. Integer channels mark a
+missing sample with the lowest value of their type, floating ones with NaN. `blocks()` may be called more than
+once; each call reads the recording anew, so that memory does not grow with its length.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+Raw = NDArray[np.int16] | NDArray[np.int32] | NDArray[np.float32]
+Block = Mapping[str, Raw]
+
+
+@dataclass(frozen=True, kw_only=True)
+class SourceChannel:
+    """One signal as its device stored it; physical value = raw · scale + offset, in `unit`.
+
+    `key` is unique in the recording, `source_name` is what the file calls it. `name` is the corpus name where
+    the source declares one (a mapping file), else None: the naming conventions decide. `checksum` is the sum
+    of all raw samples modulo 2^16 where the file states it, a missing one counted as `missing_mark`.
+    """
+
+    key: str
+    source_name: str
+    rate_hz: float
+    dtype: str
+    unit: str
+    scale: float = 1.0
+    offset: float = 0.0
+    name: str | None = None
+    device: str | None = None
+    body_site: str | None = None
+    checksum: int | None = None
+    missing_mark: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Origin:
+    """Who and when: identity of a recording and what its own file says about it."""
+
+    recording_id: str
+    subject_id: str | None = None
+    start_time_ns: int | None = None
+    clock_id: str | None = None
+    labels: Mapping[str, float] = field(default_factory=dict)
+    label_text: Mapping[str, str] = field(default_factory=dict)
+
+
+class SourceRecording(Protocol):
+    """A recording read in blocks. Reading raises InputError where the file is not what it says."""
+
+    @property
+    def origin(self) -> Origin: ...
+
+    @property
+    def channels(self) -> tuple[SourceChannel, ...]: ...
+
+    def blocks(self) -> Iterator[Block]: ...
+
+
+def missing_value(dtype: str | np.dtype) -> float | int:
+    """The raw value that marks a missing sample: NaN, or the lowest integer of the type."""
+    kind = np.dtype(dtype)
+    return float("nan") if kind.kind == "f" else int(np.iinfo(kind).min)
+
+
+def is_missing(raw: Raw) -> NDArray[np.bool_]:
+    """True where a raw sample is missing (same shape as `raw`)."""
+    missing = ~np.isfinite(raw) if raw.dtype.kind == "f" else raw == missing_value(raw.dtype)
+    return np.asarray(missing)
+
+
+def physical(raw: Raw, channel: SourceChannel) -> NDArray[np.float32]:
+    """Raw samples as float32 in `channel.unit`, missing ones as NaN."""
+    if raw.dtype.kind == "f" and channel.scale == 1.0 and channel.offset == 0.0:
+        values = raw.astype(np.float32)
+    else:
+        values = (raw.astype(np.float64) * channel.scale + channel.offset).astype(np.float32)
+    values[is_missing(raw)] = np.nan
+    return values
