@@ -1,7 +1,7 @@
 """Exact reading of rows of a sharded Zarr v3 array; damage is named by part, array and chunk.
 
 A reader keeps shard indexes, so after the first chunk of a shard every further one costs one ranged read, and
-the last few chunks, so recordings that share a chunk are decoded once.
+the last few chunks, so recordings that share a chunk are decoded once. Who reads straight on is read ahead for.
 """
 
 from __future__ import annotations
@@ -26,6 +26,8 @@ from xmae_dist.storage.shard_codec import (
 from xmae_dist.storage.shard_writer import ARRAY_FORMAT, shard_key
 
 _KEPT_CHUNKS = 4
+_READ_AHEAD_CHUNKS = 8
+_CHUNKS_AT_ONCE = 32  # of one request, so that a long read does not hold a whole shard twice
 
 
 class ShardedReader:
@@ -56,10 +58,12 @@ class ShardedReader:
     def _forget(self) -> None:
         self._indexes: dict[int, np.ndarray] = {}
         self._kept: OrderedDict[int, np.ndarray] = OrderedDict()
+        self._ahead: dict[int, bytes] = {}
+        self._next = -1
         self._lock = threading.Lock()
 
     def __getstate__(self) -> dict[str, Any]:
-        return {k: v for k, v in self.__dict__.items() if k not in ("_indexes", "_kept", "_lock")}
+        return {name: value for name, value in self.__dict__.items() if not name.startswith("_")}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
@@ -117,7 +121,7 @@ class ShardedReader:
         while at < len(numbers):
             shard = numbers[at] // per_shard
             end = at
-            while end < len(numbers) and numbers[end] // per_shard == shard:
+            while end < min(len(numbers), at + _CHUNKS_AT_ONCE) and numbers[end] // per_shard == shard:
                 end += 1
             yield from self._chunks_of_shard(shard, numbers[at:end])
             at = end
@@ -152,7 +156,7 @@ class ShardedReader:
         with self._lock:
             kept = {number: self._kept[number] for number in numbers if number in self._kept}
         wanted = [number for number in numbers if number not in kept]
-        stored = self._fetch(shard, wanted) if wanted else {}
+        stored = self._stored(shard, wanted) if wanted else {}
         for number in numbers:
             if number in kept:
                 yield number, kept[number]
@@ -160,6 +164,26 @@ class ShardedReader:
                 chunk = self._decode(number, stored.pop(number))
                 self._keep(number, chunk)
                 yield number, chunk
+
+    def _stored(self, shard: int, numbers: list[int]) -> dict[int, bytes]:
+        """Stored bytes of chunks; who reads straight on gets the following chunks in the same request."""
+        with self._lock:
+            stored = {number: self._ahead[number] for number in numbers if number in self._ahead}
+            straight_on, self._next = numbers[0] == self._next, numbers[-1] + 1
+        missing = [number for number in numbers if number not in stored]
+        if missing:
+            extra = self._following(shard, missing) if straight_on else []
+            fetched = self._fetch(shard, missing + extra)
+            with self._lock:
+                self._ahead = {number: fetched.pop(number) for number in extra}
+            stored.update(fetched)
+        return stored
+
+    def _following(self, shard: int, numbers: list[int]) -> list[int]:
+        base = shard * (self.shard_rows // self.chunk_rows)
+        index = self._index(shard, numbers[0])
+        after = range(numbers[-1] + 1, min(numbers[-1] + 1 + _READ_AHEAD_CHUNKS, base + len(index)))
+        return [number for number in after if index[number - base][0] != ABSENT]
 
     def _keep(self, number: int, chunk: np.ndarray) -> None:
         with self._lock:

@@ -108,7 +108,7 @@ def _check_array(url: str, path: str, rows: list[IndexRow], advance: Advance) ->
             findings.append(_finding("chunk", part, array, number, names, str(chunk.value)))
         for one in touched:
             one.take(low, None if isinstance(chunk, IntegrityError) else chunk)
-        advance(reader.chunk_rows * reader.dtype.itemsize / 2**20)
+        advance(min(reader.chunk_rows, reader.length - low) * reader.dtype.itemsize / 2**20)
     for one in inside:
         if one.differs():
             detail = f"samples are not those of the index (SHA-256 {one.row.digest[:12]}… expected)"

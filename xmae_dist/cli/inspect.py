@@ -1,0 +1,166 @@
+"""`xmae inspect`: what a corpus holds, as a table and as a picture."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+from rich.console import Console
+from rich.table import Table
+
+from xmae_dist.storage.corpus import Corpus
+from xmae_dist.storage.inspect import (
+    CohortSummary,
+    LabelSummary,
+    QualitySummary,
+    examples,
+    sample_quality,
+    summarise,
+)
+from xmae_dist.storage.snapshot import Snapshot
+
+
+@dataclass(frozen=True, kw_only=True)
+class Args:
+    """Show what a corpus holds: cohorts, hours, subjects, channels, labels and quality.
+
+    Hours, subjects and labels are exact, from the index. Quality is a sample of 10 s windows, the same every
+    time. Nothing in the corpus is changed.
+    """
+
+    corpus: Annotated[str, tyro.conf.Positional]
+    """URL of the corpus."""
+    snapshot: int | None = None
+    """Version of the corpus; the newest if not given."""
+    cohort: str | None = None
+    """Only this cohort."""
+    picture: Path | None = Path("corpus.png")
+    """Where the picture goes (hours, quality, example traces); `--picture None` for none."""
+    windows: int = 24
+    """Windows of every channel of every cohort that the quality overview looks at; 0 for no overview."""
+    json: bool = False
+    """Print JSON instead of tables."""
+
+
+def run(args: Args) -> int:
+    """Carries the command out and returns its exit status."""
+    snapshot = Corpus.open(args.corpus).snapshot(args.snapshot)
+    if args.cohort is not None:
+        snapshot = snapshot.cohort(args.cohort)
+    cohorts = summarise(snapshot)
+    quality = sample_quality(snapshot, windows=args.windows) if args.windows else []
+    picture = _draw(args, snapshot, cohorts, quality)
+    if args.json:
+        print(_as_json(snapshot, cohorts, quality, picture))
+    else:
+        _show(snapshot, cohorts, quality, picture, Console())
+    return 0
+
+
+def _draw(args: Args, snapshot: Snapshot, cohorts: list[CohortSummary], quality: list[QualitySummary]) -> Path | None:
+    if args.picture is None or not cohorts:
+        return None
+    from xmae_dist.cli.inspect_picture import draw  # matplotlib is slow to import
+
+    args.picture.parent.mkdir(parents=True, exist_ok=True)
+    draw(args.picture, snapshot, cohorts, quality, examples(snapshot))
+    return args.picture
+
+
+def _as_json(
+    snapshot: Snapshot, cohorts: list[CohortSummary], quality: list[QualitySummary], picture: Path | None
+) -> str:
+    document = {
+        "corpus": snapshot.url,
+        "snapshot": snapshot.version,
+        "fingerprint": snapshot.fingerprint,
+        "cohorts": [dataclasses.asdict(cohort) for cohort in cohorts],
+        "quality": [dataclasses.asdict(one) for one in quality],
+        "picture": str(picture) if picture else None,
+    }
+    return json.dumps(document, indent=2)
+
+
+def _show(
+    snapshot: Snapshot,
+    cohorts: list[CohortSummary],
+    quality: list[QualitySummary],
+    picture: Path | None,
+    console: Console,
+) -> None:
+    console.print(f"corpus {snapshot.url}  snapshot {snapshot.version}  fingerprint {snapshot.fingerprint}")
+    if not cohorts:
+        console.print("no recordings yet: `xmae ingest` or `xmae simulate` puts some in")
+        return
+    console.print(_cohort_table(cohorts, len(snapshot.subjects())))
+    console.print(_channel_table(cohorts))
+    if quality:
+        console.print(_quality_table(quality))
+    if any(cohort.labels for cohort in cohorts):
+        console.print(_label_table(cohorts))
+    if picture is not None:
+        console.print(f"picture: {picture}", soft_wrap=True)
+
+
+def _cohort_table(cohorts: list[CohortSummary], subjects: int) -> Table:
+    table = Table("cohort", title="cohorts", title_justify="left")
+    for heading in ("hours", "subjects", "recordings", "parts"):
+        table.add_column(heading, justify="right")
+    for one in cohorts:
+        table.add_row(one.cohort, f"{one.hours:.2f}", str(one.subjects), str(one.recordings), str(one.parts))
+    if len(cohorts) > 1:
+        table.add_section()
+        recordings, parts = sum(one.recordings for one in cohorts), sum(one.parts for one in cohorts)
+        hours = sum(one.hours for one in cohorts)
+        table.add_row("all", f"{hours:.2f}", str(subjects), str(recordings), str(parts))
+    return table
+
+
+def _channel_table(cohorts: list[CohortSummary]) -> Table:
+    table = Table("cohort", "channel", "rate (Hz)", "unit", "device", "site", title="channels", title_justify="left")
+    table.add_column("hours", justify="right")
+    table.add_column("gaps", justify="right")
+    for cohort in cohorts:
+        for one in cohort.channels:
+            table.add_row(
+                cohort.cohort,
+                one.channel,
+                ", ".join(f"{rate:g}" for rate in one.rates_hz),
+                ", ".join(one.units),
+                ", ".join(one.devices),
+                ", ".join(one.body_sites),
+                f"{one.hours:.2f}",
+                f"{one.gap_fraction:.1%}",
+            )
+    return table
+
+
+def _quality_table(quality: list[QualitySummary]) -> Table:
+    table = Table("cohort", "channel", title="quality of sampled 10 s windows", title_justify="left")
+    judgements = ("windows", "good", "missing", "flat", "clipped", "damaged")
+    for heading in judgements:
+        table.add_column(heading, justify="right")
+    for one in quality:
+        table.add_row(one.cohort, one.channel, *(str(getattr(one, name)) for name in judgements))
+    return table
+
+
+def _label_table(cohorts: list[CohortSummary]) -> Table:
+    table = Table("cohort", "label", "values", title="labels", title_justify="left")
+    table.add_column("recordings", justify="right")
+    for cohort in cohorts:
+        for label in cohort.labels:
+            table.add_row(cohort.cohort, label.name, _values(label), str(label.recordings))
+    return table
+
+
+def _values(label: LabelSummary) -> str:
+    if label.texts:
+        return ", ".join(f"{text or '(empty)'} {count}" for text, count in label.texts)
+    if label.least is None or label.mean is None or label.most is None:
+        return "no finite value"
+    return f"{label.least:g} … {label.most:g}, mean {label.mean:.4g}"
