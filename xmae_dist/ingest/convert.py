@@ -229,7 +229,7 @@ class _Track:
         self._length += len(stored)
         self._gaps.add(is_missing(stored))
         little = np.ascontiguousarray(stored, dtype=stored.dtype.newbyteorder("<"))
-        self._hash.update(memoryview(little).cast("B"))
+        self._hash.update(little.tobytes())
 
     def row(self, recording: SourceRecording, part: PartWriter) -> IndexRow:
         origin, attributes = recording.origin, self._array.writer.attributes

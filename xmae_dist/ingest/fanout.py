@@ -54,7 +54,7 @@ def stream(work: Callable[[Task], Iterator[Event]], tasks: Sequence[Task]) -> It
     running: list[Any] = [remote.options(num_returns="streaming").remote(task) for task in tasks]
     while running:
         ready, _ = ray.wait(running, num_returns=1)
-        generator = ready[0]
+        generator: Any = ready[0]
         try:
             event: Any = ray.get(next(generator))
         except StopIteration:

@@ -14,6 +14,7 @@ import dataclasses
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from xmae_dist.core.fingerprint import canonical_json, digest_json
 from xmae_dist.ingest.convert import Outcome, WrittenPart
@@ -75,14 +76,13 @@ class Register:
 
     def finish_interrupted(self) -> None:
         """Notes parts as taken in whose rows were committed by a run that died before it could say so."""
-        urls = uri.list_urls(uri.join(self._base, "parts"))
-        if not urls:
+        documents = [json.loads(uri.read_bytes(url)) for url in uri.list_urls(uri.join(self._base, "parts"))]
+        if not documents:
             return
-        table = self._corpus.index.read(columns=["part"], filters=[("cohort", "=", self._cohort)])
-        visible = set(table["part"].to_pylist())
-        for url in urls:
-            document = json.loads(uri.read_bytes(url))
-            if document["part"] in visible:
+        table = self._corpus.index.read(columns=["cohort", "part"])
+        visible = set(zip(table["cohort"].to_pylist(), table["part"].to_pylist(), strict=True))
+        for document in documents:
+            if {(row["cohort"], row["part"]) for row in document["rows"]} & visible:
                 self._note(f"{document['part']}-recovered", [_written(document)])
 
     def txn_id(self, items: Iterable[Item]) -> str:
@@ -110,9 +110,9 @@ class Register:
     def _part_url(self, part: str) -> str:
         return uri.join(self._base, "parts", f"{part}.json")
 
-    def _is_whole(self, document: Mapping[str, object]) -> bool:
+    def _is_whole(self, document: Mapping[str, Any]) -> bool:
         """Whether the arrays are still there: `vacuum` may have collected an old unfinished part."""
-        paths = {row["array_path"] for row in document["rows"]}  # type: ignore[attr-defined]
+        paths = {row["array_path"] for row in document["rows"]}
         return all(uri.exists(uri.join(self._corpus.url, path, "zarr.json")) for path in paths)
 
 
@@ -122,16 +122,12 @@ def _taken_items(part: WrittenPart, visible: set[str] | None) -> dict[str, str]:
     return {name: mark for name, mark in part.items.items() if name in kept}
 
 
-def _written(document: Mapping[str, object]) -> WrittenPart:
-    fields = dict(document)
+def _written(document: Mapping[str, Any]) -> WrittenPart:
     return WrittenPart(
-        part=fields["part"],  # type: ignore[arg-type]
-        items=fields["items"],  # type: ignore[arg-type]
+        part=document["part"],
+        items=document["items"],
         outcomes=tuple(
-            Outcome(**{**outcome, "channels": tuple(outcome["channels"])}) for outcome in fields["outcomes"]
-        ),  # type: ignore[attr-defined]
-        rows=tuple(
-            IndexRow(**{**row, "gaps": tuple(map(tuple, row["gaps"]))})
-            for row in fields["rows"]  # type: ignore[attr-defined]
+            Outcome(**{**outcome, "channels": tuple(outcome["channels"])}) for outcome in document["outcomes"]
         ),
+        rows=tuple(IndexRow(**{**row, "gaps": tuple(map(tuple, row["gaps"]))}) for row in document["rows"]),
     )
