@@ -80,7 +80,7 @@ def run(demo: Demo) -> Path:
     corpus, table, run_url = f"{demo.store}/corpus", f"{demo.store}/embeddings", f"{demo.store}/runs/demo"
     bundle, evaluation = f"{demo.store}/bundles/demo", f"{demo.store}/evaluations/demo"
     windows = f"{demo.store}/windows"
-    demo.job("simulate", "jobs/simulate.py", "--corpus", corpus, "--cohort", "bedside", "--hours", "20")
+    demo.job("simulate", "jobs/simulate.py", "bedside", "--corpus", corpus, "--hours", "20")
     demo.command("inspect", "inspect", corpus, "--picture", str(demo.out / "corpus.png"))
     demo.job(
         "pretrain",
@@ -100,7 +100,7 @@ def run(demo: Demo) -> Path:
     )
     reembed = ("jobs/reembed.py", "--corpus", corpus, "--bundle", bundle, "--table", table)
     demo.job("embed the first cohort", *reembed)
-    demo.job("a ring cohort arrives", "jobs/simulate.py", "--corpus", corpus, "--cohort", "ring", "--hours", "2")
+    demo.job("a ring cohort arrives", "jobs/simulate.py", "ring", "--corpus", corpus, "--hours", "2")
     demo.job("embed only what is new", *reembed)
     demo.job("nothing new", *reembed)
     demo.command("report", "report", evaluation, "--run", run_url, "--out", str(demo.out / "report"))
