@@ -69,9 +69,9 @@ class WindowBatch:
 
     def select(self, keep_B: np.ndarray) -> WindowBatch:
         """The windows chosen by a mask or by indices."""
-        return WindowBatch(
-            **{f.name: None if (v := getattr(self, f.name)) is None else v[keep_B] for f in fields(self)}
-        )
+        values: dict[str, Any] = {field.name: getattr(self, field.name) for field in fields(self)}
+        chosen: dict[str, Any] = {k: None if v is None else v[keep_B] for k, v in values.items()}
+        return WindowBatch(**chosen)
 
     @staticmethod
     def concatenate(batches: list[WindowBatch], spec: WindowSpec) -> WindowBatch:

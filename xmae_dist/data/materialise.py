@@ -7,6 +7,7 @@ those that are complete and makes the rest.
 
 from __future__ import annotations
 
+import logging
 import pickle
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -108,10 +109,14 @@ def _written(plans: Sequence[PartPlan], tasks: int | None) -> Iterator[dict[str,
     import ray
 
     if not ray.is_initialized():
-        ray.init(include_dashboard=False, log_to_driver=False)
+        ray.init(include_dashboard=False, log_to_driver=False, logging_level=logging.WARNING)
+    context = ray.data.DataContext.get_current().copy()
+    context.enable_progress_bars = context.print_on_execution_start = False  # ours counts recordings
     items = [{"plan": pickle.dumps(plan)} for plan in plans]
-    rows = ray.data.from_items(items, override_num_blocks=len(items)).map(_write, num_cpus=1, concurrency=tasks)
-    rows.context.enable_progress_bars = False  # ours counts recordings
+    with ray.data.DataContext.current(context):
+        rows = ray.data.from_items(items, override_num_blocks=len(items)).map(
+            _write, num_cpus=1, concurrency=tasks
+        )
     with progress("windows", sum(len(plan.recordings) for plan in plans), "recordings") as shown:
         for row in rows.iter_rows():
             result = pickle.loads(row["result"])
