@@ -1,0 +1,63 @@
+"""The contrastive control: PPG and ECG of one window are pulled together, those of different windows apart.
+
+A CLIP-like objective (Radford et al., 2021) over the same encoders as `XMAE`, for equal-budget comparison. The
+other controls are objectives of `XMAE` itself.
+
+Shapes: B batch, L samples, N patches, D width. The negatives of a window are the other windows of the rank's batch.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from xmae_dist.model.interface import PretrainModel
+from xmae_dist.model.xmae import XMAEConfig, channelled, signal_encoder
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ContrastiveConfig(XMAEConfig):
+    """As `XMAEConfig`; decoder, bridge and mask settings are not used."""
+
+    objective: str = "clip"
+    projection_width: int = 128
+    """Width of the space in which the two signals are compared."""
+    temperature: float = 0.07
+    """Initial temperature; it is learned."""
+
+
+class ContrastivePair(PretrainModel):
+    """``forward(ppg_BL, ecg_BL, mask_BN)`` gives the symmetric InfoNCE loss; the mask is not used."""
+
+    def __init__(self, config: ContrastiveConfig) -> None:
+        super().__init__()
+        self.config: ContrastiveConfig = config
+        self.encoders = nn.ModuleDict({name: signal_encoder(config, name) for name in ("ppg", "ecg")})
+        self.projections = nn.ModuleDict(
+            {name: nn.Linear(config.width, config.projection_width, bias=False) for name in ("ppg", "ecg")}
+        )
+        self.log_scale = nn.Parameter(torch.tensor(math.log(1.0 / config.temperature)))
+
+    def forward(self, ppg_BL: Tensor, ecg_BL: Tensor, mask_BN: Tensor) -> Tensor:
+        """Cross-entropy of picking each window's partner among the batch, both ways, a scalar."""
+        ppg_BX, ecg_BX = self._projected("ppg", ppg_BL), self._projected("ecg", ecg_BL)
+        score_BB = self.log_scale.exp().clamp(max=100.0) * ppg_BX @ ecg_BX.T
+        own_B = torch.arange(len(score_BB), device=score_BB.device)
+        return (F.cross_entropy(score_BB, own_B) + F.cross_entropy(score_BB.T, own_B)) / 2
+
+    @property
+    def reconstructs(self) -> None:
+        """Nothing."""
+        return None
+
+    def embed(self, ppg_BL: Tensor) -> Tensor:
+        """The mean of the PPG encoder's output tokens, (B, E)."""
+        return self.encoders["ppg"](channelled(ppg_BL)).mean(dim=1)
+
+    def _projected(self, name: str, signal_BL: Tensor) -> Tensor:
+        pooled_BD = self.encoders[name](channelled(signal_BL)).mean(dim=1)
+        return F.normalize(self.projections[name](pooled_BD), dim=-1)

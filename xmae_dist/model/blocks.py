@@ -1,0 +1,102 @@
+"""Transformer parts shared by every model: attention with or without rotary positions, blocks, feed-forward.
+
+Shapes: B batch, Q queries, K keys, N tokens, D width, H heads, E = D / H.
+
+Attention calls ``scaled_dot_product_attention``, which picks a flash kernel where there is one. Its weights are
+stacked and named as in ``torch.nn.MultiheadAttention`` (``in_proj_weight`` holds query, key and value, one
+below the other), so that released weights load without renaming.
+
+Rotary positions (Su et al., "RoFormer", 2021) turn each pair of query and key features by an angle that grows
+with time, so that a product depends on the time between two tokens and on no absolute position.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from xmae_dist.core.errors import ConfigError
+
+Rotation = tuple[Tensor, Tensor]
+"""Cosine and sine of every token's angles, each (N, E/2) or (B, 1, N, E/2)."""
+
+
+class Attention(nn.Module):
+    """Multi-head attention: ``forward(query_BQD, memory_BKD) -> (B, Q, D)``; to itself where memory is None."""
+
+    def __init__(self, width: int, heads: int, dropout: float = 0.0) -> None:
+        super().__init__()
+        if width % heads:
+            raise ConfigError("model width", value=width, expected=f"a multiple of the {heads} heads")
+        self.heads = heads
+        self.in_proj_weight = nn.Parameter(torch.empty(3 * width, width))
+        self.in_proj_bias = nn.Parameter(torch.zeros(3 * width))
+        self.out_proj = nn.Linear(width, width)
+        self.dropout = nn.Dropout(dropout)  # holds the rate; the kernel applies it
+        nn.init.xavier_uniform_(self.in_proj_weight)
+        nn.init.zeros_(self.out_proj.bias)
+
+    def forward(
+        self,
+        query_BQD: Tensor,
+        memory_BKD: Tensor | None = None,
+        *,
+        rotation: Rotation | None = None,
+        memory_rotation: Rotation | None = None,
+        allowed_QK: Tensor | None = None,
+    ) -> Tensor:
+        """Attend; ``rotation`` places the tokens in time, ``allowed_QK`` (True = may attend) limits the reach."""
+        query, key, value = self._project(query_BQD, memory_BKD)
+        if rotation is not None:
+            query = rotate(query, rotation)
+            key = rotate(key, rotation if memory_rotation is None else memory_rotation)
+        rate = self.dropout.p if self.training else 0.0
+        mixed_BHQE = F.scaled_dot_product_attention(query, key, value, attn_mask=allowed_QK, dropout_p=rate)
+        return self.out_proj(mixed_BHQE.transpose(1, 2).flatten(2))
+
+    def _project(self, query_BQD: Tensor, memory_BKD: Tensor | None) -> list[Tensor]:
+        weight, bias, width = self.in_proj_weight, self.in_proj_bias, query_BQD.shape[-1]
+        if memory_BKD is None:
+            parts = F.linear(query_BQD, weight, bias).chunk(3, dim=-1)
+        else:
+            query = F.linear(query_BQD, weight[:width], bias[:width])
+            parts = (query, *F.linear(memory_BKD, weight[width:], bias[width:]).chunk(2, dim=-1))
+        return [part.unflatten(-1, (self.heads, -1)).transpose(1, 2) for part in parts]
+
+
+class Block(nn.Module):
+    """Pre-norm self-attention over tokens placed in time, then feed-forward: ``(B, N, D) -> (B, N, D)``."""
+
+    def __init__(self, width: int, heads: int, *, expansion: int = 4, dropout: float = 0.0) -> None:
+        super().__init__()
+        self.norm_attention = nn.LayerNorm(width)
+        self.attention = Attention(width, heads, dropout)
+        self.norm_mlp = nn.LayerNorm(width)
+        self.mlp = feed_forward(width, expansion * width, dropout)
+
+    def forward(self, tokens_BND: Tensor, rotation: Rotation) -> Tensor:
+        tokens_BND = tokens_BND + self.attention(self.norm_attention(tokens_BND), rotation=rotation)
+        return tokens_BND + self.mlp(self.norm_mlp(tokens_BND))
+
+
+def feed_forward(width: int, hidden: int, dropout: float = 0.0) -> nn.Sequential:
+    """Linear, exact GELU, Linear, dropout: ``(..., width) -> (..., width)``."""
+    return nn.Sequential(nn.Linear(width, hidden), nn.GELU(), nn.Linear(hidden, width), nn.Dropout(dropout))
+
+
+def rotation_table(time_N: Tensor, features: int, longest: float = 1000.0) -> Rotation:
+    """Cosine and sine, each (N, features / 2), for tokens at ``time_N`` (in patches).
+
+    Wavelengths run geometrically from 2 pi to 2 pi * ``longest`` patches.
+    """
+    rate_F = longest ** (-torch.arange(0, features, 2, dtype=torch.float64) / features)
+    angle_NF = time_N.to(torch.float64)[:, None] * rate_F
+    return angle_NF.cos().float(), angle_NF.sin().float()
+
+
+def rotate(x_BHNE: Tensor, rotation: Rotation) -> Tensor:
+    """Turn the feature pairs (first half, second half) of queries or keys by their tokens' angles."""
+    cos, sin = (table.to(x_BHNE.dtype) for table in rotation)
+    first, second = x_BHNE.chunk(2, dim=-1)
+    return torch.cat([first * cos - second * sin, first * sin + second * cos], dim=-1)

@@ -1,0 +1,113 @@
+"""A bundle: one trained model as files anyone can read, without this code if need be.
+
+    <url>/weights.safetensors   the weights
+    <url>/config.json           model configuration, window specification, lineage, bundle id
+    <url>/README.md             a model card
+
+The bundle id is a digest of the weights' bytes and the model configuration and window specification: the same
+model has the same id wherever it lies, and a changed weight changes it. `load` checks it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import load as load_tensors
+from safetensors.torch import save as save_tensors
+
+from xmae_dist.core.errors import IntegrityError
+from xmae_dist.core.fingerprint import digest_json, sha256_hex
+from xmae_dist.model import presets
+from xmae_dist.model.interface import PretrainModel
+from xmae_dist.storage import uri
+
+FORMAT = "xmae-bundle/v1"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Bundle:
+    """A loaded bundle; ``model`` is in evaluation mode on the CPU."""
+
+    model: PretrainModel
+    config: presets.Config
+    window_spec: dict[str, Any]
+    lineage: dict[str, Any]
+    bundle_id: str
+
+
+def save(url: str, model: PretrainModel, *, window_spec: Mapping[str, Any], lineage: Mapping[str, Any]) -> str:
+    """Write a bundle and return its id. ``window_spec`` is how inputs were prepared, ``lineage`` whatever tells
+    where the model comes from (corpus fingerprint, run, steps, preset); both must be plain JSON values."""
+    weights = save_tensors({name: value.contiguous().cpu() for name, value in model.state_dict().items()})
+    document = {
+        "format": FORMAT,
+        "bundle_id": _bundle_id(weights, presets.to_dict(model.config), window_spec),
+        "model": presets.to_dict(model.config),
+        "window_spec": dict(window_spec),
+        "lineage": dict(lineage),
+    }
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder, "weights.safetensors").write_bytes(weights)
+        Path(folder, "config.json").write_text(json.dumps(document, indent=2) + "\n")
+        Path(folder, "README.md").write_text(_card(document, model))
+        uri.upload_tree(folder, url)
+    return str(document["bundle_id"])
+
+
+def load(url: str) -> Bundle:
+    """Read a bundle; IntegrityError where weights and id disagree, StorageError where it is not there."""
+    document = json.loads(uri.read_bytes(uri.join(url, "config.json")))
+    if document.get("format") != FORMAT:
+        raise IntegrityError(f"bundle {url}", value=document.get("format"), expected=FORMAT)
+    weights = uri.read_bytes(uri.join(url, "weights.safetensors"))
+    found = _bundle_id(weights, document["model"], document["window_spec"])
+    if found != document["bundle_id"]:
+        raise IntegrityError(
+            f"weights of bundle {url}", value=found, expected=document["bundle_id"], fix="export the model again"
+        )
+    config = presets.from_dict(document["model"])
+    model = presets.from_config(config)
+    model.load_state_dict(load_tensors(weights))
+    return Bundle(
+        model=model.eval(),
+        config=config,
+        window_spec=document["window_spec"],
+        lineage=document["lineage"],
+        bundle_id=found,
+    )
+
+
+def _bundle_id(weights: bytes, model: Mapping[str, Any], window_spec: Mapping[str, Any]) -> str:
+    return digest_json({"weights": sha256_hex(weights), "model": dict(model), "window_spec": dict(window_spec)})
+
+
+def _card(document: Mapping[str, Any], model: PretrainModel) -> str:
+    """A model card: what it is, what it eats, where it comes from, what it is not for."""
+    config = document["model"]
+    parameters = sum(weight.numel() for weight in model.parameters())
+    lineage = "\n".join(f"- {key}: {value}" for key, value in document["lineage"].items()) or "- not stated"
+    window = "\n".join(f"- {key}: {value}" for key, value in document["window_spec"].items()) or "- not stated"
+    return f"""# xMAE bundle {document["bundle_id"]}
+
+A `{config["kind"]}` model with {parameters:,} parameters, pretrained on paired biosignals with xmae_dist.
+Input: {config["length"]} samples per window. Embedding: {model.config.embedding_width} numbers per window.
+
+## Windows
+{window}
+
+## Lineage
+{lineage}
+
+## Use
+```python
+from xmae_dist.model import XMAE
+model = XMAE.load("THIS_FOLDER")
+embedding_BE = model.embed(ppg_BL)
+```
+Research use. Not a medical device; not validated for any diagnosis.
+"""

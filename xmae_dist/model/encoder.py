@@ -1,0 +1,62 @@
+"""One signal's encoder: stem, patches, transformer blocks with rotary positions, final norm.
+
+Shapes: B batch, C channels, L samples, N patches, V visible patches, D width. Masks: True where masked.
+
+A patch is placed at its own time, wherever the mask put it. Masked samples are set to zero *before* the stem,
+whose kernels reach over patch borders, so nothing masked leaks into a visible token, and samples that are not
+neighbours in time never become neighbours.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from xmae_dist.model.blocks import Block, Rotation, rotation_table
+from xmae_dist.model.patch import expand_mask, gather_visible
+from xmae_dist.model.stem import build_stem
+
+
+class SignalEncoder(nn.Module):
+    """``forward(signal_BCL) -> (B, N, D)``; with a mask, tokens of the visible patches alone, (B, V, D)."""
+
+    cos: Tensor
+    sin: Tensor
+
+    def __init__(
+        self,
+        *,
+        stem: str,
+        channels: int,
+        n_patches: int,
+        patch_length: int,
+        width: int,
+        heads: int,
+        depth: int,
+        dropout: float,
+    ) -> None:
+        super().__init__()
+        self.patch_length = patch_length
+        self.stem = build_stem(stem, channels, width, patch_length)
+        self.blocks = nn.ModuleList(Block(width, heads, dropout=dropout) for _ in range(depth))
+        self.norm = nn.LayerNorm(width)
+        cos, sin = rotation_table(torch.arange(n_patches), width // heads)
+        self.register_buffer("cos", cos, persistent=False)
+        self.register_buffer("sin", sin, persistent=False)
+
+    def forward(
+        self, signal_BCL: Tensor, mask_BN: Tensor | None = None, visible_BV: Tensor | None = None
+    ) -> Tensor:
+        """Encode; ``visible_BV`` are the indices of the patches that ``mask_BN`` leaves visible."""
+        if mask_BN is None or visible_BV is None:
+            tokens, rotation = self.stem(signal_BCL), (self.cos, self.sin)
+        else:
+            seen_B1L = ~expand_mask(mask_BN, self.patch_length)[:, None]
+            tokens = gather_visible(self.stem(signal_BCL * seen_B1L), visible_BV)
+            rotation = self._rotation_at(visible_BV)
+        for block in self.blocks:
+            tokens = block(tokens, rotation)
+        return self.norm(tokens)
+
+    def _rotation_at(self, index_BV: Tensor) -> Rotation:
+        return self.cos[index_BV][:, None], self.sin[index_BV][:, None]

@@ -1,0 +1,64 @@
+"""What training, evaluation and embedding ask of any model, whichever preset it is.
+
+Shapes: B batch, L samples, N patches, E embedding width. Masks are boolean, True where a patch is masked.
+"""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar, Protocol
+
+from torch import Tensor, nn
+
+
+class ModelConfig(Protocol):
+    """Fields that every model configuration, a frozen dataclass, has."""
+
+    __dataclass_fields__: ClassVar[dict[str, Any]]
+
+    @property
+    def length(self) -> int:
+        """Samples per window."""
+
+    @property
+    def n_patches(self) -> int:
+        """Patches per window: the width of a mask."""
+
+    @property
+    def embedding_width(self) -> int:
+        """Numbers per embedding."""
+
+    @property
+    def mask_ratio(self) -> float:
+        """Share of patches that pretraining masks, unless a schedule says otherwise."""
+
+    @property
+    def mask_mode(self) -> str:
+        """See `xmae_dist.model.mask`."""
+
+
+class PretrainModel(nn.Module):
+    """A model that can be pretrained on pairs and then embeds one of the two signals."""
+
+    config: ModelConfig
+
+    @property
+    def reconstructs(self) -> str | None:
+        """The signal that `reconstruct` gives, ``ecg`` or ``ppg``; None where the model reconstructs nothing."""
+        return "ecg"
+
+    @property
+    def embeds(self) -> str:
+        """The signal that `embed` takes, ``ppg`` or ``ecg``."""
+        return "ppg"
+
+    def forward(self, ppg_BL: Tensor, ecg_BL: Tensor, mask_BN: Tensor) -> Tensor:
+        """The scalar loss."""
+        raise NotImplementedError
+
+    def reconstruct(self, ppg_BL: Tensor, ecg_BL: Tensor, mask_BN: Tensor) -> Tensor:
+        """The whole of the `reconstructs` signal, (B, L)."""
+        raise NotImplementedError
+
+    def embed(self, ppg_BL: Tensor) -> Tensor:
+        """Embeddings, (B, E), of the `embeds` signal."""
+        raise NotImplementedError

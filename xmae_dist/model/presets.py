@@ -1,0 +1,90 @@
+"""Named models: the published one, the corrected one, sizes, and the controls that keep claims honest.
+
+``build("paper", width=384)`` takes a preset and overrides of its fields. A configuration alone rebuilds its model
+(`from_config`), which is what a bundle stores.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+from xmae_dist.core.errors import ConfigError
+from xmae_dist.model.baselines import ContrastiveConfig, ContrastivePair
+from xmae_dist.model.interface import ModelConfig, PretrainModel
+from xmae_dist.model.published import PublishedConfig, PublishedXMAE
+from xmae_dist.model.xmae import XMAE, XMAEConfig
+
+Config = PublishedConfig | XMAEConfig
+_MODELS: dict[str, tuple[type, type[PretrainModel]]] = {
+    "published": (PublishedConfig, PublishedXMAE),
+    "xmae": (XMAEConfig, XMAE),
+    "contrastive": (ContrastiveConfig, ContrastivePair),
+}
+
+PAPER = XMAEConfig()
+TINY = XMAEConfig(width=96, heads=4, ppg_depth=1, ecg_depth=1, decoder_depth=2)
+BASE = XMAEConfig(width=512, heads=8, ppg_depth=8, ecg_depth=4, decoder_depth=4)
+LARGE = XMAEConfig(width=1024, heads=16, ppg_depth=16, ecg_depth=4, decoder_depth=6)
+HUGE = XMAEConfig(width=2048, heads=16, ppg_depth=16, ecg_depth=4, decoder_depth=6)
+
+PRESETS: dict[str, Config] = {
+    "published": PublishedConfig(),
+    "paper": PAPER,
+    "tiny": TINY,
+    "base": BASE,
+    "large": LARGE,
+    "huge": HUGE,
+    "ppg_mae_50": dataclasses.replace(PAPER, objective="ppg_mae", mask_ratio=0.5, mask_mode="scatter"),
+    "ppg_mae_75": dataclasses.replace(PAPER, objective="ppg_mae", mask_ratio=0.75, mask_mode="scatter"),
+    "ecg_mae_80": dataclasses.replace(PAPER, objective="ecg_mae", mask_ratio=0.8, mask_mode="scatter"),
+    "joint": dataclasses.replace(PAPER, objective="joint"),
+    "reversed": dataclasses.replace(PAPER, objective="reversed"),
+    "symmetric": dataclasses.replace(PAPER, objective="symmetric"),
+    "clip": ContrastiveConfig(),
+    "random": PAPER,
+}
+NAMES = tuple(PRESETS)
+UNTRAINED = frozenset({"random"})
+"""Presets that are used as they are initialised."""
+
+
+def config(name: str, **overrides: Any) -> Config:
+    """The configuration of a preset with some fields replaced; ConfigError for an unknown name or field."""
+    if name not in PRESETS:
+        raise ConfigError("model preset", value=name, expected=" | ".join(NAMES))
+    fields = {field.name for field in dataclasses.fields(PRESETS[name])}
+    unknown = sorted(set(overrides) - fields)
+    if unknown:
+        raise ConfigError(f"option of preset {name}", value=", ".join(unknown), expected=" | ".join(sorted(fields)))
+    return dataclasses.replace(PRESETS[name], **overrides)
+
+
+def build(name: str, **overrides: Any) -> PretrainModel:
+    """A freshly initialised model of a preset, with some fields of its configuration replaced."""
+    return from_config(config(name, **overrides))
+
+
+def from_config(config: Config) -> PretrainModel:
+    """A freshly initialised model of a configuration."""
+    return next(model for kind, model in _MODELS.values() if type(config) is kind)(config)
+
+
+def to_dict(config: ModelConfig) -> dict[str, Any]:
+    """A configuration as plain values, with the model's kind, for a file."""
+    kind = next(name for name, (cls, _) in _MODELS.items() if type(config) is cls)
+    return {"kind": kind, **dataclasses.asdict(config)}
+
+
+def from_dict(fields: Mapping[str, Any]) -> Config:
+    """The inverse of `to_dict`, also after a trip through JSON; ConfigError for an unknown kind or field."""
+    values = dict(fields)
+    kind = values.pop("kind", None)
+    if kind not in _MODELS:
+        raise ConfigError("model kind", value=kind, expected=" | ".join(_MODELS))
+    config_class = _MODELS[kind][0]
+    unknown = sorted(set(values) - {field.name for field in dataclasses.fields(config_class)})
+    if unknown:
+        raise ConfigError(f"{kind} model configuration", value=", ".join(unknown), expected="known fields only")
+    return config_class(**{key: tuple(v) if isinstance(v, list) else v for key, v in values.items()})

@@ -1,0 +1,246 @@
+"""XMAE: the masked part of one signal, reconstructed from another that belongs to the same process.
+
+The target (ECG) is masked; the source (PPG) is whole; both lie on one time axis. The bridge lets each target patch
+read the source around its own time, then self-attention over the target's patches joins that with the visible
+patches, wherever in time they are. After pretraining the PPG encoder alone is kept: its embedding is the mean of
+its own output tokens, which pretraining trains.
+
+The objectives other than ``cross`` are controls that run through the same encoders and decoders:
+
+    cross        ECG masked, PPG whole, ECG reconstructed (the method)
+    reversed     PPG masked, ECG whole, PPG reconstructed
+    symmetric    the mean of both
+    joint        both masked, both reconstructed; PPG by the mask reversed in time
+    ppg_mae      PPG masked and reconstructed, no ECG
+    ecg_mae      ECG masked and reconstructed, no PPG; it embeds ECG
+
+Shapes: B batch, C channels, L samples, N patches, V visible patches, D width (the embedding's too). Masks are
+boolean, True where a patch is masked. Signals are (B, L), or (B, C, L) where a modality has several channels.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from xmae_dist.core.errors import ConfigError
+from xmae_dist.model.blocks import Block, rotation_table
+from xmae_dist.model.bridge import build_bridge
+from xmae_dist.model.encoder import SignalEncoder
+from xmae_dist.model.interface import PretrainModel
+from xmae_dist.model.loss import masked_mse
+from xmae_dist.model.patch import scatter_visible, visible_indices
+
+if TYPE_CHECKING:
+    from xmae_dist.model.published import PublishedXMAE
+
+OBJECTIVES = ("cross", "reversed", "symmetric", "joint", "ppg_mae", "ecg_mae")
+_RECONSTRUCTS = {
+    "cross": ("ecg",),
+    "reversed": ("ppg",),
+    "symmetric": ("ecg", "ppg"),
+    "joint": ("ecg", "ppg"),
+    "ppg_mae": ("ppg",),
+    "ecg_mae": ("ecg",),
+}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class XMAEConfig:
+    """Sizes and form of an `XMAE`; the defaults are the ``paper`` preset."""
+
+    objective: str = "cross"
+    length: int = 1000
+    """Samples per window."""
+    rate_hz: float = 100.0
+    patch_s: float = 0.2
+    ppg_channels: int = 1
+    ecg_channels: int = 1
+    width: int = 256
+    heads: int = 8
+    ppg_depth: int = 2
+    ecg_depth: int = 1
+    decoder_depth: int = 2
+    stem: str = "strided"
+    bridge: str = "conv"
+    lag_window_s: tuple[float, float] = (-0.2, 1.0)
+    """Source times, relative to a target patch, that the bridge reads."""
+    dropout: float = 0.0
+    mask_ratio: float = 0.8
+    mask_mode: str = "anchor"
+
+    @property
+    def patch_length(self) -> int:
+        """Samples per patch."""
+        return round(self.patch_s * self.rate_hz)
+
+    @property
+    def n_patches(self) -> int:
+        """Patches per window."""
+        return self.length // self.patch_length
+
+    @property
+    def lags(self) -> tuple[int, int]:
+        """The bridge's window in patches."""
+        return round(self.lag_window_s[0] / self.patch_s), round(self.lag_window_s[1] / self.patch_s)
+
+    def channels(self, signal: str) -> int:
+        """Channels of ``ppg`` or ``ecg``."""
+        return self.ppg_channels if signal == "ppg" else self.ecg_channels
+
+    @property
+    def embedding_width(self) -> int:
+        """Numbers per embedding."""
+        return self.width
+
+
+class Decoder(nn.Module):
+    """Visible target tokens and source tokens to a waveform: ``(B, C, L)``."""
+
+    cos: Tensor
+    sin: Tensor
+
+    def __init__(self, config: XMAEConfig, channels: int, *, has_source: bool) -> None:
+        super().__init__()
+        width, n_patches = config.width, config.n_patches
+        self.channels = channels
+        self.mask_token = nn.Parameter(torch.empty(width))
+        self.bridge = (
+            build_bridge(config.bridge, width, config.heads, config.lags, n_patches) if has_source else None
+        )
+        self.blocks = nn.ModuleList(
+            Block(width, config.heads, dropout=config.dropout) for _ in range(config.decoder_depth)
+        )
+        self.norm = nn.LayerNorm(width)
+        self.to_samples = nn.Linear(width, channels * config.patch_length)
+        cos, sin = rotation_table(torch.arange(n_patches), width // config.heads)
+        self.register_buffer("cos", cos, persistent=False)
+        self.register_buffer("sin", sin, persistent=False)
+        nn.init.normal_(self.mask_token, std=0.02)
+
+    def forward(self, visible_BVD: Tensor, index_BV: Tensor, source_BND: Tensor | None) -> Tensor:
+        """Reconstruct all patches; ``index_BV`` are the times of the visible tokens."""
+        rotation = self.cos, self.sin
+        start_BND = self.mask_token.expand(len(visible_BVD), len(self.cos), -1)
+        tokens_BND = scatter_visible(start_BND, visible_BVD, index_BV)
+        if self.bridge is not None and source_BND is not None:
+            tokens_BND = self.bridge(tokens_BND, source_BND, rotation)
+        for block in self.blocks:
+            tokens_BND = block(tokens_BND, rotation)
+        patches_BNX = self.to_samples(self.norm(tokens_BND))
+        return patches_BNX.unflatten(2, (self.channels, -1)).transpose(1, 2).flatten(2)
+
+
+class XMAE(PretrainModel):
+    """Cross-modal masked autoencoder; ``forward(ppg_BL, ecg_BL, mask_BN)`` gives the scalar loss."""
+
+    def __init__(self, config: XMAEConfig) -> None:
+        super().__init__()
+        _check(config)
+        self.config: XMAEConfig = config
+        rebuilt = _RECONSTRUCTS[config.objective]
+        uses = {"ppg": config.objective != "ecg_mae", "ecg": config.objective != "ppg_mae"}
+        self.encoders = nn.ModuleDict(
+            {name: signal_encoder(config, name) for name in ("ppg", "ecg") if uses[name]}
+        )
+        self.decoders = nn.ModuleDict(
+            {name: Decoder(config, config.channels(name), has_source=all(uses.values())) for name in rebuilt}
+        )
+
+    @property
+    def reconstructs(self) -> str:
+        """The signal that `reconstruct` gives: ``ecg`` or ``ppg``."""
+        return _RECONSTRUCTS[self.config.objective][0]
+
+    @property
+    def embeds(self) -> str:
+        """The signal that `embed` takes."""
+        return "ecg" if self.config.objective == "ecg_mae" else "ppg"
+
+    def forward(self, ppg_BL: Tensor, ecg_BL: Tensor, mask_BN: Tensor) -> Tensor:
+        """Mean squared error over masked samples, averaged over the signals that are reconstructed."""
+        signals = {"ppg": ppg_BL, "ecg": ecg_BL}
+        losses = [
+            masked_mse(self._rebuild(name, signals, mask_BN), signals[name], self._mask(name, mask_BN))
+            for name in self.decoders
+        ]
+        return torch.stack(losses).mean()
+
+    def reconstruct(self, ppg_BL: Tensor, ecg_BL: Tensor, mask_BN: Tensor) -> Tensor:
+        """The whole of `reconstructs`, shaped as it came, from its visible patches and the other signal."""
+        return self._rebuild(self.reconstructs, {"ppg": ppg_BL, "ecg": ecg_BL}, mask_BN)
+
+    def embed(self, ppg_BL: Tensor) -> Tensor:
+        """The mean of the encoder's output tokens, (B, E)."""
+        return self.encoders[self.embeds](channelled(ppg_BL)).mean(dim=1)
+
+    def _rebuild(self, name: str, signals: Mapping[str, Tensor], mask_BN: Tensor) -> Tensor:
+        mask_BN = self._mask(name, mask_BN)
+        visible_BV = visible_indices(mask_BN)
+        visible_BVD = self.encoders[name](channelled(signals[name]), mask_BN, visible_BV)
+        rebuilt_BCL = self.decoders[name](visible_BVD, visible_BV, self._source(name, signals, mask_BN))
+        return rebuilt_BCL.reshape(signals[name].shape)
+
+    def _source(self, target: str, signals: Mapping[str, Tensor], mask_BN: Tensor) -> Tensor | None:
+        """Tokens of the other signal at every patch, (B, N, D); under ``joint`` zero where it is masked."""
+        if len(self.encoders) == 1:
+            return None
+        other = "ppg" if target == "ecg" else "ecg"
+        signal_BCL = channelled(signals[other])
+        if self.config.objective != "joint":
+            return self.encoders[other](signal_BCL)
+        other_mask_BN = mask_BN.flip(1)
+        visible_BV = visible_indices(other_mask_BN)
+        tokens_BVD = self.encoders[other](signal_BCL, other_mask_BN, visible_BV)
+        zeros_BND = tokens_BVD.new_zeros(len(mask_BN), self.config.n_patches, self.config.width)
+        return scatter_visible(zeros_BND, tokens_BVD, visible_BV)
+
+    def _mask(self, name: str, mask_BN: Tensor) -> Tensor:
+        return mask_BN.flip(1) if self.config.objective == "joint" and name == "ppg" else mask_BN
+
+    @staticmethod
+    def load(url: str) -> PretrainModel:
+        """The model of a bundle, in evaluation mode: see `xmae_dist.model.bundle.load`."""
+        from xmae_dist.model.bundle import load
+
+        return load(url).model
+
+    @staticmethod
+    def from_published(state: Mapping[str, Any], heads: int) -> PublishedXMAE:
+        """The published model with a released state dict: see `xmae_dist.model.published.from_published`."""
+        from xmae_dist.model.published import from_published
+
+        return from_published(state, heads=heads)
+
+
+def _check(config: XMAEConfig) -> None:
+    if config.objective not in OBJECTIVES:
+        raise ConfigError("objective", value=config.objective, expected=" | ".join(OBJECTIVES))
+    if config.n_patches * config.patch_length != config.length:
+        raise ConfigError(
+            "window length", value=f"{config.length} samples", expected=f"a multiple of {config.patch_length}",
+            fix="change the window or patch_s",
+        )
+
+
+def signal_encoder(config: XMAEConfig, signal: str) -> SignalEncoder:
+    """The encoder of ``ppg`` or ``ecg`` that a configuration asks for."""
+    return SignalEncoder(
+        stem=config.stem,
+        channels=config.channels(signal),
+        n_patches=config.n_patches,
+        patch_length=config.patch_length,
+        width=config.width,
+        heads=config.heads,
+        depth=config.ppg_depth if signal == "ppg" else config.ecg_depth,
+        dropout=config.dropout,
+    )
+
+
+def channelled(signal: Tensor) -> Tensor:
+    """(B, L) as (B, 1, L); (B, C, L) as it is."""
+    return signal[:, None] if signal.ndim == 2 else signal
