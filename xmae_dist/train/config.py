@@ -1,0 +1,250 @@
+"""The configuration of a pretraining run: typed, frozen, checked before anything starts.
+
+Every field is a dotted option (`--train.steps 200`, `--engine.zero-stage 2`); recipes are instances of
+`PretrainConfig`. Checks that need no corpus and no cluster are here; the rest is in `train.launch`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from dataclasses import dataclass, field
+from typing import Literal
+
+from xmae_dist.core.errors import ConfigError
+from xmae_dist.data.materialise import StoreConfig
+from xmae_dist.data.mixture import MixtureConfig
+from xmae_dist.data.split import SplitConfig
+from xmae_dist.data.window_spec import WindowSpec
+from xmae_dist.model import presets
+from xmae_dist.train.engine import OptimizerConfig
+from xmae_dist.train.schedule import ScheduleConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelConfig:
+    """Which model. Empty overrides leave the preset as it is."""
+
+    preset: str = "tiny"
+    """A name from `xmae_dist.model.presets`: tiny, paper, published, base, large, huge, or a control."""
+    mask_ratio: float | None = None
+    """Share of patches that are masked."""
+    mask_mode: str | None = None
+    """anchor, scatter, block or mixed."""
+    dropout: float | None = None
+    width: int | None = None
+    """Width of the tokens and the embedding."""
+    heads: int | None = None
+    bridge: str | None = None
+    """How the target reads the source: see `xmae_dist.model.bridge`."""
+
+    def overrides(self) -> dict[str, object]:
+        """The fields that differ from the preset."""
+        return {name: value for name, value in vars(self).items() if name != "preset" and value is not None}
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """Length, batch and workers."""
+
+    steps: int = 100
+    """Optimizer steps of the whole run; a resumed run counts those it already has."""
+    global_batch: int = 64
+    """Windows in one step over all workers; constant whatever their number."""
+    micro_batch: int = 16
+    """Windows in one forward pass of one worker; the rest of its share is accumulated."""
+    workers: int = 2
+    """Most workers (processes; one a GPU where there are GPUs)."""
+    min_workers: int | None = None
+    """Fewest workers to go on with when the cluster shrinks. None: as many as `workers`."""
+    seed: int = 0
+    """Determines initial weights, order, masks and dropout."""
+    threads: int = 1
+    """Compute threads of a worker on the CPU; with 1 a run gives the same bits on any machine of its kind."""
+    max_bad_steps: int = 20
+    """Consecutive steps skipped for non-finite gradients after which the run fails."""
+    max_failures: int = 3
+    """Worker-group restarts after lost workers or nodes before the run fails; -1: no limit."""
+    collective_timeout_s: int = 120
+    """A collective that waits longer for a rank fails the worker group, which then restarts."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EngineConfig:
+    """What runs the steps."""
+
+    kind: Literal["deepspeed", "torch"] = "deepspeed"
+    """torch is the plain reference that DeepSpeed is tested against."""
+    zero_stage: Literal[0, 1, 2, 3] = 1
+    """DeepSpeed: 1 divides optimizer state among workers, 2 gradients too, 3 parameters too."""
+    offload_optimizer: bool = False
+    """DeepSpeed: keep optimizer state in host memory."""
+    offload_parameters: bool = False
+    """DeepSpeed, stage 3: keep parameters in host memory."""
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    """auto: bf16 on GPUs that multiply it in hardware, fp32 elsewhere."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class CheckpointConfig:
+    """When to save, what to keep, what to accept."""
+
+    every_steps: int = 100
+    """Steps between checkpoints; the last step is always saved."""
+    keep_recent: int = 3
+    """Newest complete checkpoints to keep."""
+    keep_every: int = 0
+    """Keep for ever checkpoints at multiples of this step; 0: none."""
+    accept: tuple[Literal["snapshot", "windows", "plan"], ...] = ()
+    """Go on from a checkpoint although these differ from what it was made with."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ValidationConfig:
+    """Masked error on held-out subjects: own source, another subject's, none, and the mean."""
+
+    every_steps: int = 100
+    """Steps between validations; the last step is always validated. 0: only the last."""
+    windows: int = 256
+    """Held-out windows used (evenly spaced, the same every time); 0 turns validation off."""
+    split: str = "val"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ResourceConfig:
+    """What a worker and its readers take of the cluster."""
+
+    worker_cpus: float = 1.0
+    """Logical CPUs of a worker."""
+    gpus: bool = False
+    """One GPU a worker."""
+    reader: Literal["ray", "direct"] = "ray"
+    """ray: Ray Data tasks read ahead on any node; direct: the worker reads by itself."""
+    read_cpus: float = 0.0
+    """Logical CPUs of a Ray Data read task. 0 lets reads run where workers hold every CPU; 1 sends them to nodes
+    with CPUs to spare."""
+    readers: int = 2
+    """Read tasks of one worker at a time."""
+    may_grow: bool = False
+    """The cluster can add nodes: do not refuse workers that do not fit now."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PretrainConfig:
+    """One pretraining run."""
+
+    corpus: str = ""
+    """URL of the corpus (s3://bucket/key, gs://…, file:///path, or a path)."""
+    run: str = ""
+    """URL of the run: checkpoints, metrics, figures. The same URL again continues it."""
+    windows: str | None = None
+    """URL below which materialised window stores are kept. None: `windows` below the corpus."""
+    cohorts: tuple[str, ...] = ()
+    """Cohorts to train on. None named: all of the snapshot."""
+    snapshot: int | None = None
+    """Version of the corpus snapshot. None: the newest, or the one the run began with."""
+    model: ModelConfig = field(default_factory=ModelConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+    engine: EngineConfig = field(default_factory=EngineConfig)
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
+    checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
+    validation: ValidationConfig = field(default_factory=ValidationConfig)
+    resources: ResourceConfig = field(default_factory=ResourceConfig)
+    spec: WindowSpec = field(default_factory=WindowSpec)
+    split: SplitConfig = field(default_factory=SplitConfig)
+    mixture: MixtureConfig = field(default_factory=MixtureConfig)
+
+    def store_config(self) -> StoreConfig:
+        """The window store that the run reads."""
+        return StoreConfig(spec=self.spec, split=self.split, cohorts=self.cohorts)
+
+    def accumulation(self, world: int) -> int:
+        """Micro-batches of one worker in one step."""
+        return self.train.global_batch // (world * self.train.micro_batch)
+
+
+def model_config(config: PretrainConfig) -> presets.Config:
+    """The model's configuration, fitted to the windows. Raises ConfigError for an unknown preset or field."""
+    fitted = {"length": config.spec.length, "rate_hz": config.spec.rate_hz}
+    known = {field.name for field in dataclasses.fields(presets.config(config.model.preset))}
+    fitted = {name: value for name, value in fitted.items() if name in known}
+    return presets.config(config.model.preset, **fitted, **config.model.overrides())
+
+
+def check(config: PretrainConfig) -> None:
+    """Raises ConfigError naming the first option that contradicts itself or another, and the fix."""
+    for name in ("corpus", "run"):
+        if not getattr(config, name):
+            raise ConfigError(f"--{name}", value="nothing", expected="a URL", fix=f"give --{name} s3://bucket/key")
+    for option, number in _counts(config):
+        if number < 1:
+            raise ConfigError(option, value=number, expected="1 or more")
+    model_config(config)
+    _check_workers(config.train)
+    _check_engine(config.engine, config.resources)
+
+
+def _counts(config: PretrainConfig) -> list[tuple[str, int]]:
+    train = config.train
+    return [
+        ("--train.steps", train.steps),
+        ("--train.global-batch", train.global_batch),
+        ("--train.micro-batch", train.micro_batch),
+        ("--train.workers", train.workers),
+        ("--train.threads", train.threads),
+        ("--checkpoint.every-steps", config.checkpoint.every_steps),
+        ("--checkpoint.keep-recent", config.checkpoint.keep_recent),
+    ]
+
+
+def _check_workers(train: TrainConfig) -> None:
+    fewest = train.workers if train.min_workers is None else train.min_workers
+    if not 1 <= fewest <= train.workers:
+        raise ConfigError(
+            "--train.min-workers", value=fewest, expected=f"1 to {train.workers}, the number of workers"
+        )
+    for world in range(fewest, train.workers + 1):
+        if train.global_batch % (world * train.micro_batch):
+            raise ConfigError(
+                "--train.global-batch",
+                value=f"{train.global_batch}, which {world} workers × micro-batch {train.micro_batch} do not divide",
+                expected=f"a multiple of {_multiple(fewest, train.workers, train.micro_batch)}",
+                fix=_batch_advice(train, fewest),
+            )
+
+
+def _multiple(fewest: int, most: int, micro: int) -> int:
+    from math import lcm
+
+    return lcm(*range(fewest, most + 1)) * micro
+
+
+def _batch_advice(train: TrainConfig, fewest: int) -> str:
+    unit = _multiple(fewest, train.workers, 1)
+    if train.global_batch % unit:
+        step = _multiple(fewest, train.workers, train.micro_batch)
+        return f"--train.global-batch {-(-train.global_batch // step) * step}"
+    share = train.global_batch // unit
+    micro = max(m for m in range(1, min(train.micro_batch, share) + 1) if share % m == 0)
+    return f"--train.micro-batch {micro}"
+
+
+def _check_engine(engine: EngineConfig, resources: ResourceConfig) -> None:
+    if engine.offload_parameters and engine.zero_stage != 3:
+        raise ConfigError(
+            "--engine.offload-parameters", value=f"with ZeRO stage {engine.zero_stage}", expected="stage 3",
+            fix="--engine.zero-stage 3",
+        )
+    if engine.offload_optimizer and engine.zero_stage == 0:
+        raise ConfigError(
+            "--engine.offload-optimizer", value="with ZeRO stage 0", expected="stage 1, 2 or 3",
+            fix="--engine.zero-stage 1",
+        )
+    if engine.precision == "bf16" and not resources.gpus and not os.environ.get("XMAE_CPU_BF16"):
+        raise ConfigError(
+            "--engine.precision",
+            value="bf16 on CPUs",
+            expected="fp32, which is hundreds of times faster where the CPU has no bf16 units",
+            fix="--engine.precision auto, or XMAE_CPU_BF16=1 to run it all the same",
+        )

@@ -1,0 +1,71 @@
+"""What the driver shows of a run: a live line on a terminal, a plain line every few seconds elsewhere."""
+
+from __future__ import annotations
+
+import sys
+import time
+
+from xmae_dist.core.events import Progress
+from xmae_dist.train.metrics import Row
+
+_EVENTS = {
+    "start": "started at step {step} with {world} workers",
+    "checkpoint": "checkpoint at step {step}: {megabytes:.1f} MB",
+    "checkpoint_missed": "checkpoint at step {step} MISSED: {why}",
+    "checkpoint_passed_over": "checkpoint passed over: {url}: {why}",
+    "retention_failed": "old checkpoints not removed: {why}",
+    "step_skipped": "step {step} skipped on all workers: gradient norm {grad_norm}",
+    "validation": "validation at step {step}: masked error own {own:.4f}, other {other:.4f}, none {none:.4f}, "
+    "mean {mean:.4f}",
+}
+
+
+class Display:
+    """Takes rows as they come; `close` ends the live line."""
+
+    def __init__(self, total_steps: int) -> None:
+        self._total = total_steps
+        self._progress: Progress | None = None
+        self._shown = 0
+        self._rate: float | None = None
+        self._last_line_s = 0.0
+        self._live = sys.stderr.isatty()
+
+    def show(self, row: Row) -> None:
+        """Shows a step in its turn, and anything else at once."""
+        if row["kind"] == "step":
+            self._step(row)
+        elif row["kind"] in _EVENTS:
+            told = {**row, "megabytes": row.get("bytes", 0) / 1e6}
+            self._say(_EVENTS[row["kind"]].format(**told))
+
+    def close(self) -> None:
+        if self._progress is not None:
+            self._progress.close()
+            self._progress = None
+
+    def _step(self, row: Row) -> None:
+        rate = row["windows_per_s"]
+        self._rate = rate if self._rate is None else 0.9 * self._rate + 0.1 * rate
+        note = f"loss {row['loss']:.4f}  lr {row['lr']:.2e}  {self._rate:.0f} windows/s"
+        if self._live:
+            if self._progress is None:
+                self._progress = Progress("pretrain", self._total, "steps")
+                self._progress.advance(row["step"] - 1)
+                self._shown = row["step"] - 1
+            self._progress.advance(row["step"] - self._shown, note)
+            self._shown = row["step"]
+        elif time.monotonic() - self._last_line_s > 5 or row["step"] >= self._total:
+            self._last_line_s = time.monotonic()
+            per_step = row["windows_seen"] / row["step"]
+            left_s = (self._total - row["step"]) * per_step / max(self._rate, 1e-9)
+            self._say(f"step {row['step']}/{self._total}  {note}  {_duration(left_s)} left")
+
+    def _say(self, line: str) -> None:
+        print(f"pretrain: {line}", file=sys.stderr, flush=True)
+
+
+def _duration(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"

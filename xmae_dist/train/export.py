@@ -1,0 +1,51 @@
+"""From a checkpoint to a bundle: weights put together from all ranks' slices, with where they come from."""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from xmae_dist.core.errors import ConfigError, StorageError
+from xmae_dist.model import bundle, presets
+from xmae_dist.storage import uri
+from xmae_dist.train import checkpoint
+from xmae_dist.train.engine import load_weights
+
+
+def export(run_url: str, out_url: str, *, step: int | None = None) -> dict[str, Any]:
+    """Writes the bundle of a run's checkpoint and returns its id, step and URL.
+
+    Raises StorageError where the run has no complete checkpoint (of that step), IntegrityError for damaged ones.
+    """
+    run_url, out_url = uri.normalise(run_url), uri.normalise(out_url)
+    url, manifest = _chosen(run_url, step)
+    model = presets.from_config(presets.from_dict(manifest["model"]))
+    with tempfile.TemporaryDirectory(prefix="xmae-export-") as folder:
+        load_weights(model, checkpoint.SavedFiles(checkpoint.fetch(url, manifest, Path(folder)), manifest))
+    lineage = {
+        "run": run_url,
+        "step": manifest["state"]["step"],
+        "windows_seen": manifest["state"]["windows_seen"],
+        "preset": manifest["config"]["model"]["preset"],
+        **{f"{name}_fingerprint": value for name, value in manifest["identity"].items()},
+    }
+    bundle_id = bundle.save(out_url, model, window_spec=manifest["spec"], lineage=lineage)
+    return {"bundle_id": bundle_id, "step": manifest["state"]["step"], "url": out_url}
+
+
+def _chosen(run_url: str, step: int | None) -> tuple[str, dict[str, Any]]:
+    if step is not None:
+        known = {found.step: found for found in checkpoint.list_checkpoints(run_url) if found.complete}
+        if step not in known:
+            raise ConfigError(
+                "--step", value=step, expected="one of " + (", ".join(map(str, sorted(known))) or "none yet")
+            )
+        return known[step].url, checkpoint.read_manifest(known[step].url)
+    newest = checkpoint.newest_complete(run_url, lambda url, why: print(f"{url}: {why}", file=sys.stderr))
+    if newest is None:
+        raise StorageError(
+            run_url, value="no complete checkpoint", expected="a run with one", fix="check --run, or train longer"
+        )
+    return newest

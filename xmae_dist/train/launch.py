@@ -1,0 +1,316 @@
+"""The driver of a pretraining run: checks everything, makes windows, hands the run to Ray Train, shows it.
+
+Nothing starts before all that can be known to be wrong has been ruled out, and whatever is wrong is told with the
+option that mends it. The run itself is described by its URL: the same command continues it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import logging
+import os
+import queue
+import signal
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from xmae_dist.core.errors import ConfigError, RunError, XmaeError
+from xmae_dist.core.fingerprint import canonical_json, digest_json
+from xmae_dist.data.plan import plan_for
+from xmae_dist.data.window_store import WindowStore
+from xmae_dist.model import presets
+from xmae_dist.storage import uri
+from xmae_dist.storage.corpus import Corpus
+from xmae_dist.train import checkpoint
+from xmae_dist.train.board import Board
+from xmae_dist.train.config import PretrainConfig, check, model_config
+from xmae_dist.train.display import Display
+from xmae_dist.train.figures import draw_run
+from xmae_dist.train.state import Identity
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """What a finished run came to."""
+
+    run: str
+    step: int
+    loss: float | None
+    figures: list[str]
+
+
+def pretrain(config: PretrainConfig) -> Outcome:
+    """Runs, or continues, the run at `config.run`.
+
+    Raises ConfigError and StorageError before any worker starts, RunError where the run fails or is stopped.
+    """
+    check(config)
+    config = _pinned(_normalised(config))
+    _connect()
+    check_cluster(config)
+    from xmae_dist.data.materialise import materialise
+
+    store = materialise(
+        config.corpus, str(config.windows), config.store_config(), version=config.snapshot
+    )
+    identity = _identity(config, store)
+    _check_continues(config, identity)
+    _remember(config, store)
+    with Shown(config.train.steps) as shown:
+        step = _train(config, store, identity, shown)
+    return Outcome(run=config.run, step=step, loss=shown.last_loss, figures=draw_run(config.run))
+
+
+def _normalised(config: PretrainConfig) -> PretrainConfig:
+    """URLs in full, since workers run in other folders; probes both stores."""
+    corpus, run = uri.normalise(config.corpus), uri.normalise(config.run)
+    windows = uri.normalise(config.windows) if config.windows else uri.join(corpus, "windows")
+    Corpus.open(corpus)
+    uri.probe(run)
+    return dataclasses.replace(config, corpus=corpus, run=run, windows=windows)
+
+
+def _pinned(config: PretrainConfig) -> PretrainConfig:
+    """With the snapshot the run began with, so that a corpus that has grown does not stop it from going on."""
+    remembered = uri.join(config.run, "run.json")
+    if config.snapshot is not None or not uri.exists(remembered):
+        return config
+    return dataclasses.replace(config, snapshot=json.loads(uri.read_bytes(remembered))["snapshot"]["version"])
+
+
+def _remember(config: PretrainConfig, store: WindowStore) -> None:
+    document = {"snapshot": store.snapshot, "store": store.url, "config": config_dict(config)}
+    uri.write_bytes(uri.join(config.run, "run.json"), json.dumps(document, indent=1).encode())
+
+
+def config_dict(config: PretrainConfig) -> dict[str, Any]:
+    """The configuration as plain JSON values."""
+    plain: dict[str, Any] = json.loads(canonical_json(config))
+    return plain
+
+
+def _identity(config: PretrainConfig, store: WindowStore) -> Identity:
+    from xmae_dist.train.order import order_of
+
+    return Identity(
+        snapshot=str(store.snapshot["fingerprint"]),
+        windows=digest_json([store.spec.fingerprint(), store.split]),
+        plan=plan_for(store, order_of(config)).fingerprint(),
+        model=digest_json(presets.to_dict(model_config(config))),
+    )
+
+
+def _check_continues(config: PretrainConfig, identity: Identity) -> None:
+    newest = checkpoint.newest_complete(config.run, lambda url, why: None)
+    if newest is not None:
+        url, manifest = newest
+        identity.check(manifest["identity"], config.checkpoint.accept, url)
+
+
+# -- cluster ---------------------------------------------------------------------------------------------------------
+
+
+def _connect() -> None:
+    """Joins the cluster of RAY_ADDRESS (inside a Ray job, the job's), or starts a local Ray."""
+    # Workers keep the working directory of the job: code is imported from there.
+    os.environ.setdefault("RAY_CHDIR_TO_TRIAL_DIR", "0")
+    os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    import ray
+
+    if not ray.is_initialized():
+        ray.init(
+            include_dashboard=None if os.environ.get("RAY_ADDRESS") else False,
+            log_to_driver=bool(os.environ.get("XMAE_WORKER_LOGS")),
+            logging_level=logging.WARNING,
+        )
+
+
+def check_cluster(config: PretrainConfig) -> None:
+    """Raises ConfigError where the workers cannot all have what they ask for."""
+    import ray
+
+    resources, train = config.resources, config.train
+    if resources.may_grow:
+        return
+    have = ray.cluster_resources()
+    fewest = train.min_workers or train.workers
+    for name, each in (("CPU", resources.worker_cpus), ("GPU", 1.0 if resources.gpus else 0.0)):
+        if each * fewest > have.get(name, 0.0) + 1e-9:
+            fit = int(have.get(name, 0.0) / each + 1e-9)
+            raise ConfigError(
+                "--train.workers",
+                value=f"{fewest}, which take {each * fewest:g} {name}s",
+                expected=f"at most {fit}: the cluster has {have.get(name, 0.0):g} {name}s",
+                fix=f"--train.workers {max(fit, 1)}"
+                + (f", or --resources.worker-cpus {have.get('CPU', 0) / fewest:g}" if name == "CPU" else "")
+                + ", or --resources.may-grow where the cluster adds nodes on demand",
+            )
+
+
+# -- the run ---------------------------------------------------------------------------------------------------------
+
+
+def _train(config: PretrainConfig, store: WindowStore, identity: Identity, shown: Shown) -> int:
+    """Trains to the last step, again and again after preemptions; returns the step."""
+    from xmae_dist.train.worker import Job
+
+    board = _start_board()
+    job = Job(
+        config=config, config_dict=config_dict(config), store_url=store.url, identity=identity, board=board
+    )
+    while True:
+        result = _supervised(job, board, shown)
+        if result["stop"] == "":
+            return int(result["step"])
+        if result["stop"] == "asked":
+            raise RunError(
+                f"run {config.run}",
+                value=f"stopped at step {result['step']} of {config.train.steps}, with a checkpoint",
+                fix="run the same command again to go on",
+            )
+
+
+def _start_board() -> Any:
+    """A board on the driver's node, so that it lives as long as the driver."""
+    import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    return ray.remote(num_cpus=0)(Board).options(scheduling_strategy=here).remote()
+
+
+def _supervised(job: Any, board: Any, shown: Shown) -> dict[str, Any]:
+    """Runs Ray Train in a thread, while this one shows rows and hears signals."""
+    import ray
+
+    ended: queue.SimpleQueue[dict[str, Any] | BaseException] = queue.SimpleQueue()
+    threading.Thread(target=lambda: ended.put(_fit_result(job)), name="fit", daemon=True).start()
+    told = False
+    with _signals() as received:
+        while ended.empty():
+            if received and not told:
+                told = True
+                print("pretrain: stopping after this step, with a checkpoint", file=sys.stderr, flush=True)
+                board.ask_stop.remote()
+            for row in ray.get(board.take.remote()):
+                shown.row(row)
+            time.sleep(0.2)
+        for row in ray.get(board.take.remote()):
+            shown.row(row)
+        result = ended.get()
+    error = ray.get(board.error.remote())
+    if isinstance(error, XmaeError):
+        raise error
+    if isinstance(result, BaseException):
+        raise result
+    return result
+
+
+def _fit_result(job: Any) -> dict[str, Any] | BaseException:
+    from ray.train import TrainingFailedError
+
+    try:
+        return _fit(job)
+    except TrainingFailedError as error:
+        return _told(error)
+    except BaseException as error:  # noqa: BLE001  (raised again in the main thread)
+        return error
+
+
+def _fit(job: Any) -> dict[str, Any]:
+    """One `TorchTrainer` run; returns what the workers reported last."""
+    from ray.train import FailureConfig, RunConfig, ScalingConfig
+    from ray.train.torch import TorchConfig, TorchTrainer
+
+    from xmae_dist.train.worker import train
+
+    config: PretrainConfig = job.config
+    settings, resources = config.train, config.resources
+    fewest = settings.min_workers or settings.workers
+    with tempfile.TemporaryDirectory(prefix="xmae-ray-train-") as folder:
+        trainer = TorchTrainer(
+            train,
+            train_loop_config={"job": job},
+            scaling_config=ScalingConfig(
+                num_workers=(fewest, settings.workers) if fewest < settings.workers else settings.workers,
+                use_gpu=resources.gpus,
+                resources_per_worker={
+                    "CPU": resources.worker_cpus,
+                    **({"GPU": 1.0} if resources.gpus else {}),
+                },
+            ),
+            torch_config=TorchConfig(timeout_s=settings.collective_timeout_s),
+            run_config=RunConfig(
+                storage_path=folder,
+                name="run",
+                failure_config=FailureConfig(max_failures=settings.max_failures),
+            ),
+        )
+        result = trainer.fit()
+    return dict(result.metrics or {"step": 0, "stop": ""})
+
+
+def _told(error: Exception) -> XmaeError:
+    """A failed worker group as one error: the worker's own where it is one of ours."""
+    failures = getattr(error, "worker_failures", {})
+    for failure in failures.values():
+        cause: BaseException | None = failure
+        while cause is not None:
+            if isinstance(cause, XmaeError):
+                return cause
+            cause = getattr(cause, "cause", None) or cause.__cause__
+    lines = [line for line in str(error).splitlines() if line.strip()]
+    return RunError(
+        "training workers",
+        value=" / ".join(lines[-3:])[:600],
+        fix="the workers' logs (XMAE_WORKER_LOGS=1 shows them here) tell more; the same command goes on from the "
+        "newest checkpoint",
+    )
+
+
+@contextmanager
+def _signals() -> Iterator[list[str]]:
+    """Collects SIGTERM (and the first SIGINT) instead of dying of it; only in the main thread."""
+    received: list[str] = []
+    if threading.current_thread() is not threading.main_thread():
+        yield received
+        return
+
+    def note(number: int, _: object) -> None:
+        if number == signal.SIGINT and received:
+            raise KeyboardInterrupt
+        if not received:
+            received.append(signal.Signals(number).name)
+
+    before = {number: signal.signal(number, note) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield received
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+class Shown:
+    """The rows of a run as they come: shown, and the last loss kept."""
+
+    def __init__(self, total_steps: int) -> None:
+        self._display = Display(total_steps)
+        self.last_loss: float | None = None
+
+    def __enter__(self) -> Shown:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._display.close()
+
+    def row(self, row: dict[str, Any]) -> None:
+        if row["kind"] == "step":
+            self.last_loss = row["loss"]
+        self._display.show(row)

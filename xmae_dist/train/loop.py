@@ -1,0 +1,209 @@
+"""The training loop: knows an engine, a stream of batches and a saver; knows nothing of Ray or DeepSpeed.
+
+One step: take this rank's share, mask it, run it through the engine in micro-batches, let the engine apply or
+skip the step on all ranks alike, and make one small all-reduce that carries the loss, a wish to stop, and how
+uploads stand. Whatever ranks must agree on rides on that, so every rank runs the same number of steps, always.
+"""
+
+from __future__ import annotations
+
+import enum
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import torch
+
+from xmae_dist.core.errors import RunError
+from xmae_dist.data.collate import TensorBatch
+from xmae_dist.train.batch import Masking, micro_batches, seed_dropout
+from xmae_dist.train.collective import Ranks
+from xmae_dist.train.engine import Engine, StepOutcome
+from xmae_dist.train.schedule import ScheduleConfig, learning_rate, mask_ratio
+from xmae_dist.train.state import TrainState
+from xmae_dist.train.upload import Saver
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoopConfig:
+    """The numbers the loop needs; `train.worker` takes them from the run's configuration."""
+
+    steps: int
+    global_batch: int
+    micro_batch: int
+    seed: int
+    model_mask_ratio: float
+    schedule: ScheduleConfig
+    checkpoint_every: int
+    validate_every: int
+    max_bad_steps: int = 20
+
+
+class Stop(enum.Enum):
+    """Why a run ends before its last step."""
+
+    ASKED = "asked"
+    """Somebody wants it to stop (SIGTERM, `ray job stop`)."""
+    PREEMPTED = "preempted"
+    """A node is about to be taken away; the run goes on elsewhere."""
+
+
+class Callbacks(Protocol):
+    """What the loop tells and asks; all but `validate` are this rank's own affair."""
+
+    def on_step(self, row: dict[str, Any]) -> None: ...
+    def on_event(self, kind: str, **fields: Any) -> None: ...
+    def wants_stop(self) -> Stop | None:
+        """Whether this rank has been asked to stop, and by whom."""
+        ...
+
+    def validate(self, step: int) -> dict[str, float] | None:
+        """Collective. None where validation is off."""
+        ...
+
+
+@dataclass
+class Clock:
+    """Seconds of the current step by what they were spent on."""
+
+    seconds: dict[str, float] = field(default_factory=dict)
+    _last: float = field(default_factory=time.perf_counter)
+
+    def mark(self, what: str) -> None:
+        """Books the time since the last mark on `what`."""
+        now = time.perf_counter()
+        self.seconds[what] = self.seconds.get(what, 0.0) + now - self._last
+        self._last = now
+
+    def take(self) -> dict[str, float]:
+        """The step's seconds, and a fresh start."""
+        taken, self.seconds = self.seconds, {}
+        return taken
+
+
+@dataclass
+class Loop:
+    """A run on one rank. `about(state)` is what a checkpoint's manifest says beside its files."""
+
+    config: LoopConfig
+    engine: Engine
+    masking: Masking
+    ranks: Ranks
+    saver: Saver
+    callbacks: Callbacks
+    about: Callable[[TrainState], dict[str, Any]]
+    _bad_steps: int = 0
+    _saved_step: int = -1
+
+    def run(self, batches: Iterable[TensorBatch], state: TrainState) -> tuple[TrainState, Stop | None]:
+        """Trains from `state` to the last step, or until any rank wants to stop; saves before it returns.
+
+        Raises RunError after `max_bad_steps` consecutive steps with non-finite gradients.
+        """
+        clock = Clock()
+        stopping: Stop | None = None
+        self._saved_step = state.step
+        for batch in batches:
+            clock.mark("data")
+            state, stopping = self._step(batch, state, clock)
+            self._validate(state, stopping)
+            clock.mark("validate")
+            self._save(state, stopping)
+            clock.mark("checkpoint")
+            if stopping:
+                break
+        self.saver.finish()
+        return state, stopping
+
+    def _step(self, batch: TensorBatch, state: TrainState, clock: Clock) -> tuple[TrainState, Stop | None]:
+        config = self.config
+        seen = state.windows_seen + config.global_batch
+        ratio = mask_ratio(config.schedule, config.model_mask_ratio, seen, config.steps * config.global_batch)
+        lr = learning_rate(config.schedule, seen, config.steps * config.global_batch)
+        loss = self._forward_backward(batch, ratio)
+        clock.mark("compute")
+        outcome = self.engine.step(lr)
+        clock.mark("optimizer")
+        mean_loss, stopping = self._agree(loss)
+        clock.mark("agree")
+        state = TrainState(
+            step=state.step + 1, windows_seen=seen, optimizer_steps=self.engine.optimizer_steps
+        )
+        self._note_bad(outcome, state.step)
+        self._report(state, mean_loss, outcome, lr, ratio, clock)
+        return state, stopping
+
+    def _forward_backward(self, batch: TensorBatch, ratio: float) -> torch.Tensor:
+        seed_dropout(self.config.seed, batch.step, self.ranks.rank)
+        mask_BN = self.masking.draw(batch.ids_B, batch.epoch, ratio)
+        parts = [
+            self.engine.forward_backward(*inputs)
+            for inputs in micro_batches(batch, mask_BN, self.config.micro_batch, self.engine.device)
+        ]
+        return torch.stack(parts).mean()
+
+    def _agree(self, loss: torch.Tensor) -> tuple[float, Stop | None]:
+        """(mean loss over ranks, why any rank wants to stop); settles a save whose uploads have all ended."""
+        busy, failed = self.saver.status
+        wish = self.callbacks.wants_stop()
+        mine = [float(loss), wish is Stop.ASKED, wish is Stop.PREEMPTED, busy, failed]
+        total = self.ranks.sum(torch.tensor(mine, dtype=torch.float64)).tolist()
+        self.saver.settle(busy=bool(total[3]), failed=bool(total[4]))
+        stopping = Stop.ASKED if total[1] else Stop.PREEMPTED if total[2] else None
+        return total[0] / self.ranks.world, stopping
+
+    def _note_bad(self, outcome: StepOutcome, step: int) -> None:
+        if outcome.applied:
+            self._bad_steps = 0
+            return
+        self._bad_steps += 1
+        self.callbacks.on_event("step_skipped", step=step, grad_norm=str(outcome.grad_norm))
+        if self._bad_steps >= self.config.max_bad_steps:
+            raise RunError(
+                "gradients",
+                value=f"not finite for {self._bad_steps} steps up to step {step}",
+                expected="finite gradients",
+                fix="lower --schedule.peak-lr, or look for bad windows with `xmae verify`",
+            )
+
+    def _report(
+        self, state: TrainState, loss: float, outcome: StepOutcome, lr: float, ratio: float, clock: Clock
+    ) -> None:
+        seconds = clock.take()
+        took_s = sum(seconds.values())
+        self.callbacks.on_step(
+            {
+                "step": state.step,
+                "windows_seen": state.windows_seen,
+                "loss": loss,
+                "lr": lr,
+                "mask_ratio": ratio,
+                "grad_norm": outcome.grad_norm,
+                "applied": outcome.applied,
+                "windows_per_s": self.config.global_batch / max(took_s, 1e-9),
+                **{f"{what}_s": round(spent, 5) for what, spent in seconds.items()},
+            }
+        )
+
+    def _due(self, every: int, state: TrainState, stopping: Stop | None) -> bool:
+        last = state.step >= self.config.steps
+        return last or stopping is not None or bool(every and state.step % every == 0)
+
+    def _validate(self, state: TrainState, stopping: Stop | None) -> None:
+        if not stopping and self._due(self.config.validate_every, state, stopping):
+            found = self.callbacks.validate(state.step)
+            if found is not None:
+                self.callbacks.on_event("validation", step=state.step, **found)
+
+    def _save(self, state: TrainState, stopping: Stop | None) -> None:
+        if not self._due(self.config.checkpoint_every, state, stopping):
+            return
+        if stopping or state.step >= self.config.steps:
+            self.saver.finish()
+        elif self.saver.pending:
+            self.callbacks.on_event("checkpoint_missed", step=state.step, why="the last one is still uploading")
+            return
+        if state.step != self._saved_step:
+            self.saver.start(self.engine, state.step, self.about(state))
+            self._saved_step = state.step

@@ -1,0 +1,141 @@
+"""Metrics of a run: JSON lines under the run's URL, TensorBoard events, and whoever else listens.
+
+Objects cannot be appended to, so the lines are kept in segments `metrics/from-<step>.jsonl`, one for the span
+between two checkpoints, rewritten while it grows. A resumed run begins the segment of the checkpoint it starts
+from anew, so every step is there once, whatever was lost.
+
+All writing happens in a thread of its own; a store that is down delays metrics and never training.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import queue
+import tempfile
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+from xmae_dist.core.errors import XmaeError
+from xmae_dist.storage import uri
+
+Row = dict[str, Any]
+_NOT_CURVES = ("kind", "step", "time_s", "applied", "windows_seen")
+
+
+def segment_url(run_url: str, step: int) -> str:
+    """Where the rows after checkpoint `step` are."""
+    return uri.join(run_url, "metrics", f"from-{step:08d}.jsonl")
+
+
+def read_metrics(run_url: str) -> list[Row]:
+    """All rows of a run in order of step; where a step is there twice (a redone span), the later segment counts."""
+    by_key: dict[tuple[int, str], Row] = {}
+    for url in uri.list_urls(uri.join(run_url, "metrics")):
+        for line in uri.read_bytes(url).decode().splitlines():
+            row = json.loads(line)
+            by_key[row["step"], row["kind"]] = row
+    return [by_key[key] for key in sorted(by_key)]
+
+
+class MetricsWriter:
+    """Rank 0's writer. `listen(rows)` is called with every bunch of new rows, in the writing thread.
+
+    Use as a context manager; leaving it writes what is left.
+    """
+
+    def __init__(
+        self,
+        run_url: str,
+        start_step: int,
+        *,
+        every_s: float = 1.0,
+        listen: Callable[[list[Row]], None] = lambda rows: None,
+    ) -> None:
+        self._run_url, self._every_s, self._listen = run_url, every_s, listen
+        self._segment, self._lines = start_step, list[str]()
+        self._start_step = start_step
+        self._incoming: queue.SimpleQueue[Row | None] = queue.SimpleQueue()
+        self._thread = threading.Thread(target=self._work, name="metrics", daemon=True)
+        self._curves: Any = None
+        self._curves_folder: tempfile.TemporaryDirectory[str] | None = None
+
+    def __enter__(self) -> MetricsWriter:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._incoming.put(None)
+        self._thread.join()
+
+    def add(self, kind: str, row: Row) -> None:
+        """Queues one row; `row` has a "step". A "checkpoint" row also begins the next segment."""
+        self._incoming.put({"kind": kind, "time_s": round(time.time(), 3), **row})
+
+    def _work(self) -> None:
+        open_for_more = True
+        while open_for_more:
+            rows, open_for_more = self._collect()
+            self._listen(rows)
+            if rows:
+                with contextlib.suppress(XmaeError):  # the lines are kept and written with the next
+                    self._write(rows)
+        self._close_curves()
+
+    def _collect(self) -> tuple[list[Row], bool]:
+        """The rows of the next `every_s` seconds, and whether more may come."""
+        rows: list[Row] = []
+        deadline = time.monotonic() + self._every_s
+        while (left_s := deadline - time.monotonic()) > 0:
+            try:
+                row = self._incoming.get(timeout=left_s)
+            except queue.Empty:
+                break
+            if row is None:
+                return rows, False
+            rows.append(row)
+        return rows, True
+
+    def _write(self, rows: list[Row]) -> None:
+        self._draw_curves(rows)
+        for row in rows:
+            self._lines.append(json.dumps(row))
+            if row["kind"] == "checkpoint":
+                self._store()
+                # Rows of steps after the checkpoint may have come before the news of it; they move on.
+                later = [line for line in self._lines if json.loads(line)["step"] > row["step"]]
+                self._segment, self._lines = row["step"], later
+        self._store()
+
+    def _store(self) -> None:
+        if self._lines:
+            uri.write_bytes(segment_url(self._run_url, self._segment), ("\n".join(self._lines) + "\n").encode())
+
+    def _draw_curves(self, rows: list[Row]) -> None:
+        if self._curves is None:
+            # A second of imports, in this thread rather than at the start of training.
+            from torch.utils.tensorboard import SummaryWriter
+
+            self._curves = SummaryWriter(self._curves_place(), purge_step=self._start_step + 1, flush_secs=10)
+        for row in rows:
+            for name, value in row.items():
+                if name not in _NOT_CURVES and isinstance(value, (int, float)):
+                    place = name if row["kind"] == "step" else f"{row['kind']}/{name}"
+                    self._curves.add_scalar(place, value, row["step"], row["time_s"])
+
+    def _curves_place(self) -> str:
+        url = uri.join(self._run_url, "tensorboard")
+        if uri.is_local(url):
+            return str(uri.local_path(url))
+        self._curves_folder = tempfile.TemporaryDirectory(prefix="xmae-tensorboard-")
+        return self._curves_folder.name
+
+    def _close_curves(self) -> None:
+        if self._curves is not None:
+            self._curves.close()
+        if self._curves_folder is not None:
+            with contextlib.suppress(XmaeError):
+                uri.upload_tree(self._curves_folder.name, uri.join(self._run_url, "tensorboard"))
+            self._curves_folder.cleanup()

@@ -1,0 +1,302 @@
+"""What each Ray Train worker does: builds its engine, restores, streams its share, trains.
+
+Runs on every rank; whatever ranks must agree on goes through `Ranks`. A failure that no restart can cure is told to
+the board before it is raised, so that the restarted group ends at once instead of failing again.
+"""
+
+from __future__ import annotations
+
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import ray
+import ray.train
+import ray.train.torch
+import torch
+
+from xmae_dist.core.errors import IntegrityError, StorageError, XmaeError
+from xmae_dist.data import direct, stream
+from xmae_dist.data.collate import TensorBatch, tensor_batches
+from xmae_dist.data.plan import Plan, plan_for
+from xmae_dist.data.window_store import WindowStore
+from xmae_dist.model import presets
+from xmae_dist.train import checkpoint
+from xmae_dist.train.batch import Masking
+from xmae_dist.train.checkpoint import SavedFiles
+from xmae_dist.train.collective import Ranks
+from xmae_dist.train.config import PretrainConfig, model_config
+from xmae_dist.train.engine import Engine, Saved, bf16_is_fast
+from xmae_dist.train.loop import Loop, LoopConfig, Stop
+from xmae_dist.train.metrics import MetricsWriter, Row
+from xmae_dist.train.order import order_of
+from xmae_dist.train.retention import RetentionConfig
+from xmae_dist.train.state import Identity, TrainState
+from xmae_dist.train.upload import Saver
+from xmae_dist.train.validation import HeldOut, held_out, reconstruct_panel, save_panel, validate
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """What the driver hands to every worker."""
+
+    config: PretrainConfig
+    config_dict: dict[str, Any]
+    store_url: str
+    identity: Identity
+    board: Any
+    """Handle of the `Board` actor."""
+
+
+def train(settings: dict[str, Any]) -> None:
+    """The function that Ray Train runs on every worker; `settings["job"]` is a `Job`."""
+    job: Job = settings["job"]
+    started = time.perf_counter()
+    attempt, failed = ray.get(job.board.begin.remote())
+    if failed:
+        return
+    try:
+        _Worker(job, attempt, started).run()
+    except StorageError:
+        raise  # the store may be back after a restart
+    except XmaeError as error:
+        ray.get(job.board.fail.remote(error))
+        raise
+
+
+class _Worker:
+    """One rank's run, from process start to the last step."""
+
+    def __init__(self, job: Job, attempt: str, started: float) -> None:
+        config = job.config
+        context = ray.train.get_context()
+        self._job, self._config, self._started = job, config, started
+        device = ray.train.torch.get_device()
+        if device.type == "cpu":
+            torch.set_num_threads(config.train.threads)
+        self._ranks = Ranks(rank=context.get_world_rank(), world=context.get_world_size(), device=device)
+        self._attempt = self._ranks.from_first(attempt)
+        self._stop: Stop | None = None
+        self._share: HeldOut | None = None
+        self._engine: Engine | None = None
+        self._metrics: MetricsWriter | None = None
+        self._marks: dict[str, float] = {}
+
+    def run(self) -> None:
+        config = self._config
+        self._mark("group")
+        store = WindowStore.open(self._job.store_url)
+        plan = plan_for(store, order_of(config))
+        self._mark("store")
+        torch.manual_seed(config.train.seed)
+        module = presets.from_config(model_config(config))
+        masking = Masking(
+            seed=config.train.seed, n_patches=module.config.n_patches, mode=module.config.mask_mode
+        )
+        ratio = module.config.mask_ratio
+        with tempfile.TemporaryDirectory(prefix="xmae-restore-") as folder:
+            saved, state = self._restore(Path(folder))
+            self._mark("restore")
+            self._engine = self._build_engine(module, saved)
+        self._mark("engine")
+        if config.validation.windows and module.reconstructs:
+            self._share = held_out(
+                store, config.validation.split, config.validation.windows, masking, ratio, self._ranks
+            )
+        self._mark("held_out")
+        with self._telling(state.step):
+            self._tell("start", step=state.step, world=self._ranks.world, **self._marks)
+            self._loop(store, plan, masking, ratio, state)
+
+    def _loop(self, store: WindowStore, plan: Plan, masking: Masking, ratio: float, state: TrainState) -> None:
+        config = self._config
+        assert self._engine is not None
+        retention = RetentionConfig(
+            keep_recent=config.checkpoint.keep_recent, keep_every=config.checkpoint.keep_every
+        )
+        loop = Loop(
+            config=self._loop_config(ratio),
+            engine=self._engine,
+            masking=masking,
+            ranks=self._ranks,
+            saver=Saver(config.run, self._ranks, retention, self._tell, self._attempt),
+            callbacks=self,
+            about=self._about,
+        )
+        state, stop = loop.run(self._batches(store, plan, state.step), state)
+        if self._share is not None and stop is None:
+            self._panel(state.step)
+        ray.train.report({"step": state.step, "stop": stop.value if stop else ""})
+
+    def _loop_config(self, ratio: float) -> LoopConfig:
+        config = self._config
+        return LoopConfig(
+            steps=config.train.steps,
+            global_batch=config.train.global_batch,
+            micro_batch=config.train.micro_batch,
+            seed=config.train.seed,
+            model_mask_ratio=ratio,
+            schedule=config.schedule,
+            checkpoint_every=config.checkpoint.every_steps,
+            validate_every=config.validation.every_steps,
+            max_bad_steps=config.train.max_bad_steps,
+        )
+
+    def _batches(self, store: WindowStore, plan: Plan, start_step: int) -> Iterator[TensorBatch]:
+        resources = self._config.resources
+        span = {"start_step": start_step, "stop_step": self._config.train.steps}
+        place = {"world": self._ranks.world, "rank": self._ranks.rank}
+        if resources.reader == "direct":
+            return tensor_batches(direct.step_batches(store, plan, **span, **place))
+        reading = stream.StreamConfig(readers=resources.readers, read_cpus=resources.read_cpus)
+        return tensor_batches(stream.step_batches(store, plan, **span, **place, config=reading))
+
+    # -- state -----------------------------------------------------------------------------------------------------
+
+    def _restore(self, folder: Path) -> tuple[Saved | None, TrainState]:
+        """The newest complete checkpoint whose bytes are right, or none; the same on all ranks."""
+        passed_over: set[str] = set()
+        while True:
+            chosen = None
+            if self._ranks.rank == 0:
+                chosen = checkpoint.newest_complete(self._config.run, self._note_passed, skip=passed_over)
+            chosen = self._ranks.from_first(chosen)
+            if chosen is None:
+                return None, TrainState()
+            url, manifest = chosen
+            self._job.identity.check(manifest["identity"], self._config.checkpoint.accept, url)
+            if all(self._ranks.gather(self._fetched(url, manifest, folder))):
+                return SavedFiles(folder, manifest), TrainState(**manifest["state"])
+            passed_over.add(url)
+
+    def _fetched(self, url: str, manifest: dict[str, Any], folder: Path) -> bool:
+        try:
+            checkpoint.fetch(url, manifest, folder)
+        except IntegrityError as error:
+            self._note_passed(url, str(error))
+            return False
+        return True
+
+    def _note_passed(self, url: str, why: str) -> None:
+        self._job.board.post.remote([{"kind": "checkpoint_passed_over", "step": 0, "url": url, "why": why}])
+
+    def _build_engine(self, module: torch.nn.Module, saved: Saved | None) -> Engine:
+        config, ranks = self._config, self._ranks
+        precision = config.engine.precision
+        bf16 = precision == "bf16" or (precision == "auto" and bf16_is_fast(ranks.device))
+        common: dict[str, Any] = {
+            "optimizer": config.optimizer,
+            "accumulation": config.accumulation(ranks.world),
+            "bf16": bf16,
+            "device": ranks.device,
+            "saved": saved,
+        }
+        if config.engine.kind == "torch":
+            from xmae_dist.train.engine_torch import TorchEngine
+
+            return TorchEngine(module, rank=ranks.rank, world=ranks.world, **common)
+        from xmae_dist.train.engine_deepspeed import DeepSpeedEngine, ZeroConfig
+
+        zero = ZeroConfig(
+            stage=config.engine.zero_stage,
+            offload_optimizer=config.engine.offload_optimizer,
+            offload_parameters=config.engine.offload_parameters,
+        )
+        return DeepSpeedEngine(module, zero=zero, micro_batch=config.train.micro_batch, **common)
+
+    def _about(self, state: TrainState) -> dict[str, Any]:
+        return {
+            "state": state.to_dict(),
+            "identity": self._job.identity.to_dict(),
+            "config": self._job.config_dict,
+            "model": presets.to_dict(model_config(self._config)),
+            "spec": self._config.spec.to_dict(),
+            "store": self._job.store_url,
+            "engine": {
+                "kind": self._config.engine.kind,
+                "zero_stage": self._config.engine.zero_stage,
+                "world": self._ranks.world,
+            },
+        }
+
+    # -- telling ---------------------------------------------------------------------------------------------------
+
+    def _mark(self, what: str) -> None:
+        self._marks[f"{what}_s"] = round(time.perf_counter() - self._started - sum(self._marks.values()), 3)
+
+    def _telling(self, start_step: int) -> MetricsWriter | _Listener:
+        if self._ranks.rank == 0:
+            self._metrics = MetricsWriter(self._config.run, start_step, listen=self._listen)
+            return self._metrics
+        return _Listener(self._listen)
+
+    def _listen(self, rows: list[Row]) -> None:
+        """Hands rows to the driver and hears whether it wants the run to stop; in the telling thread."""
+        if _preempted():
+            self._stop = Stop.PREEMPTED
+        if self._ranks.rank == 0 and ray.get(self._job.board.post.remote(rows)):
+            self._stop = Stop.ASKED
+
+    def _tell(self, kind: str, **fields: Any) -> None:
+        if self._metrics is not None:
+            self._metrics.add(kind, fields)
+
+    def on_step(self, row: Row) -> None:
+        self._tell("step", **row)
+
+    def on_event(self, kind: str, **fields: Any) -> None:
+        self._tell(kind, **fields)
+
+    def wants_stop(self) -> Stop | None:
+        return self._stop
+
+    def validate(self, step: int) -> dict[str, float] | None:
+        if self._share is None or self._engine is None:
+            return None
+        return validate(self._engine, self._share, self._ranks, self._config.train.micro_batch)
+
+    def _panel(self, step: int) -> None:
+        assert self._engine is not None and self._share is not None
+        rebuilt = reconstruct_panel(self._engine, self._share)
+        if self._ranks.rank == 0:
+            save_panel(
+                self._config.run,
+                step,
+                self._share,
+                rebuilt,
+                reconstructs=str(self._engine.module.reconstructs),
+                rate_hz=self._config.spec.rate_hz,
+            )
+
+
+class _Listener:
+    """Calls `listen([])` once a second in a thread: what ranks other than 0 have instead of a metrics writer."""
+
+    def __init__(self, listen: Callable[[list[Row]], None]) -> None:
+        self._listen, self._done = listen, threading.Event()
+        self._thread = threading.Thread(target=self._work, name="listen", daemon=True)
+
+    def __enter__(self) -> _Listener:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._done.set()
+        self._thread.join()
+
+    def _work(self) -> None:
+        while not self._done.wait(1.0):
+            self._listen([])
+
+
+def _preempted() -> bool:
+    # `ray.train.get_preemption_info` is a barrier through the controller; the loop has its own agreement, so only
+    # what this worker has been told is asked for.
+    from ray.train.v2._internal.execution.context import get_train_context
+
+    return get_train_context().preemption_context.preemption_info is not None
+
