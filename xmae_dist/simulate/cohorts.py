@@ -108,14 +108,23 @@ PRESETS: dict[str, CohortSpec] = {
             subject_prefix="pr",
         ),
         CohortSpec(name="ring", devices=(DEVICES["ring"],), subjects=40, minutes=20.0, subject_prefix="ring"),
+        CohortSpec(
+            name="night",
+            devices=(DEVICES["ring"],),
+            subjects=30,
+            minutes=120.0,
+            subject_prefix="night",
+            asleep=True,
+            gap_scale=0.5,
+        ),
         CohortSpec(name="telemetry", devices=(DEVICES["telemetry_unit"],), subjects=40, subject_prefix="tele"),
     )
 }
 
 
 def subject_id(spec: CohortSpec, subject_index: int) -> str:
-    """Name of the subject at `subject_index`."""
-    return f"{spec.subject_prefix}-{spec.first_subject + subject_index:05d}"
+    """Name of the subject at `subject_index`; the seed is part of it, since another seed is another person."""
+    return f"{spec.subject_prefix}-{spec.seed}-{spec.first_subject + subject_index:05d}"
 
 
 def simulate_subject(spec: CohortSpec, subject_index: int) -> list[SimulatedRecording]:

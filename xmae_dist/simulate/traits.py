@@ -60,6 +60,8 @@ class Vessels:
     arm_pwv_m_s: float
     reflection_ratio: float
     """Height of the reflected wave relative to the systolic one."""
+    stiffness_index_m_s: float
+    """Body height over the time from the systolic to the reflected peak."""
     crest_time_s: float
     microvascular_delay_s: float
 
@@ -136,11 +138,13 @@ def draw_vessels(rng: np.random.Generator, body: Body) -> Vessels:
     # Muscular arm arteries stiffen little with age (Bia and Zocalo 2021).
     arm = (8.8 + 0.018 * body.age_yr) * pressure * np.exp(0.035 * shared + 0.05 * rng.normal())
     stiffness = np.log(aortic / REFERENCE_PWV_M_S)
-    crest = 0.115 + 0.05 * stiffness + 0.0003 * (body.age_yr - 45.0) + rng.normal(0.0, 0.010)
+    crest = 0.115 + 0.04 * stiffness + 0.0003 * (body.age_yr - 45.0) + rng.normal(0.0, 0.014)
     return Vessels(
         aortic_pwv_m_s=float(aortic),
         arm_pwv_m_s=float(arm),
-        reflection_ratio=clip(0.44 + 0.22 * stiffness + rng.normal(0.0, 0.08), 0.18, 0.85),
+        reflection_ratio=clip(0.44 + 0.18 * stiffness + rng.normal(0.0, 0.10), 0.18, 0.85),
+        # Millasseau 2002: related to the aortic velocity with r about 0.65.
+        stiffness_index_m_s=clip(2.6 + 0.55 * aortic + rng.normal(0.0, 1.0), 4.0, 15.0),
         crest_time_s=clip(crest, 0.08, 0.20),
         microvascular_delay_s=clip(rng.normal(0.040, 0.008), 0.02, 0.07),
     )

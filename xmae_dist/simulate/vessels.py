@@ -108,9 +108,7 @@ def pulse_shape(subject: Subject, velocity_gain: Floats, lag_s: NDArray[np.float
     vessels = subject.vessels
     gain = velocity_gain.astype(np.float32)[:, None]
     crest = np.float32(vessels.crest_time_s)
-    # Millasseau 2002: stiffness index = height / time from systolic to reflected peak, related to aortic velocity.
-    stiffness_index = 0.55 * vessels.aortic_pwv_m_s + 2.6
-    back = np.float32(subject.body.height_m / stiffness_index) / gain
+    back = np.float32(subject.body.height_m / vessels.stiffness_index_m_s) / gain
     ratio = np.float32(vessels.reflection_ratio) * np.sqrt(gain)
     shape = _surge(lag_s, crest)
     reflected = _surge(lag_s - (back - np.float32(0.05)), crest + np.float32(0.05))
