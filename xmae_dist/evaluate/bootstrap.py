@@ -52,7 +52,7 @@ class Interval:
         return bool(self.low > null or self.high < null)
 
 
-def draws(n_subjects: int, n_replicates: int, *parts: object) -> Floats:
+def draws(n_subjects: int, n_replicates: int, *parts: int | str) -> Floats:
     """(R, S) how often each subject is drawn; every row sums to S. Seeded by `parts`."""
     rng = generator("bootstrap", *parts)
     return rng.multinomial(n_subjects, np.full(n_subjects, 1.0 / n_subjects), size=n_replicates).astype(float)
@@ -91,28 +91,28 @@ def training_effect(
 def interval(
     value: float,
     test_R: Floats,
-    train_Q: Floats | None = None,
+    factor: float = 1.0,
     *,
     level: float = 0.95,
     null: float | None = None,
     bounds: tuple[float, float] = (-np.inf, np.inf),
 ) -> Interval:
-    """Percentile interval of `test_R` about `value`, stretched for the covariance with `train_Q` (see module)."""
+    """Percentile interval of `test_R`, stretched about `value` by `factor` and cut to `bounds`."""
     finite_R = test_R[np.isfinite(test_R)]
     if len(finite_R) < 2:
         return Interval(value=value, low=float("nan"), high=float("nan"))
-    factor = 1.0 if train_Q is None else _stretch(test_R[: len(train_Q)], train_Q)
     low, high = np.quantile(finite_R, [(1 - level) / 2, (1 + level) / 2])
-    low, high = value + factor * (low - value), value + factor * (high - value)
+    low, high = np.clip([value + factor * (low - value), value + factor * (high - value)], *bounds)
     se = float(finite_R.std(ddof=1)) * factor
     p_value = float("nan")
     if null is not None and se > 0:
         p_value = float(2 * norm.sf(abs(value - null) / se))
-    low, high = np.clip([low, high], *bounds)
     return Interval(value=value, low=float(low), high=float(high), se=se, p_value=p_value)
 
 
-def _stretch(test_Q: Floats, train_Q: Floats) -> float:
+def stretch(test_R: Floats, train_Q: Floats) -> float:
+    """sqrt(1 + max(0, cov(T, U)) / var(T)) over the Q draws that both were moved by."""
+    test_Q = test_R[: len(train_Q)]
     both_Q = np.isfinite(test_Q) & np.isfinite(train_Q)
     if both_Q.sum() < 2 or not test_Q[both_Q].std() > 0:
         return 1.0
@@ -120,8 +120,9 @@ def _stretch(test_Q: Floats, train_Q: Floats) -> float:
     return float(np.sqrt(1.0 + max(0.0, covariance[0, 1]) / covariance[0, 0]))
 
 
-def score_interval(metric: str, p: Predictions, draws_RS: Floats, train_Q: Floats | None = None) -> Interval:
-    return interval(point(metric, p), replicates(metric, p, draws_RS), train_Q, bounds=METRICS[metric].bounds)
+def score_interval(metric: str, p: Predictions, draws_RS: Floats, factor: float = 1.0) -> Interval:
+    """Value and interval of a metric. The stretch of the headline metric serves for the others of a fit too."""
+    return interval(point(metric, p), replicates(metric, p, draws_RS), factor, bounds=METRICS[metric].bounds)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -137,7 +138,7 @@ def paired_difference(metric: str, a: Scored, b: Scored, draws_RS: Floats) -> In
     sign = 1.0 if METRICS[metric].higher_is_better else -1.0
     test_R = sign * (replicates(metric, a.predictions, draws_RS) - replicates(metric, b.predictions, draws_RS))
     value = sign * (point(metric, a.predictions) - point(metric, b.predictions))
-    return interval(value, test_R, sign * (a.train_Q - b.train_Q), null=0.0)
+    return interval(value, test_R, stretch(test_R, sign * (a.train_Q - b.train_Q)), null=0.0)
 
 
 def holm(p_values: Floats) -> Floats:

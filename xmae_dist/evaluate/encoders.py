@@ -5,14 +5,19 @@ An encoder has a `name` and `encode(ppg_BL float32) -> (B, E) float32`; `identit
 
 import dataclasses
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Literal, Protocol
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
-from xmae_dist.core.errors import InputError
+from xmae_dist.core.errors import ConfigError, InputError
 from xmae_dist.core.fingerprint import digest_json
+from xmae_dist.data.window_spec import WindowSpec
 from xmae_dist.evaluate.features import pulse_features
+from xmae_dist.model import presets
+from xmae_dist.model.bundle import Bundle, load
+from xmae_dist.model.interface import PretrainModel
 
 FEATURES_VERSION = "pulse-features/v1"
 BATCH = 256
@@ -43,7 +48,7 @@ class EncoderSpec:
 
 
 def parse_bundles(values: tuple[str, ...]) -> tuple[EncoderSpec, ...]:
-    """`URL` or `name=URL` for each; unnamed bundles are called xmae, xmae-2, ... Raises InputError on a repeated name."""
+    """`URL` or `name=URL` for each; unnamed bundles are called xmae, xmae-2, ..."""
     specs = []
     for i, value in enumerate(values):
         name, separator, url = value.partition("=")
@@ -66,23 +71,37 @@ def with_controls(bundles: tuple[EncoderSpec, ...], seed: int) -> tuple[EncoderS
     return specs
 
 
-def resolve(spec: EncoderSpec) -> EncoderSpec:
-    """The spec with its identity, which needs a look at the bundle."""
+def resolve(spec: EncoderSpec, windows: WindowSpec) -> EncoderSpec:
+    """The spec with its identity. Raises ConfigError when the bundle was trained on windows cut otherwise."""
     if spec.kind == "features":
         return dataclasses.replace(spec, identity=FEATURES_VERSION)
-    bundle = _load(spec.url)
+    bundle = load(spec.url)
+    check_windows(spec, bundle, windows)
     if spec.kind == "bundle":
-        return dataclasses.replace(spec, identity=str(bundle.bundle_id))
-    config = {"model": type(bundle.model).__name__, "config": dataclasses.asdict(bundle.model.config)}
-    return dataclasses.replace(spec, identity=f"random-{digest_json(config)}-{spec.seed}")
+        return dataclasses.replace(spec, identity=bundle.bundle_id)
+    digest = digest_json(presets.to_dict(bundle.config))
+    return dataclasses.replace(spec, identity=f"random-{digest}-{spec.seed}")
+
+
+def check_windows(spec: EncoderSpec, bundle: Bundle, windows: WindowSpec) -> None:
+    """Raise ConfigError unless what the encoder reads is what it was trained on."""
+    trained = WindowSpec.from_dict(bundle.window_spec) if bundle.window_spec else windows
+    for name in ("window_s", "rate_hz", "source", "scaling", "ppg_band_hz"):
+        if getattr(trained, name) != getattr(windows, name):
+            raise ConfigError(
+                f"{name} of the window store",
+                value=getattr(windows, name),
+                expected=f"{getattr(trained, name)}, as bundle {spec.url} was trained",
+                fix="materialise windows with the bundle's specification",
+            )
 
 
 def open_encoder(spec: EncoderSpec, rate_hz: float) -> Encoder:
     """The encoder, ready on this node. Raises what loading the bundle raises."""
     if spec.kind == "features":
         return FeatureEncoder(spec.name, rate_hz)
-    model = _load(spec.url).model
-    return ModelEncoder(spec.name, model if spec.kind == "bundle" else _reinitialised(model, spec.seed))
+    bundle = load(spec.url)
+    return ModelEncoder(spec.name, bundle.model if spec.kind == "bundle" else _reinitialised(bundle, spec.seed))
 
 
 class FeatureEncoder:
@@ -98,12 +117,10 @@ class FeatureEncoder:
 class ModelEncoder:
     """A torch model's `embed`, in evaluation mode, without gradients, in batches."""
 
-    def __init__(self, name: str, model: Any) -> None:
+    def __init__(self, name: str, model: PretrainModel) -> None:
         self.name, self._model = name, model.eval()
 
     def encode(self, ppg_BL: NDArray[np.float32]) -> NDArray[np.float32]:
-        import torch
-
         with torch.no_grad():
             parts = [
                 self._model.embed(torch.from_numpy(np.ascontiguousarray(ppg_BL[i : i + BATCH]))).float().numpy()
@@ -112,15 +129,7 @@ class ModelEncoder:
         return np.concatenate(parts)
 
 
-def _load(url: str) -> Any:
-    from xmae_dist.model import bundle
-
-    return bundle.load(url)
-
-
-def _reinitialised(model: Any, seed: int) -> Any:
-    import torch
-
+def _reinitialised(bundle: Bundle, seed: int) -> PretrainModel:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return type(model)(model.config)
+        return presets.from_config(bundle.config)

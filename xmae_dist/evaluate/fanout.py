@@ -6,6 +6,7 @@ by the driver as it arrives, so a kill loses only fits in flight.
 """
 
 import io
+import logging
 import os
 from collections.abc import Iterator
 from typing import Any
@@ -104,7 +105,7 @@ def _connect() -> None:
     if address is None:
         # A private Ray of one process tree listens on loopback only and needs no token.
         os.environ.setdefault("RAY_AUTH_MODE", "disabled")
-    ray.init(address=address, log_to_driver=False, include_dashboard=False, logging_level="warning")
+    ray.init(address=address, log_to_driver=False, include_dashboard=False, logging_level=logging.WARNING)
 
 
 def _get(refs: Any) -> Any:

@@ -111,7 +111,13 @@ def cross_fit(
 
 
 def _choose_penalties(
-    x_NE: Floats, y_N: Floats, target_NC: Floats, fold_N: Ints, folds: list[int], kind: str, config: ProbeConfig
+    x_NE: NDArray[np.floating],
+    y_N: Floats,
+    target_NC: Floats,
+    fold_N: Ints,
+    folds: list[int],
+    kind: str,
+    config: ProbeConfig,
 ) -> Ints:
     """Index of the penalty with the least loss on the other folds, for each outer fold (K,)."""
     loss_KP = np.zeros((len(folds), len(config.penalties)))

@@ -122,8 +122,9 @@ class Result:
 
     @classmethod
     def from_row(cls, row: dict[str, Any]) -> "Result":
-        fields = json.loads(row["task_json"])
-        task = Task(**{k: _tuples(v) if isinstance(v, list) else v for k, v in fields.items()})
+        fields: dict[str, Any] = json.loads(row["task_json"])
+        fields = {k: _tuples(v) if isinstance(v, list) else v for k, v in fields.items()}
+        task = Task(**fields)
         predictions = Predictions(
             subject_N=np.asarray(row["pred_subject"], dtype=np.str_),
             y_N=np.asarray(row["pred_y"], float),

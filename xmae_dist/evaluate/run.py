@@ -15,6 +15,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from xmae_dist.core.errors import InputError
+from xmae_dist.data.window_spec import WindowSpec
 from xmae_dist.data.window_store import WindowStore
 from xmae_dist.evaluate import bootstrap, metrics
 from xmae_dist.evaluate.encoders import EncoderSpec
@@ -24,6 +25,7 @@ from xmae_dist.evaluate.probe import ProbeConfig, cross_fit
 from xmae_dist.evaluate.results import Result, request_id
 from xmae_dist.evaluate.tasks import Suite, Task
 from xmae_dist.storage import uri
+from xmae_dist.storage.corpus import Corpus
 
 PROTOCOL = "linear-probe/v1"
 
@@ -135,10 +137,9 @@ def fit(request: FitRequest, found: Examples, embedding_WE: NDArray[np.float32])
         task=task.name,
     )
     draws_RS = draws_of(task, len(np.unique(found.subject_N)), config.seed, config.n_replicates)
-    effects = {
-        name: bootstrap.training_effect(name, fitted.retrained, draws_RS[: config.n_train_replicates])
-        for name in metrics.metrics_of(task.kind)
-    }
+    train_Q = bootstrap.training_effect(task.metric, fitted.retrained, draws_RS[: config.n_train_replicates])
+    factor = bootstrap.stretch(bootstrap.replicates(task.metric, fitted.predictions, draws_RS), train_Q)
+    names = metrics.metrics_of(task.kind)
     return Result(
         request=request.request,
         suite=request.suite,
@@ -150,16 +151,13 @@ def fit(request: FitRequest, found: Examples, embedding_WE: NDArray[np.float32])
         store=request.store,
         seed=config.seed,
         n_replicates=config.n_replicates,
-        scores={
-            name: bootstrap.score_interval(name, fitted.predictions, draws_RS, effect)
-            for name, effect in effects.items()
-        },
+        scores={name: bootstrap.score_interval(name, fitted.predictions, draws_RS, factor) for name in names},
         n_windows=len(found.rows_M),
         n_fits=fitted.n_fits,
         seconds=time.monotonic() - started_s,
         penalties=fitted.penalty_of_fold,
         unit_names=tuple(found.name_N.tolist()),
-        scored=bootstrap.Scored(predictions=fitted.predictions, train_Q=effects[task.metric]),
+        scored=bootstrap.Scored(predictions=fitted.predictions, train_Q=train_Q),
     )
 
 
@@ -168,20 +166,36 @@ def draws_of(task: Task, n_subjects: int, seed: int, n_replicates: int) -> NDArr
     return bootstrap.draws(n_subjects, n_replicates, seed, task.name)
 
 
-def find_store(url: str) -> WindowStore:
-    """The window store at `url`, or the only one below it. Raises InputError when there are several."""
+def find_store(url: str, *, corpus_url: str = "", spec: WindowSpec | None = None) -> WindowStore:
+    """The window store at `url`, or the one below it that fits `spec` and the newest snapshot of `corpus_url`.
+
+    With a corpus and no such store, it is made. Raises InputError when several fit, or none does.
+    """
     if uri.exists(uri.join(url, "store.json")):
         return WindowStore.open(url)
-    found = sorted(u.rsplit("/", 1)[0] for u in uri.list_urls(url, recursive=False) if u.endswith("/store.json"))
-    found += [child for child in uri.list_urls(url) if uri.exists(uri.join(child, "store.json"))]
-    if len(found) > 1:
+    spec = spec or WindowSpec()
+    if corpus_url:
+        from xmae_dist.data.materialise import StoreConfig, materialise
+
+        snapshot = Corpus.open(corpus_url).snapshot().fingerprint
+        fitting = [s for s in _stores_below(url) if s.spec == spec and s.snapshot["fingerprint"] == snapshot]
+        return fitting[0] if fitting else materialise(corpus_url, url, StoreConfig(spec=spec))
+    stores = _stores_below(url)
+    if len(stores) != 1:
         raise InputError(
             "--windows",
-            value=f"{len(found)} stores under {url}",
-            expected="one store",
-            fix="name one: " + ", ".join(found[:5]),
+            value=f"{len(stores)} complete window stores under {url}",
+            expected="one",
+            fix="name the store itself, or give --corpus to choose (or make) the one of its newest snapshot",
         )
-    return WindowStore.open(found[0] if found else url)
+    return stores[0]
+
+
+def _stores_below(url: str) -> list[WindowStore]:
+    if not uri.exists(url):
+        return []
+    folders = [child.rstrip("/") for child in uri.list_urls(url)]
+    return [WindowStore.open(f) for f in folders if uri.exists(uri.join(f, "index", "_delta_log"))]
 
 
 def window_table(store: WindowStore, splits: Iterable[str]) -> pa.Table:

@@ -1,0 +1,106 @@
+"""`xmae evaluate`: encoders on downstream tasks, in parallel, beside their controls."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import Annotated
+
+import tyro
+
+from xmae_dist.core.errors import UsageError
+from xmae_dist.data.split import SPLITS
+from xmae_dist.data.window_spec import WindowSpec
+from xmae_dist.evaluate.compare import comparisons, tallies
+from xmae_dist.evaluate.encoders import EncoderSpec, load, parse_bundles, resolve, with_controls
+from xmae_dist.evaluate.fanout import run_fits
+from xmae_dist.evaluate.metrics import METRICS
+from xmae_dist.evaluate.report import as_json, write_report
+from xmae_dist.evaluate.results import Result
+from xmae_dist.evaluate.run import EvaluateConfig, Plan, find_store, plan, window_table
+from xmae_dist.evaluate.tasks import builtin_suites, load_suite
+from xmae_dist.storage import uri
+
+
+@dataclass(frozen=True, kw_only=True)
+class Args:
+    """Probe frozen encoders on downstream tasks, beside a random-weight encoder and pulse features.
+
+    Labels and folds are checked before anything is fitted. Fits run as Ray tasks; each result is committed once, so
+    the same command again computes only what is missing. Ends with a report (HTML, JSON, Parquet) under OUT/report.
+    """
+
+    windows: str
+    """URL of a window store, or of the folder that holds it."""
+    bundle: Annotated[tuple[str, ...], tyro.conf.UseAppendAction]
+    """URL of an encoder bundle, or name=URL; may be given several times. The first is the one controls copy."""
+    out: str
+    """URL under which embeddings, results and the report are kept."""
+    suite: str = "simulated"
+    """A built-in suite of tasks, or the URL of a .toml file."""
+    corpus: str = ""
+    """URL of the corpus: chooses (or makes) the window store of its newest snapshot where --windows holds several."""
+    tasks: tuple[str, ...] = ()
+    """Only these tasks of the suite."""
+    run: str = ""
+    """URL of the pretraining run whose figures the report shows."""
+    seed: int = 0
+    """Decides folds, bootstrap draws, sampled windows and the random control."""
+    splits: tuple[str, ...] = SPLITS
+    """Splits of the window store whose subjects take part; ("test",) holds only subjects unseen in pretraining."""
+    replicates: int = 1000
+    """Bootstrap draws of subjects."""
+    max_windows_per_subject: int = 100
+    """Windows of a subject in a window-level task, chosen by hash; 0 takes all."""
+    skip_unusable: bool = False
+    """Leave out tasks whose labels cannot be evaluated, naming them, instead of stopping."""
+    json: bool = False
+    """Print results as JSON instead of a table."""
+
+
+def run(args: Args) -> int:
+    """Carries the command out and returns its exit status."""
+    if not args.bundle:
+        raise UsageError("--bundle", value="none", expected=f"a bundle URL (suites: {', '.join(builtin_suites())})")
+    suite = load_suite(args.suite).only(args.tasks)
+    config = EvaluateConfig(
+        seed=args.seed,
+        n_replicates=args.replicates,
+        max_windows_per_subject=args.max_windows_per_subject,
+        splits=args.splits,
+    )
+    encoders = with_controls(parse_bundles(args.bundle), args.seed)
+    store = find_store(args.windows, corpus_url=args.corpus, spec=_spec_of(encoders[0]))
+    encoders = tuple(resolve(spec, store.spec) for spec in encoders)
+    windows = window_table(store, args.splits)
+    planned = plan(suite, encoders, windows, store.fingerprint, config, skip_unusable=args.skip_unusable)
+    results = run_fits(planned, store, windows["window_id"].to_numpy(), args.out)
+    report = write_report(args.out, uri.join(args.out, "report"), run_url=args.run, skipped=planned.skipped)
+    _show(results, planned, report, as_text=not args.json)
+    return 0
+
+
+def _spec_of(first: EncoderSpec) -> WindowSpec | None:
+    stored = load(first.url).window_spec
+    return WindowSpec.from_dict(stored) if stored else None
+
+
+def _show(results: list[Result], planned: Plan, report: str, *, as_text: bool) -> None:
+    found = comparisons(results)
+    if not as_text:
+        print(json.dumps(as_json(results, found, planned.skipped) | {"report": report}))
+        return
+    width = max(len(r.encoder) for r in results)
+    for result in results:
+        score = result.headline
+        print(
+            f"{result.task.name:<16} {result.encoder:<{width}}  {METRICS[result.task.metric].title:<12} "
+            f"{score.value:8.3f}  [{score.low:.3f}, {score.high:.3f}]  {result.n_subjects} subjects"
+        )
+    for tally in tallies(found):
+        print(
+            f"{tally.encoder} beats {tally.against} on {tally.better} of {tally.tasks} tasks, is worse on {tally.worse}"
+        )
+    for name, why in planned.skipped.items():
+        print(f"left out: {name}: {why}")
+    print(f"report: {report}")

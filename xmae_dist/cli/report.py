@@ -1,0 +1,29 @@
+"""`xmae report`: the evaluation report again, from stored results alone."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated
+
+import tyro
+
+from xmae_dist.evaluate.report import write_report
+from xmae_dist.storage import uri
+
+
+@dataclass(frozen=True, kw_only=True)
+class Args:
+    """Make the report (report.html, report.json, results.parquet) from the results of an evaluation."""
+
+    evaluation: Annotated[str, tyro.conf.Positional]
+    """URL given to `xmae evaluate --out`."""
+    out: str = ""
+    """Folder or URL for the files; by default EVALUATION/report."""
+    run: str = ""
+    """URL of the pretraining run whose figures the report shows."""
+
+
+def run(args: Args) -> int:
+    """Carries the command out and returns its exit status."""
+    print(f"report: {write_report(args.evaluation, args.out or uri.join(args.evaluation, 'report'), run_url=args.run)}")
+    return 0

@@ -1,0 +1,70 @@
+"""The report's page: plain HTML with its style and pictures inside, legible on a screen and on paper."""
+
+import base64
+import html
+import io
+from collections.abc import Iterable, Sequence
+
+from matplotlib.figure import Figure
+
+STYLE = """
+:root { --ink:#1f2328; --quiet:#57606a; --line:#d8dee4; --soft:#f6f8fa; --accent:#0b5cad; }
+* { box-sizing:border-box; }
+body { margin:0; background:#fff; color:var(--ink); font:16px/1.55 system-ui,-apple-system,"Segoe UI",sans-serif; }
+main { max-width:1020px; margin:0 auto; padding:2.2rem 1.4rem 4rem; }
+h1 { font-size:1.75rem; line-height:1.2; margin:0 0 .3rem; }
+h2 { font-size:1.25rem; margin:2.6rem 0 .6rem; padding-bottom:.3rem; border-bottom:1px solid var(--line); }
+h3 { font-size:1.02rem; margin:1.7rem 0 .3rem; }
+p, li { max-width:75ch; } .quiet, figcaption { color:var(--quiet); font-size:.88rem; }
+.cards { display:grid; grid-template-columns:repeat(auto-fit,minmax(210px,1fr)); gap:.8rem; margin:1.2rem 0; }
+.card { border:1px solid var(--line); border-radius:8px; padding:.75rem .9rem; background:var(--soft); }
+.card b { display:block; font-size:1.45rem; line-height:1.2; } .card span { color:var(--quiet); font-size:.85rem; }
+.scroll { overflow-x:auto; }
+table { border-collapse:collapse; width:100%; font-size:.88rem; font-variant-numeric:tabular-nums; }
+th, td { text-align:left; padding:.38rem .6rem; border-bottom:1px solid var(--line); vertical-align:top; }
+th { background:var(--soft); font-weight:600; } td.n, th.n { text-align:right; white-space:nowrap; }
+td small { color:var(--quiet); display:block; } td.best { font-weight:700; } tr.family td { background:#fff; color:var(--quiet);
+ font-size:.78rem; letter-spacing:.05em; text-transform:uppercase; padding-top:.9rem; }
+.better { color:#1a6e2e; font-weight:600; } .worse { color:#a4262c; font-weight:600; }
+figure { margin:1rem 0 1.4rem; } figure img { max-width:100%; height:auto; display:block; }
+code { font-size:.85em; background:var(--soft); padding:.08em .3em; border-radius:4px; overflow-wrap:anywhere; }
+dl { display:grid; grid-template-columns:max-content 1fr; gap:.2rem 1rem; font-size:.9rem; } dt { color:var(--quiet); } dd { margin:0; }
+@media print { main { max-width:none; padding:0; } body { font-size:10.5pt; } h2 { break-after:avoid; } h3 { break-after:avoid; }
+ figure, tr, .card { break-inside:avoid; } .scroll { overflow:visible; } a { color:inherit; } @page { margin:16mm 14mm; } }
+"""
+
+
+def document(title: str, body: Iterable[str]) -> str:
+    return (
+        f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{text(title)}</title>'
+        '<meta name="viewport" content="width=device-width,initial-scale=1">'
+        f"<style>{STYLE}</style></head><body><main>\n" + "\n".join(body) + "\n</main></body></html>\n"
+    )
+
+
+def text(value: object) -> str:
+    return html.escape(str(value))
+
+
+def table(header: Sequence[str], rows: Iterable[str], *, numeric_from: int = 1) -> str:
+    """A table from ready rows; headings from column `numeric_from` on are aligned right."""
+    cells = "".join(
+        f'<th class="n">{text(h)}</th>' if i >= numeric_from else f"<th>{text(h)}</th>" for i, h in enumerate(header)
+    )
+    return f'<div class="scroll"><table><thead><tr>{cells}</tr></thead><tbody>{"".join(rows)}</tbody></table></div>'
+
+
+def definitions(pairs: Iterable[tuple[str, str]]) -> str:
+    """A description list; values are HTML already."""
+    return "<dl>" + "".join(f"<dt>{text(name)}</dt><dd>{value}</dd>" for name, value in pairs) + "</dl>"
+
+
+def picture(figure: Figure | bytes, alternative: str, caption: str = "") -> str:
+    """An <img> with the PNG inside the page; `alternative` says what it shows to those who cannot see it."""
+    if isinstance(figure, Figure):
+        buffer = io.BytesIO()
+        figure.savefig(buffer, format="png", dpi=150, facecolor="white")
+        figure = buffer.getvalue()
+    data = base64.b64encode(figure).decode()
+    below = f"<figcaption>{text(caption)}</figcaption>" if caption else ""
+    return f'<figure><img alt="{text(alternative)}" src="data:image/png;base64,{data}">{below}</figure>'
