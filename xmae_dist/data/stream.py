@@ -1,0 +1,174 @@
+"""Batches in the plan's order, read ahead by Ray Data: a Datasource whose read tasks are the plan's blocks.
+
+Each rank runs its own dataset over its own share, so ranks never wait for each other's data and nothing has to
+be split: a task reads whole chunks (see `plan`), `preserve_order` keeps the blocks in sequence, and what comes
+out is bit for bit what `direct.step_batches` gives. Ray Data's own iterator state is not used: to resume is to
+start at another step.
+
+Read amplification, the windows decoded for each window handed to a rank, is 1 + (W + C)·chunk / block at most
+(W ranks, C cohorts, block = block_steps · global batch windows): a rank's share of a block begins and ends
+inside a chunk, and so may each cohort's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import ray
+from ray.data import DataContext, Datasource, ReadTask
+from ray.data.block import BlockMetadata
+
+from xmae_dist.core.errors import RunError, XmaeError
+from xmae_dist.data.direct import Batch, RetryConfig, WindowReader, cut_into_steps, read_with_retries
+from xmae_dist.data.plan import Plan
+
+
+@dataclass(frozen=True, kw_only=True)
+class StreamConfig:
+    """How far and how wide a rank reads ahead; none of it changes a single byte of the batches."""
+
+    readers: int = 2
+    """Read tasks of one rank at a time."""
+    read_cpus: float = 0.0
+    """Logical CPUs that a read task reserves. 0 lets reads run where the training workers hold every CPU; 1 sends
+    them to nodes with CPUs to spare."""
+    blocks_ahead: int = 4
+    """Blocks that may wait in the object store, read and not yet trained on."""
+    leg_blocks: int = 256
+    """Blocks in one Ray dataset; a run is one dataset after another, so that a long one needs no long task list."""
+    retry: RetryConfig = field(default_factory=RetryConfig)
+
+
+def step_batches(
+    store: WindowReader,
+    plan: Plan,
+    *,
+    start_step: int = 0,
+    stop_step: int,
+    world: int = 1,
+    rank: int = 0,
+    config: StreamConfig = StreamConfig(),
+) -> Iterator[Batch]:
+    """`rank`'s batches of steps [start_step, stop_step), in order, through Ray Data; `store` must be picklable.
+
+    Raises IntegrityError for damaged bytes, StorageError when reads keep failing, as the read tasks raised them.
+    """
+    shared = ray.put((store, plan))
+    leg_steps = config.leg_blocks * plan.block_steps
+    while start_step < stop_step:
+        leg_stop = min((start_step // leg_steps + 1) * leg_steps, stop_step)
+        source = PlanDatasource(shared, plan, (start_step, leg_stop), (world, rank), config.retry)
+        yield from _leg(source, plan, (world, rank), config)
+        start_step = leg_stop
+
+
+class PlanDatasource(Datasource):
+    """Blocks of the plan as read tasks. Each yields one Arrow table: step, id and the signals as stored."""
+
+    def __init__(
+        self,
+        shared: ray.ObjectRef,
+        plan: Plan,
+        steps: tuple[int, int],
+        share: tuple[int, int],
+        retry: RetryConfig,
+    ) -> None:
+        super().__init__()
+        self._shared, self._share, self._retry = shared, share, retry
+        first, last = plan.columns(*share)
+        self._width = last - first
+        self._blocks = list(plan.blocks(*steps))
+
+    def estimate_inmemory_data_size(self) -> int | None:
+        return None
+
+    def get_read_tasks(
+        self,
+        parallelism: int,
+        per_task_row_limit: int | None = None,
+        data_context: DataContext | None = None,
+    ) -> list[ReadTask]:
+        return [self._task(start, stop) for start, stop in self._blocks]
+
+    def _task(self, start: int, stop: int) -> ReadTask:
+        shared, share, retry = self._shared, self._share, self._retry
+        metadata = BlockMetadata(
+            num_rows=(stop - start) * self._width, size_bytes=None, exec_stats=None, input_files=None
+        )
+        return ReadTask(lambda: [_read_block(shared, (start, stop), share, retry)], metadata)
+
+    @property
+    def n_blocks(self) -> int:
+        return len(self._blocks)
+
+
+def _read_block(shared: ray.ObjectRef, steps: tuple[int, int], share: tuple[int, int], retry: RetryConfig) -> pa.Table:
+    store, plan = ray.get(shared)
+    ids_KB = plan.ids_of_steps(*steps, *share)
+    ecg_NL, ppg_NL = read_with_retries(store, ids_KB.ravel(), retry)
+    columns = {
+        "step": pa.array(np.repeat(np.arange(*steps), ids_KB.shape[1])),
+        "id": pa.array(ids_KB.ravel()),
+        "ppg": _to_arrow(ppg_NL),
+    }
+    if ecg_NL is not None:
+        columns["ecg"] = _to_arrow(ecg_NL)
+    return pa.table(columns)
+
+
+def _to_arrow(signal_NL: np.ndarray) -> pa.Array:
+    return pa.FixedSizeListArray.from_arrays(pa.array(signal_NL.reshape(-1)), signal_NL.shape[1])
+
+
+def _from_arrow(table: pa.Table, name: str) -> np.ndarray | None:
+    if name not in table.column_names:
+        return None
+    column = table.column(name).combine_chunks()
+    return column.flatten().to_numpy(zero_copy_only=True).reshape(len(column), -1)
+
+
+def _leg(source: PlanDatasource, plan: Plan, share: tuple[int, int], config: StreamConfig) -> Iterator[Batch]:
+    with DataContext.current(_context()):
+        dataset = ray.data.read_datasource(
+            source,
+            num_cpus=config.read_cpus,
+            concurrency=config.readers,
+            override_num_blocks=source.n_blocks,
+        )
+        tables = iter(dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=1))
+    while (table := _next_table(tables)) is not None:
+        yield from _batches_of(table, plan)
+
+
+def _context() -> DataContext:
+    context = DataContext.get_current().copy()
+    context.execution_options.preserve_order = True
+    context.enable_progress_bars = False
+    context.print_on_execution_start = False
+    # A block is handed on whole: its steps need each other's chunks.
+    context.target_max_block_size = None
+    return context
+
+
+def _next_table(tables: Iterator[Any]) -> pa.Table | None:
+    try:
+        return next(tables, None)
+    except ray.exceptions.RayTaskError as error:
+        cause = error.cause
+        while cause is not None and not isinstance(cause, XmaeError):
+            cause = cause.__cause__
+        raise cause if cause is not None else RunError("reading ahead", value=error) from error
+
+
+def _batches_of(table: pa.Table, plan: Plan) -> Iterator[Batch]:
+    step_N = table.column("step").to_numpy()
+    steps = int(step_N[-1] - step_N[0]) + 1
+    ids_KB = table.column("id").to_numpy().reshape(steps, -1)
+    ppg_NL = _from_arrow(table, "ppg")
+    if ppg_NL is None:
+        raise RunError("reading ahead", value=table.column_names, expected="a column ppg")
+    yield from cut_into_steps(plan, int(step_N[0]), ids_KB, _from_arrow(table, "ecg"), ppg_NL)
