@@ -62,7 +62,7 @@ def _draw_hours(axes: Axes, cohorts: list[CohortSummary]) -> None:
         axes.barh(places, hours, height=height, label=name, color=colours(i % 10))
     _name_cohorts(axes, cohorts)
     axes.set_xlabel("hours recorded, by channel")
-    axes.legend(fontsize=7, ncols=2)
+    axes.legend(fontsize=6, ncols=5, loc="lower center", bbox_to_anchor=(0.5, 1.0))
 
 
 def _draw_subjects(axes: Axes, cohorts: list[CohortSummary]) -> None:

@@ -8,8 +8,11 @@ carries a write id, so that a commit whose answer was lost on the network is rec
 from __future__ import annotations
 
 import contextlib
+import json
+import tempfile
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pyarrow as pa
@@ -52,20 +55,9 @@ class Table:
         if self.exists():
             return False
         uri.probe_conditional_put(self.url)
-        try:
-            with _table_errors(self.url):
-                DeltaTable.create(
-                    self.url,
-                    schema=schema,
-                    partition_by=list(partition_by),
-                    configuration=_CONFIGURATION,
-                    storage_options=uri.delta_options(self.url),
-                )
-        except StorageError:
-            if self.exists():  # another writer was first
-                return False
-            raise
-        return True
+        # delta-rs lets two creators both commit (as versions 0 and 1): version 0 is put here, where one wins.
+        first = _commit_key(self.url, 0)
+        return uri.create_exclusively(first, _first_commit(self.url, schema, partition_by))
 
     def version(self) -> int:
         """The newest version. Raises StorageError where there is no table."""
@@ -140,10 +132,21 @@ class Table:
             )
 
     def history(self, limit: int | None = None) -> list[dict[str, Any]]:
-        """Commits, newest first: version, timestamp (ms), operation and what `metadata` carried."""
-        table = self._load()
-        with _table_errors(self.url):
-            return table.history(limit)
+        """Commits, newest first: version, timestamp (ms), operation and what `metadata` carried.
+
+        Read from the log itself: delta-rs numbers commits wrongly while others are committing.
+        """
+        newest = self.version()
+        oldest = 0 if limit is None else max(0, newest - limit + 1)
+        with ThreadPoolExecutor(8, thread_name_prefix="delta-history") as pool:
+            return list(pool.map(self._commit_info, range(newest, oldest - 1, -1)))
+
+    def _commit_info(self, version: int) -> dict[str, Any]:
+        for line in uri.read_bytes(_commit_key(self.url, version)).splitlines():
+            action = json.loads(line)
+            if "commitInfo" in action:
+                return {**action["commitInfo"], "version": version}
+        return {"version": version, "timestamp": 0, "operation": "unknown"}
 
     def vacuum(self, *, retention_hours: int, dry_run: bool = False) -> list[str]:
         """Removes data files that no version younger than `retention_hours` needs; returns their paths."""
@@ -173,7 +176,7 @@ class Table:
         for _ in range(_COMMIT_ATTEMPTS):
             table = self._load()
             if txn is not None and (table.transaction_version(txn[0]) or -1) >= txn[1]:
-                return self._version_of(table, write_id)
+                return self._own_commit(write_id)
             try:
                 write(table, commit)
             except CommitFailedError:
@@ -182,7 +185,7 @@ class Table:
                 raise explain(self.url, error) from error
             except DeltaError as error:
                 raise _explained(self.url, error, None) from error
-            return self._version_of(self._load(), write_id)
+            return table.version()
         raise StorageError(
             self.url,
             value=f"{_COMMIT_ATTEMPTS} commits lost to other writers",
@@ -190,15 +193,29 @@ class Table:
             fix="run fewer writers at once, then run this again (it is safe to repeat)",
         )
 
-    @staticmethod
-    def _version_of(table: DeltaTable, write_id: str) -> int | None:
-        for past in (50, None):
-            for entry in table.history(past):
-                if entry.get(WRITE_ID) == write_id:
-                    return int(entry["version"])
-            if table.version() < 50:
-                break
+    def _own_commit(self, write_id: str) -> int | None:
+        """The version of our commit, if it arrived although its answer did not; None where another writer
+        was first.
+        """
+        for commit in self.history(_COMMIT_ATTEMPTS):
+            if commit.get(WRITE_ID) == write_id:
+                return int(commit["version"])
         return None
+
+
+def _commit_key(url: str, version: int) -> str:
+    return uri.join(url, "_delta_log", f"{version:020d}.json")
+
+
+def _first_commit(url: str, schema: pa.Schema, partition_by: Sequence[str]) -> bytes:
+    """What delta-rs writes as version 0 of an empty table."""
+    with tempfile.TemporaryDirectory(prefix="xmae-table-") as folder:
+        DeltaTable.create(folder, schema=schema, partition_by=list(partition_by), configuration=_CONFIGURATION)
+        actions = [json.loads(line) for line in uri.read_bytes(_commit_key(folder, 0)).splitlines()]
+    for action in actions:
+        if "commitInfo" in action:
+            action["commitInfo"]["operationParameters"]["location"] = url
+    return "\n".join(json.dumps(action) for action in actions).encode()
 
 
 def sql_of(filters: Filters) -> str:

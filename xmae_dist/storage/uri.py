@@ -11,7 +11,7 @@ import hashlib
 import os
 import threading
 import uuid
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -155,11 +155,22 @@ def write_bytes(url: str, data: bytes | bytearray | memoryview) -> None:
 
 
 def _write_local(path: Path, data: bytes | bytearray | memoryview) -> None:
+    with _partial_file(path, data) as partial:
+        os.replace(partial, path)
+
+
+def _create_local(path: Path, data: bytes) -> None:
+    with _partial_file(path, data) as partial:
+        os.link(partial, path)  # fails where there is one, and never shows half of the content
+
+
+@contextlib.contextmanager
+def _partial_file(path: Path, data: bytes | bytearray | memoryview) -> Iterator[Path]:
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}")
     try:
         partial.write_bytes(data)
-        os.replace(partial, path)
+        yield partial
     finally:
         partial.unlink(missing_ok=True)
 
@@ -170,9 +181,7 @@ def create_exclusively(url: str, data: bytes) -> bool:
     with storage_errors(url):
         try:
             if is_local(url):
-                Path(path).parent.mkdir(parents=True, exist_ok=True)
-                with open(path, "xb") as file:
-                    file.write(data)
+                _create_local(Path(path), data)
             else:
                 fs.pipe_file(path, data, mode="create")
         except FileExistsError:
