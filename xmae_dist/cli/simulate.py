@@ -43,7 +43,7 @@ class Args:
     subject_prefix: str | None = None
     """First part of the names of people; the same prefix and seed in another cohort means the same people."""
     seed: int = 0
-    """Other people and other occasions."""
+    """Another seed makes other people; into the same cohort it adds them."""
     part_mib: int = 256
     """Samples of one part, in MiB."""
     json: bool = False

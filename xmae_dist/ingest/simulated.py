@@ -76,7 +76,7 @@ def simulate_into(corpus_url: str, spec: CohortSpec, *, part_bytes: int = 256 * 
     if todo.changed:
         raise UsageError(
             f"cohort {spec.name}",
-            value=f"simulated before with another seed or other options ({len(todo.changed)} subjects differ)",
+            value=f"simulated before with other options ({len(todo.changed)} subjects differ)",
             expected="the same options, or a new cohort",
             fix="name the new one with --cohort",
         )

@@ -186,7 +186,7 @@ def _describe(segment: _Segment, fs: float) -> dict[str, _Layout]:
         return {}
     described: dict[str, _Layout] = {}
     for at, key in enumerate(_keys(record.sig_name)):
-        dtype = "int32" if record.fmt[at] in _WIDE else "int16"
+        dtype = _dtype(record.fmt[at])
         unit, factor = _unit(record.units[at])
         gain = record.adc_gain[at] or _UNCALIBRATED_GAIN
         scale = factor / gain
@@ -205,6 +205,10 @@ def _describe(segment: _Segment, fs: float) -> dict[str, _Layout]:
             samples_per_frame=record.samps_per_frame[at],
         )
     return described
+
+
+def _dtype(fmt: str) -> str:
+    return "int32" if fmt in _WIDE else "int16"
 
 
 def _keys(signal_names: list[str | None]) -> list[str]:
@@ -266,24 +270,24 @@ def _decode(segment: _Segment, start: int, stop: int) -> dict[str, NDArray[Any]]
     """Digital samples start … stop (frames) of every signal of a segment, with one mark for missing ones."""
     if segment.header is None or not segment.header.n_sig:
         return {}
-    wide = any(fmt in _WIDE for fmt in segment.header.fmt)
+    header = segment.header
+    # Given a header without a length wfdb reads only whole files; such headers are rare and old.
+    span = {} if header.sig_len is None else {"sampfrom": start, "sampto": stop}
+    bits = 32 if any(fmt in _WIDE for fmt in header.fmt) else 16
     try:
-        record = wfdb.rdrecord(
-            str(segment.stem),
-            sampfrom=start,
-            sampto=stop,
-            physical=False,
-            smooth_frames=False,
-            return_res=32 if wide else 16,
-        )
+        record = wfdb.rdrecord(str(segment.stem), physical=False, smooth_frames=False, return_res=bits, **span)
     except (ValueError, IndexError, KeyError, TypeError, OSError, RuntimeError) as error:
         raise InputError(
-            f"signal files of {segment.header.record_name}", value=f"undecodable ({error})", fix="copy them again"
+            f"signal files of {header.record_name}", value=f"undecodable ({error})", fix="copy them again"
         ) from error
     decoded = {}
-    for key, fmt, raw in zip(_keys(segment.header.sig_name), segment.header.fmt, record.e_d_signal, strict=True):
+    for key, fmt, per_frame, raw in zip(
+        _keys(header.sig_name), header.fmt, header.samps_per_frame, record.e_d_signal, strict=True
+    ):
+        if not span:
+            raw = raw[start * per_frame : stop * per_frame]
         if fmt in _MISSING:
-            raw = np.where(raw == _MISSING[fmt], np.iinfo(raw.dtype).min, raw)
+            raw = np.where(raw == _MISSING[fmt], np.iinfo(_dtype(fmt)).min, raw)
         decoded[key] = raw
     return decoded
 
