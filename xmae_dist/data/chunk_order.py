@@ -6,7 +6,7 @@ end to end behind them and cut into further chunks, so that only the cohort's ve
 visits the chunks in the order of a keyed permutation; windows within a chunk keep theirs (the plan shuffles
 those across the chunks of a block). Everything is closed-form in both directions.
 
-Shapes: B windows asked for.
+Shapes: B windows asked for, P passes they lie in.
 """
 
 from __future__ import annotations
@@ -62,9 +62,11 @@ class ChunkOrder:
     def ids_at(self, index_B: IntArray, seed: int) -> IntArray:
         """The window ids at places `index_B` (0, 1, 2 … without end) of this cohort's sequence."""
         pass_B, place_B = np.divmod(index_B, self.size)
-        key_B = self._key(seed, pass_B)
+        passes, which_B = np.unique(pass_B, return_inverse=True)
+        key_P = self._key(seed, passes)
+        key_B = key_P[which_B]
         # The short chunk comes at a random slot: behind it, windows stand `hole` places before their slots.
-        behind_B = place_B >= self._short_slot(key_B) * self.chunk_windows + self._short_size
+        behind_B = place_B >= self._short_slot(key_P)[which_B] * self.chunk_windows + self._short_size
         slot_B, offset_B = np.divmod(place_B + self._hole * behind_B, self.chunk_windows)
         chunk_B = permute(slot_B, self.chunks, key_B)
         return self._id_of(chunk_B * self.chunk_windows + offset_B)

@@ -59,8 +59,7 @@ def _radices(size: IntArray) -> tuple[IntArray, IntArray]:
 
 
 def _round(key: NDArray[np.uint64], number: int, half: IntArray, radix: IntArray) -> IntArray:
-    # Hashing the round number with the key keeps the six round functions unrelated.
-    return (hash_u64(key, number, half) % radix.astype(np.uint64)).astype(np.int64)
+    return (hash_u64(key ^ np.uint64(number), half) % radix.astype(np.uint64)).astype(np.int64)
 
 
 def _forward(index: IntArray, size: IntArray, key: NDArray[np.uint64]) -> IntArray:
