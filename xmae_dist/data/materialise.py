@@ -27,6 +27,9 @@ from xmae_dist.storage.corpus import Corpus
 from xmae_dist.storage.snapshot import Snapshot
 from xmae_dist.storage.table import Table
 
+# Loggers of Ray Data that tell of every execution what our own progress says better.
+_CHATTER = ("ray.data._internal.execution.streaming_executor", "ray.data._internal.progress")
+
 _INDEX_SCHEMA = pa.schema(
     [
         pa.field("cohort", pa.string(), nullable=False),
@@ -110,6 +113,8 @@ def _written(plans: Sequence[PartPlan], tasks: int | None) -> Iterator[dict[str,
 
     if not ray.is_initialized():
         ray.init(include_dashboard=False, log_to_driver=False, logging_level=logging.WARNING)
+    for name in _CHATTER:
+        logging.getLogger(name).setLevel(logging.ERROR)
     context = ray.data.DataContext.get_current().copy()
     context.enable_progress_bars = context.print_on_execution_start = False  # ours counts recordings
     items = [{"plan": pickle.dumps(plan)} for plan in plans]
