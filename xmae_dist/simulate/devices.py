@@ -29,6 +29,8 @@ class ChannelPreset:
     """Analogue high-pass (first order) and low-pass (second order) corners."""
     noise: float
     """Standard deviation of white noise, in `unit` (ECG) or mean finger pulses (PPG)."""
+    flutter: float = 0.0
+    """PPG: standard deviation of the slow noise of tissue and small movements, in mean finger pulses."""
     mains: float = 0.0
     """Typical size of the mains hum, in the same unit."""
     lead_deg: float = 60.0
@@ -58,7 +60,7 @@ class DevicePreset:
 
 _ECG = ChannelPreset(name="ecg", rate_hz=250.0, full_scale=5.0, unit="mV", band_hz=(0.5, 40.0), noise=0.012, mains=0.01)
 _PPG = ChannelPreset(
-    name="ppg", rate_hz=125.0, full_scale=8.0, unit="NU", band_hz=(0.15, 12.0), noise=0.012, mains=0.003
+    name="ppg", rate_hz=125.0, full_scale=8.0, unit="NU", band_hz=(0.15, 12.0), noise=0.012, flutter=0.02, mains=0.003
 )
 _WEARABLE_CLOCK = ClockPreset(max_offset_s=60.0, max_drift_ppm=100.0, change_probability=0.4)
 
@@ -93,20 +95,24 @@ DEVICES: dict[str, DevicePreset] = {
         DevicePreset(
             name="smartwatch",
             body_site="wrist",
-            channels=(replace(_PPG, rate_hz=64.0, site="wrist", bits=16, band_hz=(0.3, 8.0), mains=0.0),),
+            channels=(
+                replace(_PPG, rate_hz=64.0, site="wrist", bits=16, flutter=0.035, band_hz=(0.3, 8.0), mains=0.0),
+            ),
             clock=_WEARABLE_CLOCK,
-            restlessness=0.06,
-            motion_per_hour=14.0,
+            restlessness=0.10,
+            motion_per_hour=20.0,
             motion_gain=1.2,
             gaps_per_hour=1.0,
         ),
         DevicePreset(
             name="ring",
             body_site="finger_base",
-            channels=(replace(_PPG, rate_hz=50.0, site="finger_base", bits=14, band_hz=(0.2, 8.0), mains=0.0),),
+            channels=(
+                replace(_PPG, rate_hz=50.0, site="finger_base", bits=14, flutter=0.03, band_hz=(0.2, 8.0), mains=0.0),
+            ),
             clock=_WEARABLE_CLOCK,
-            restlessness=0.04,
-            motion_per_hour=9.0,
+            restlessness=0.06,
+            motion_per_hour=12.0,
             gaps_per_hour=0.8,
         ),
         DevicePreset(

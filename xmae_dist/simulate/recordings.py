@@ -6,9 +6,10 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.signal import lfilter
 
 from xmae_dist.simulate import heart, vessels
-from xmae_dist.simulate.autonomic import Drivers, Floats
+from xmae_dist.simulate.autonomic import GRID_HZ, Drivers, Floats, band_noise
 from xmae_dist.simulate.clocks import DeviceClock
 from xmae_dist.simulate.contact import Disturbance, add_motion, cut_gaps, lose_contact
 from xmae_dist.simulate.devices import ChannelPreset, DevicePreset
@@ -153,13 +154,25 @@ def _ppg(rng: np.random.Generator, wearing: Wearing, channel: ChannelPreset, n: 
     signal *= np.float32(size)
     wander = size * vessels.wander(rng, session.drivers)
     signal += _on_grid(wearing, wander, n, channel.rate_hz)
+    signal += _flutter(rng, wearing, channel, n)
     add_motion(rng, signal, channel.rate_hz, wearing.disturbance, 0.8 * strength**0.5, (0.4, 5.0))
     return signal
 
 
+def _flutter(rng: np.random.Generator, wearing: Wearing, channel: ChannelPreset, n: int) -> Signal:
+    """Brownish noise above about 1 Hz whose level differs between recordings and comes and goes over minutes."""
+    decay = np.float32(np.exp(-2.0 * np.pi * 1.0 / channel.rate_hz))
+    white = rng.standard_normal(n, dtype=np.float32)
+    white *= np.sqrt(1.0 - decay**2)
+    noise = lfilter(np.ones(1, np.float32), np.array([1.0, -decay], np.float32), white)
+    slow = band_noise(rng, wearing.session.drivers.tone.size, GRID_HZ, 0.001, 0.03, slope=1.0)
+    level = channel.flutter * rng.lognormal(0.0, 0.5) * np.exp(0.5 * slow)
+    return noise * _on_grid(wearing, level, n, channel.rate_hz)
+
+
 def _on_grid(wearing: Wearing, values_T: Floats, n: int, rate_hz: float) -> Signal:
     """Slow values on the drivers' grid brought to the device's samples, through its clock."""
-    knots_s = np.arange(int(np.ceil(n / rate_hz * 4.0)) + 2) / 4.0
+    knots_s = np.arange(int(np.ceil(n / rate_hz * GRID_HZ)) + 2) / GRID_HZ
     at_knots = wearing.session.drivers.at(values_T, wearing.clock.true_s(knots_s))
-    position = np.arange(n) * (4.0 / rate_hz)
+    position = np.arange(n) * (GRID_HZ / rate_hz)
     return np.interp(position, np.arange(knots_s.size), at_knots).astype(np.float32)

@@ -80,7 +80,7 @@ def _draw_body(rng: np.random.Generator, prevalence: Prevalence) -> Body:
 
 def _pre_ejection_period(rng: np.random.Generator, body: Body, rhythm: Rhythm) -> float:
     # Weissler 1968: PEP = 131 ms - 0.4 HR from Q onset; the R peak comes about 40 ms after Q onset.
-    period = 0.091 - 0.0004 * rhythm.heart_rate_bpm + 0.0002 * (body.age_yr - 45.0)
+    period = 0.087 - 0.0004 * rhythm.heart_rate_bpm + 0.0002 * (body.age_yr - 45.0)
     period += 0.005 * body.blood.dysfunction + rng.normal(0.0, 0.010)
     return clip(period, 0.025, 0.14)
 

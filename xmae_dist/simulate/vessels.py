@@ -159,5 +159,5 @@ def _pre_ejection(rng: np.random.Generator, subject: Subject, beats: Beats, driv
     effort = drivers.at(drivers.activity, beats.r_time_s)
     slow = drivers.at(band_noise(rng, drivers.tone.size, 4.0, 0.0005, 0.03, slope=1.0), beats.r_time_s)
     late = np.where(beats.kind == VENTRICULAR, 0.018, 0.0)
-    pep = subject.pep_s + 0.07 * short + late - 0.018 * effort + 0.004 * slow + 0.0018 * rng.standard_normal(n)
+    pep = subject.pep_s + 0.07 * short + late - 0.030 * effort + 0.004 * slow + 0.003 * rng.standard_normal(n)
     return np.maximum(pep, 0.015)
