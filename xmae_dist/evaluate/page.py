@@ -23,14 +23,18 @@ p, li { max-width:75ch; } .quiet, figcaption { color:var(--quiet); font-size:.88
 table { border-collapse:collapse; width:100%; font-size:.88rem; font-variant-numeric:tabular-nums; }
 th, td { text-align:left; padding:.38rem .6rem; border-bottom:1px solid var(--line); vertical-align:top; }
 th { background:var(--soft); font-weight:600; } td.n, th.n { text-align:right; white-space:nowrap; }
-td small { color:var(--quiet); display:block; } td.best { font-weight:700; } tr.family td { background:#fff; color:var(--quiet);
+td small { color:var(--quiet); display:block; } td.best { font-weight:700; }
+tr.family td { background:#fff; color:var(--quiet);
  font-size:.78rem; letter-spacing:.05em; text-transform:uppercase; padding-top:.9rem; }
 .better { color:#1a6e2e; font-weight:600; } .worse { color:#a4262c; font-weight:600; }
 figure { margin:1rem 0 1.4rem; } figure img { max-width:100%; height:auto; display:block; }
-code { font-size:.85em; background:var(--soft); padding:.08em .3em; border-radius:4px; overflow-wrap:anywhere; }
-dl { display:grid; grid-template-columns:max-content 1fr; gap:.2rem 1rem; font-size:.9rem; } dt { color:var(--quiet); } dd { margin:0; }
-@media print { main { max-width:none; padding:0; } body { font-size:10.5pt; } h2 { break-after:avoid; } h3 { break-after:avoid; }
- figure, tr, .card { break-inside:avoid; } .scroll { overflow:visible; } a { color:inherit; } @page { margin:16mm 14mm; } }
+code { font-size:.85em; background:var(--soft); padding:.08em .3em; border-radius:4px;
+ overflow-wrap:anywhere; }
+dl { display:grid; grid-template-columns:max-content 1fr; gap:.2rem 1rem; font-size:.9rem; }
+dt { color:var(--quiet); } dd { margin:0; }
+@media print { main { max-width:none; padding:0; } body { font-size:10.5pt; } h2, h3 { break-after:avoid; }
+ figure, tr, .card { break-inside:avoid; } .scroll { overflow:visible; } a { color:inherit; }
+ @page { margin:16mm 14mm; } }
 """
 
 

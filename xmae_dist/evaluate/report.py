@@ -147,13 +147,7 @@ def _how(result: Result) -> str:
 def _differences(found: list[Comparison], titles: dict[str, str], colour_of: dict[str, str]) -> list[str]:
     if not found:
         return []
-    rows = [
-        f"<tr><td>{page.text(titles[c.task])}</td><td>{page.text(c.encoder)} − {page.text(c.against)}</td>"
-        f'<td class="n">{c.difference.value:+.3g}<small>{page.text(METRICS[c.metric].title)}</small></td>'
-        f'<td class="n">{c.difference.low:+.3g} to {c.difference.high:+.3g}</td><td class="n">{_p(c.p_holm)}</td>'
-        f'<td class="n"><span class="{c.verdict if c.verdict in ("better", "worse") else "quiet"}">{c.verdict}</span></td></tr>'
-        for c in found
-    ]
+    rows = [_difference_row(c, titles[c.task]) for c in found]
     head = ["Task", "Pair", "Difference", "95 % interval", "p, Holm", "Verdict"]
     return [
         "<h2>Paired differences</h2>",
@@ -167,6 +161,17 @@ def _differences(found: list[Comparison], titles: dict[str, str], colour_of: dic
         ),
         page.table(head, rows, numeric_from=2),
     ]
+
+
+def _difference_row(c: Comparison, title: str) -> str:
+    style = c.verdict if c.verdict in ("better", "worse") else "quiet"
+    d = c.difference
+    return (
+        f"<tr><td>{page.text(title)}</td><td>{page.text(c.encoder)} − {page.text(c.against)}</td>"
+        f'<td class="n">{d.value:+.3g}<small>{page.text(METRICS[c.metric].title)}</small></td>'
+        f'<td class="n">{d.low:+.3g} to {d.high:+.3g}</td><td class="n">{_p(c.p_holm)}</td>'
+        f'<td class="n"><span class="{style}">{c.verdict}</span></td></tr>'
+    )
 
 
 def _details(groups: dict[str, list[Result]], colour_of: dict[str, str]) -> list[str]:
@@ -199,13 +204,14 @@ def _methods(results: list[Result], skipped: dict[str, str]) -> list[str]:
     return [
         "<h2>How this was measured</h2>",
         "<ul><li>The encoder is frozen. Embeddings are standardised on the training subjects; the probe is ridge "
-        "regression or L2 logistic regression. For recording and subject tasks, embeddings of the unit's windows are averaged.</li>"
+        "regression or L2 logistic regression. For recording and subject tasks, embeddings of the unit's windows are "
+        "averaged.</li>"
         "<li>Outer folds share no subject; the penalty is chosen by inner cross-validation, again by subject. "
         "AUROC compares predictions within a fold only.</li>"
-        "<li>Intervals resample subjects, not windows, and are widened by the measured covariance between folds that train on one "
-        "another; draws are the same for all encoders of a task.</li>"
-        "<li>Pretraining saw signals, never labels. Unless the window store was split otherwise, subjects evaluated here "
-        "may be among those whose unlabelled signals were used in pretraining.</li></ul>",
+        "<li>Intervals resample subjects, not windows, and are widened by the measured covariance between folds that "
+        "train on one another; draws are the same for all encoders of a task.</li>"
+        "<li>Pretraining saw signals, never labels. Unless the window store was split otherwise, subjects evaluated "
+        "here may be among those whose unlabelled signals were used in pretraining.</li></ul>",
         page.definitions(facts),
         *(["<h3>Tasks left out</h3><ul>", *left_out, "</ul>"] if left_out else []),
     ]

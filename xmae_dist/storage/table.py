@@ -33,6 +33,7 @@ _CONFIGURATION = {
 }
 
 Filters = Sequence[tuple[str, str, Any]]
+Txn = tuple[str, int]
 
 
 class Table:
@@ -70,7 +71,7 @@ class Table:
     def append(
         self,
         rows: pa.Table,
-        txn: tuple[str, int] | None = None,
+        txn: Txn | Sequence[Txn] | None = None,
         metadata: Mapping[str, Any] | None = None,
         *,
         partition_by: Sequence[str] = (),
@@ -78,7 +79,7 @@ class Table:
         """Adds rows in one commit, making the table where there is none; returns the version of that commit.
 
         Returns None, and changes nothing, where `txn` = (app id, version) was committed before, here or by
-        another writer at this moment.
+        another writer at this moment. Several may be given: any of them committed before makes it None.
         """
         self.create(rows.schema, partition_by=partition_by)
 
@@ -165,17 +166,18 @@ class Table:
         except DeltaError as error:
             raise _explained(self.url, error, version) from error
 
-    def _commit(self, write: Any, txn: tuple[str, int] | None, metadata: Mapping[str, Any] | None) -> int | None:
+    def _commit(self, write: Any, txn: Txn | Sequence[Txn] | None, metadata: Mapping[str, Any] | None) -> int | None:
         """Commits until it is done by us (its version) or turns out to be done already (None)."""
         write_id = uuid.uuid4().hex
+        txns = _listed(txn)
         commit = CommitProperties(
             custom_metadata={**(metadata or {}), WRITE_ID: write_id},
-            app_transactions=[Transaction(txn[0], txn[1])] if txn else None,
+            app_transactions=[Transaction(app_id, version) for app_id, version in txns] or None,
             max_commit_retries=_COMMIT_ATTEMPTS,
         )
         for _ in range(_COMMIT_ATTEMPTS):
             table = self._load()
-            if txn is not None and (table.transaction_version(txn[0]) or -1) >= txn[1]:
+            if any((table.transaction_version(app_id) or -1) >= version for app_id, version in txns):
                 return self._own_commit(write_id)
             try:
                 write(table, commit)
@@ -216,6 +218,12 @@ def _first_commit(url: str, schema: pa.Schema, partition_by: Sequence[str]) -> b
         if "commitInfo" in action:
             action["commitInfo"]["operationParameters"]["location"] = url
     return "\n".join(json.dumps(action) for action in actions).encode()
+
+
+def _listed(txn: Txn | Sequence[Txn] | None) -> list[Txn]:
+    if txn is None:
+        return []
+    return [txn] if isinstance(txn, tuple) and isinstance(txn[0], str) else list(txn)  # type: ignore[list-item,arg-type]
 
 
 def sql_of(filters: Filters) -> str:

@@ -1,0 +1,44 @@
+"""`xmae reembed`: whatever is new, in every cohort that has the encoder's signal. Made to be run on a schedule."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from xmae_dist.cli.embed import tell
+from xmae_dist.embed.backlog import embeddable_cohorts
+from xmae_dist.embed.pipeline import Resources, embed_cohort
+from xmae_dist.embed.request import read_encoder
+from xmae_dist.storage import uri
+from xmae_dist.storage.corpus import Corpus
+
+
+@dataclass(frozen=True, kw_only=True)
+class Args:
+    """Embed whatever is new since the last time: one commit per cohort with something new.
+
+    With nothing new it reads the index and the table's log, says so and exits 0, so it may run as often as you like:
+    from cron, as a KubeRay RayCronJob, or after every ingest.
+    """
+
+    corpus: str
+    """URL of the corpus."""
+    bundle: str
+    """URL of the encoder bundle."""
+    table: str
+    """URL of the embedding table; made if there is none."""
+    max_actors: int = 64
+    """Encoding actors at most; there are never more than batches of recordings."""
+    gpus: float = 0.0
+    """GPUs per actor (0.25 packs four actors on one)."""
+    json: bool = False
+    """Print what was done as JSON."""
+
+
+def run(args: Args) -> int:
+    """Carries the command out and returns its exit status."""
+    corpus, table = uri.normalise(args.corpus), uri.normalise(args.table)
+    encoder = read_encoder(uri.normalise(args.bundle))
+    resources = Resources(max_actors=args.max_actors, gpus_per_actor=args.gpus)
+    cohorts = embeddable_cohorts(Corpus.open(corpus).snapshot(), encoder)
+    tell({cohort: embed_cohort(corpus, encoder, table, cohort, resources) for cohort in cohorts}, as_json=args.json)
+    return 0

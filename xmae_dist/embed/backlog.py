@@ -1,0 +1,107 @@
+"""What is new: cohorts of the newest snapshot minus what the table holds for a bundle and a specification.
+
+Each commit to the table leaves a manifest, `<table>/_requests/<lineage>/<generation>-<request>.json`, with every
+recording the table then holds of that lineage and its number of windows (also of recordings that gave none, which
+leave no rows). A manifest counts only when the table's log carries its request, so one that was written by a job
+which then died, or lost a race, is not believed.
+"""
+
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from xmae_dist.core.errors import IntegrityError
+from xmae_dist.embed.request import (
+    Encoder,
+    Request,
+    content_digest,
+    contents_of,
+    lineage_id,
+    require_source,
+)
+from xmae_dist.storage import uri
+from xmae_dist.storage.snapshot import Snapshot
+from xmae_dist.storage.table import Table
+
+
+@dataclass(frozen=True, kw_only=True)
+class State:
+    """What the table holds of a lineage: generation 0 is nothing. Digest and windows by recording id."""
+
+    generation: int = 0
+    contents: dict[str, str] = field(default_factory=dict)
+    windows: dict[str, int] = field(default_factory=dict)
+
+
+def open_request(snapshot: Snapshot, cohort: str, encoder: Encoder, table_url: str) -> Request | None:
+    """The request that would bring the table up to the snapshot, None when it is there already.
+
+    Raises InputError for a cohort that is unknown or has no source signal.
+    """
+    recordings = contents_of(snapshot, cohort, encoder)
+    require_source(recordings, cohort, encoder)
+    contents = {name: content_digest(recording, encoder) for name, recording in recordings.items()}
+    held = read_state(table_url, cohort, encoder)
+    if held.contents == contents:
+        return None
+    return Request(
+        cohort=cohort,
+        encoder=encoder,
+        snapshot=snapshot,
+        contents=contents,
+        generation=held.generation + 1,
+        missing=tuple(r for name, r in recordings.items() if held.contents.get(name) != contents[name]),
+        stale=tuple(sorted(name for name, digest in held.contents.items() if contents.get(name) != digest)),
+    )
+
+
+def embeddable_cohorts(snapshot: Snapshot, encoder: Encoder) -> list[str]:
+    """Cohorts with at least one recording of the source signal."""
+    rows = snapshot.table().select(["cohort", "channel"]).to_pylist()
+    return sorted({row["cohort"] for row in rows if row["channel"] == encoder.spec.source})
+
+
+def read_state(table_url: str, cohort: str, encoder: Encoder) -> State:
+    """The newest committed generation. Raises IntegrityError when its manifest is missing."""
+    table = Table(table_url)
+    generation = table.transaction_version(lineage_id(cohort, encoder)) or 0
+    if not generation:
+        return State()
+    folder = manifest_folder(table_url, cohort, encoder)
+    for url in uri.list_urls(folder):
+        number, _, request = url.rsplit("/", 1)[-1].removesuffix(".json").partition("-")
+        if int(number) == generation and (table.transaction_version(request) or 0) >= generation:
+            document = json.loads(uri.read_bytes(url))
+            return State(generation=generation, contents=document["contents"], windows=document["windows"])
+    raise IntegrityError(
+        f"embedding table {table_url}",
+        value=f"no manifest for generation {generation} of cohort {cohort}",
+        expected=f"one under {folder}",
+        fix="restore the folder `_requests` from a copy; the table's rows are not affected",
+    )
+
+
+def write_manifest(table_url: str, request: Request, windows: dict[str, int]) -> None:
+    """Put the manifest of a request in place, before its commit."""
+    document = {
+        "request": request.request_id,
+        "generation": request.generation,
+        "cohort": request.cohort,
+        "model_id": request.encoder.model_id,
+        "spec_id": request.encoder.spec_id,
+        "contents": dict(request.contents),
+        "windows": windows,
+    }
+    name = f"{request.generation}-{request.request_id}.json"
+    url = uri.join(manifest_folder(table_url, request.cohort, request.encoder), name)
+    uri.write_bytes(url, json.dumps(document).encode())
+
+
+def manifest_folder(table_url: str, cohort: str, encoder: Encoder) -> str:
+    return uri.join(table_url, "_requests", lineage_id(cohort, encoder))
+
+
+def summary(requests: Iterable[Request]) -> str:
+    """One line for people."""
+    parts = [f"{r.cohort}: {len(r.missing)} recordings to embed, {len(r.stale)} to withdraw" for r in requests]
+    return "; ".join(parts) or "nothing new"

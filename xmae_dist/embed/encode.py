@@ -1,0 +1,129 @@
+"""Recordings -> rows of embeddings: windows are cut from the raw signal on the fly, nothing else is stored.
+
+Legend: B windows, E embedding width.
+"""
+
+import json
+from collections import Counter
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+import torch
+from numpy.typing import NDArray
+
+from xmae_dist.core.errors import ConfigError
+from xmae_dist.data.cutting import WindowBatch
+from xmae_dist.data.windows import spans_of_recording
+from xmae_dist.embed.request import Batch, Encoder
+from xmae_dist.model.bundle import load
+from xmae_dist.model.interface import PretrainModel
+from xmae_dist.storage.snapshot import Recording
+
+BATCH_WINDOWS = 256
+COUNTS_KEY = b"xmae.windows"
+DROPPED_KEY = b"xmae.dropped"
+
+
+def row_schema(width: int) -> pa.Schema:
+    """Columns of the embedding table; Delta keeps the fixed-size list as a list."""
+    return pa.schema(
+        [
+            ("subject_id", pa.string()),
+            ("recording_id", pa.string()),
+            ("cohort", pa.string()),
+            ("start_s", pa.float64()),
+            ("start_time_ns", pa.int64()),
+            ("quality", pa.float32()),
+            ("embedding", pa.list_(pa.float32(), width)),
+            ("model_id", pa.string()),
+            ("spec_id", pa.string()),
+        ]
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoadedEncoder:
+    """A bundle's model, ready to encode windows of the source signal."""
+
+    encoder: Encoder
+    model: PretrainModel
+    device: str
+
+    @classmethod
+    def open(cls, encoder: Encoder) -> "LoadedEncoder":
+        """Raises ConfigError for a model that embeds another signal than the specification's source."""
+        model = load(encoder.url).model
+        if model.embeds != encoder.spec.source:
+            raise ConfigError(
+                f"bundle {encoder.url}",
+                value=f"embeds {model.embeds!r}",
+                expected=f"{encoder.spec.source!r}",
+                fix="export a model whose kept encoder reads that signal",
+            )
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+        return cls(encoder=encoder, model=model.to(device).eval(), device=device)
+
+    def __call__(self, ppg_BL: NDArray[np.float32]) -> NDArray[np.float32]:
+        """(B, E) float32."""
+        parts = [np.zeros((0, self.model.config.embedding_width), np.float32)]
+        with torch.no_grad():
+            for first in range(0, len(ppg_BL), BATCH_WINDOWS):
+                ppg = torch.from_numpy(np.ascontiguousarray(ppg_BL[first : first + BATCH_WINDOWS], np.float32))
+                parts.append(self.model.embed(ppg.to(self.device)).float().cpu().numpy())
+        return np.concatenate(parts)
+
+
+def encode_batch(batch: Batch, encoder: LoadedEncoder) -> pa.Table:
+    """Rows of all windows of the batch's recordings; its schema metadata say how many each recording gave."""
+    schema = row_schema(encoder.model.config.embedding_width)
+    tables, counts, dropped = [schema.empty_table()], {}, Counter[str]()
+    for recording in batch.recordings:
+        rows, reasons = encode_recording(recording, encoder, schema)
+        tables.append(rows)
+        counts[recording.recording_id] = len(rows)
+        dropped += reasons
+    notes = {COUNTS_KEY: json.dumps(counts).encode(), DROPPED_KEY: json.dumps(dict(dropped)).encode()}
+    return pa.concat_tables(tables).combine_chunks().replace_schema_metadata(notes)
+
+
+def encode_recording(recording: Recording, encoder: LoadedEncoder, schema: pa.Schema) -> tuple[pa.Table, Counter[str]]:
+    """Rows of one recording, cut and encoded span by span, and the windows dropped by reason."""
+    tables, dropped = [schema.empty_table()], Counter[str]()
+    for windows, reasons in spans_of_recording(recording.corpus_url, recording, encoder.encoder.spec):
+        dropped += reasons
+        if len(windows):
+            tables.append(_rows(recording, windows, encoder, schema))
+    return pa.concat_tables(tables), dropped
+
+
+def _rows(recording: Recording, windows: WindowBatch, encoder: LoadedEncoder, schema: pa.Schema) -> pa.Table:
+    n = len(windows)
+    embedding_BE = encoder(windows.ppg_BL)
+    columns = {
+        "subject_id": [recording.subject_id] * n,
+        "recording_id": [recording.recording_id] * n,
+        "cohort": [recording.cohort] * n,
+        "start_s": windows.start_s_B,
+        "start_time_ns": _wall_times(recording, windows.start_s_B),
+        "quality": windows.quality_ppg_B.astype(np.float32),
+        "embedding": pa.FixedSizeListArray.from_arrays(pa.array(embedding_BE.ravel()), embedding_BE.shape[1]),
+        "model_id": [encoder.encoder.model_id] * n,
+        "spec_id": [encoder.encoder.spec_id] * n,
+    }
+    arrays = [pa.array(columns[f.name], f.type) if f.name != "embedding" else columns["embedding"] for f in schema]
+    return pa.Table.from_arrays(arrays, schema=schema)
+
+
+def _wall_times(recording: Recording, start_s_B: NDArray[np.float64]) -> pa.Array:
+    """Nanoseconds since 1970 UTC of each window's start; null where the recording's start is not known."""
+    known = [row.start_time_ns for row in recording.channels.values() if row.start_time_ns is not None]
+    if not known:
+        return pa.nulls(len(start_s_B), pa.int64())
+    return pa.array(min(known) + np.round(start_s_B * 1e9).astype(np.int64))
+
+
+def part_facts(part: pa.Table) -> tuple[dict[str, int], dict[str, int]]:
+    """Windows by recording id and dropped windows by reason, from a part's metadata."""
+    notes = part.schema.metadata or {}
+    return json.loads(notes.get(COUNTS_KEY, b"{}")), json.loads(notes.get(DROPPED_KEY, b"{}"))

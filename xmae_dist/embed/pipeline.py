@@ -1,0 +1,129 @@
+"""Encoding over a Ray cluster: Ray Data actors, each with the bundle loaded once, write staged parts.
+
+A batch of recordings is the unit of work. Whatever is staged already is not read again, so a killed job goes on where
+it was; the driver then publishes.
+"""
+
+import dataclasses
+import logging
+import os
+import pickle
+from typing import Any
+
+import numpy as np
+import ray
+from ray.data import ActorPoolStrategy
+
+from xmae_dist.core.errors import RunError, XmaeError
+from xmae_dist.core.events import progress
+from xmae_dist.embed import staging
+from xmae_dist.embed.backlog import open_request
+from xmae_dist.embed.encode import LoadedEncoder, encode_batch
+from xmae_dist.embed.publish import Published, publish
+from xmae_dist.embed.request import Batch, Encoder, Request
+from xmae_dist.storage.corpus import Corpus
+
+_ATTEMPTS = 5
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Resources:
+    """What each encoding actor asks of the cluster, and how many there may be."""
+
+    max_actors: int = 64
+    cpus_per_actor: float = 1.0
+    gpus_per_actor: float = 0.0
+
+
+def embed_cohort(
+    corpus_url: str, encoder: Encoder, table_url: str, cohort: str, resources: Resources | None = None
+) -> Published | None:
+    """Bring the table up to the newest snapshot of a cohort; None when there was nothing to do.
+
+    When another job commits first, what it left is looked at again. Raises InputError for a cohort that is unknown or
+    lacks the source signal, IntegrityError for damaged recordings or parts.
+    """
+    last = None
+    for _ in range(_ATTEMPTS):
+        request = open_request(Corpus.open(corpus_url).snapshot(), cohort, encoder, table_url)
+        if request is None:
+            return last
+        encode_missing(request, table_url, resources or Resources())
+        last = publish(request, table_url)
+        if last.version is not None:
+            return last
+    raise RunError(
+        f"cohort {cohort}", value=f"{_ATTEMPTS} commits by other jobs came first", expected="a turn to commit",
+        fix="run fewer jobs on one table, then run this again (it is safe to repeat)",
+    )  # fmt: skip
+
+
+def encode_missing(request: Request, table_url: str, resources: Resources) -> int:
+    """Stage a part for each batch of the request that has none; returns how many were made."""
+    folder = staging.staging_url(table_url, request)
+    batches = staging.unfinished(request.batches(), folder)
+    if not batches:
+        return 0
+    _connect()
+    items = [{"batch": pickle.dumps(batch)} for batch in batches]
+    context = ray.data.DataContext.get_current()
+    context.enable_progress_bars = False
+    parts = ray.data.from_items(items, override_num_blocks=len(items)).map_batches(
+        _EncodeActor,
+        fn_constructor_args=(request.encoder, folder),
+        batch_size=1,
+        compute=ActorPoolStrategy(min_size=1, max_size=min(resources.max_actors, len(batches))),
+        num_cpus=resources.cpus_per_actor,
+        num_gpus=resources.gpus_per_actor,
+    )
+    total = sum(len(batch.recordings) for batch in batches)
+    try:
+        with progress(f"embed {request.cohort}", total, "recordings") as shown:
+            for row in parts.iter_rows():
+                shown.advance(int(row["recordings"]), note=f"{int(row['windows'])} windows")
+    except ray.exceptions.RayError as error:
+        raise _told(error) from error
+    return len(batches)
+
+
+class _EncodeActor:
+    """Encodes batches of recordings; the model is loaded once per actor."""
+
+    def __init__(self, encoder: Encoder, folder: str) -> None:
+        self._encoder, self._folder = LoadedEncoder.open(encoder), folder
+
+    def __call__(self, rows: dict[str, Any]) -> dict[str, Any]:
+        batches: list[Batch] = [pickle.loads(data) for data in rows["batch"]]
+        counts = [self._stage(batch) for batch in batches]
+        return {
+            "recordings": np.array([len(batch.recordings) for batch in batches]),
+            "windows": np.array(counts),
+        }
+
+    def _stage(self, batch: Batch) -> int:
+        rows = encode_batch(batch, self._encoder)
+        staging.put_part(self._folder, batch.key, rows)
+        return len(rows)
+
+
+def _connect() -> None:
+    """Join the cluster that RAY_ADDRESS (or a submitted job) names, or start Ray on this machine."""
+    if ray.is_initialized():
+        return
+    address = os.environ.get("RAY_ADDRESS") or None
+    if address is None:
+        # A private Ray of one process tree listens on loopback only and needs no token.
+        os.environ.setdefault("RAY_AUTH_MODE", "disabled")
+    ray.init(address=address, log_to_driver=False, include_dashboard=False, logging_level=logging.WARNING)
+
+
+def _told(error: Any) -> XmaeError:
+    cause: Any = error
+    while cause is not None and not isinstance(cause, XmaeError):
+        cause = getattr(cause, "cause", None) or cause.__cause__
+    if isinstance(cause, XmaeError):
+        return cause
+    return RunError(
+        "embedding task", value=str(error).strip().splitlines()[-1],
+        fix="run the same command again: recordings that are staged are not encoded again",
+    )  # fmt: skip
