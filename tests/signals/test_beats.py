@@ -69,6 +69,7 @@ def test_rate_and_arrival_of_windows() -> None:
     assert np.isnan(rate_bpm(np.zeros(0), starts, 10.0)).all()
 
 
+@pytest.mark.recordings
 def test_rates_agree_with_the_manifest_of_the_real_recordings(recordings_dir: Path) -> None:
     wfdb = pytest.importorskip("wfdb")
     folder = recordings_dir / "challenge2015"
