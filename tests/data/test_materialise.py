@@ -53,6 +53,8 @@ def test_the_same_request_finds_the_store(ray_local: None, store_url: str) -> No
     one_cohort = StoreConfig(spec=CONFIG.spec, split=CONFIG.split, chunk_windows=8, cohorts=("new",))
     alone = materialise(f"{store_url}/c", f"{store_url}/w", one_cohort)
     assert {cohort for cohort, _ in alone.counts()} == {"new"}
+    corpus_of(f"{store_url}/c", subjects=1, recordings=1, cohort="newer")
+    assert materialise(f"{store_url}/c", f"{store_url}/w", one_cohort).url == alone.url
 
 
 def test_a_crashed_job_is_invisible_and_is_finished_by_the_next(ray_local: None, tmp_path: Path) -> None:

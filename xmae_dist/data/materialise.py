@@ -92,19 +92,17 @@ def _cohorts(snapshot: Snapshot, config: StoreConfig) -> list[str]:
 
 
 def _document(snapshot: Snapshot, config: StoreConfig) -> dict[str, Any]:
-    """`store.json`: equal for equal content, so that writers who race write the same bytes."""
-    document: dict[str, Any] = {
+    """`store.json`. Its fingerprint covers the cohorts taken, so a store outlives the arrival of others."""
+    content = {
         "format": FORMAT,
         "algorithm": ALGORITHM,
         "spec": config.spec.to_dict(),
         "split": config.split,
-        "cohorts": _cohorts(snapshot, config),
+        "cohorts": {name: snapshot.cohort(name).fingerprint for name in _cohorts(snapshot, config)},
         "chunk_windows": config.chunk_windows,
-        "snapshot": {"fingerprint": snapshot.fingerprint},
     }
-    fingerprint = digest_json(document)
-    document["snapshot"]["version"] = snapshot.version
-    return {**document, "fingerprint": fingerprint}
+    source = {"fingerprint": snapshot.fingerprint, "version": snapshot.version}
+    return {**content, "snapshot": source, "fingerprint": digest_json(content)}
 
 
 def _written(plans: Sequence[PartPlan], tasks: int | None) -> Iterator[dict[str, Any]]:
@@ -119,9 +117,7 @@ def _written(plans: Sequence[PartPlan], tasks: int | None) -> Iterator[dict[str,
     context.enable_progress_bars = context.print_on_execution_start = False  # ours counts recordings
     items = [{"plan": pickle.dumps(plan)} for plan in plans]
     with ray.data.DataContext.current(context):
-        rows = ray.data.from_items(items, override_num_blocks=len(items)).map(
-            _write, num_cpus=1, concurrency=tasks
-        )
+        rows = ray.data.from_items(items, override_num_blocks=len(items)).map(_write, num_cpus=1, concurrency=tasks)
     with progress("windows", sum(len(plan.recordings) for plan in plans), "recordings") as shown:
         for row in rows.iter_rows():
             result = pickle.loads(row["result"])

@@ -55,7 +55,7 @@ class WindowStore:
         self.spec = WindowSpec.from_dict(document["spec"])
         self.fingerprint: str = document["fingerprint"]
         self.snapshot: dict[str, Any] = document["snapshot"]
-        """Fingerprint, version and corpus id of the snapshot the windows were cut from."""
+        """Fingerprint and version of the corpus snapshot the windows were cut from."""
         self.split: dict[str, Any] = document["split"]
         self.chunk_windows: int = document["chunk_windows"]
         """Windows in a chunk, the unit of reading; chunks begin anew in each part."""
