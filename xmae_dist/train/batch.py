@@ -5,6 +5,7 @@ Shapes: B windows of this rank's share, L samples, N patches. Masks are boolean,
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -29,16 +30,17 @@ class Masking:
 
 
 def micro_batches(
-    batch: TensorBatch, mask_BN: torch.Tensor, size: int, device: torch.device
+    batch: TensorBatch, mask_BN: torch.Tensor, count: int, device: torch.device
 ) -> Iterator[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
-    """(ppg, ecg, mask) of `size` windows each, on the device, in the order of the batch.
+    """(ppg, ecg, mask) of `count` micro-batches, equal in size to within a window, on the device, in order.
 
     In a store of the source alone the source stands in for the target, which the model then ignores.
     """
     ecg_BL = batch.ppg_BL if batch.ecg_BL is None else batch.ecg_BL
-    for start in range(0, len(batch.ids_B), size):
-        rows = slice(start, start + size)
-        ppg, ecg, mask = (t[rows].to(device, non_blocking=True) for t in (batch.ppg_BL, ecg_BL, mask_BN))
+    bounds = [len(batch.ids_B) * part // count for part in range(count + 1)]
+    for start, stop in itertools.pairwise(bounds):
+        tensors = (t[start:stop] for t in (batch.ppg_BL, ecg_BL, mask_BN))
+        ppg, ecg, mask = (t.to(device, non_blocking=True) for t in tensors)
         yield ppg, ecg, mask
 
 

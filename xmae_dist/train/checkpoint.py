@@ -23,7 +23,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save
 
-from xmae_dist.core.errors import IntegrityError, StorageError, XmaeError
+from xmae_dist.core.errors import IntegrityError, XmaeError
 from xmae_dist.core.fingerprint import sha256_hex
 from xmae_dist.storage import uri
 from xmae_dist.train.engine import Piece
@@ -102,8 +102,8 @@ def list_checkpoints(run_url: str) -> list[Found]:
 
 def read_manifest(url: str) -> dict[str, Any]:
     """The manifest of a complete checkpoint. Raises IntegrityError where it is not what the marker names."""
-    data = uri.read_bytes(uri.join(url, MANIFEST))
-    marker = uri.read_bytes(uri.join(url, COMPLETE)).decode().strip()
+    data = _read(uri.join(url, MANIFEST))
+    marker = _read(uri.join(url, COMPLETE)).decode().strip()
     if sha256_hex(data) != marker:
         raise IntegrityError(
             uri.join(url, MANIFEST), value=f"SHA-256 {sha256_hex(data)[:12]}…", expected=f"{marker[:12]}…"
@@ -129,7 +129,7 @@ def newest_complete(
             continue
         try:
             return found.url, read_manifest(found.url)
-        except (IntegrityError, StorageError) as error:
+        except IntegrityError as error:
             tell(found.url, str(error))
     return None
 
@@ -144,7 +144,7 @@ def fetch(url: str, manifest: Mapping[str, Any], folder: Path) -> Path:
         target = folder / file["name"]
         if target.exists() and _digest(target) == file["sha256"]:
             continue
-        data = uri.read_bytes(uri.join(url, file["name"]))
+        data = _read(uri.join(url, file["name"]))
         if len(data) != file["size"] or sha256_hex(data) != file["sha256"]:
             raise IntegrityError(
                 uri.join(url, file["name"]),
@@ -154,6 +154,13 @@ def fetch(url: str, manifest: Mapping[str, Any], folder: Path) -> Path:
             )
         uri.write_bytes(f"file://{target.absolute()}", data)
     return folder
+
+
+def _read(url: str) -> bytes:
+    # Told apart from a store that cannot be reached, which must never make a run start anew.
+    if not uri.exists(url):
+        raise IntegrityError(url, value="nothing there", expected="a part of a complete checkpoint")
+    return uri.read_bytes(url)
 
 
 def _digest(path: Path) -> str:

@@ -160,8 +160,12 @@ class PretrainConfig:
         return StoreConfig(spec=self.spec, split=self.split, cohorts=self.cohorts)
 
     def accumulation(self, world: int) -> int:
-        """Micro-batches of one worker in one step."""
-        return self.train.global_batch // (world * self.train.micro_batch)
+        """Micro-batches of each of `world` workers in one step: as few as the micro-batch allows.
+
+        Where `world` does not divide the batch (an elastic run between its ends) the largest share decides.
+        """
+        share = -(-self.train.global_batch // world)
+        return min(-(-share // self.train.micro_batch), self.train.global_batch // world)
 
 
 def model_config(config: PretrainConfig) -> presets.Config:
@@ -204,30 +208,25 @@ def _check_workers(train: TrainConfig) -> None:
         raise ConfigError(
             "--train.min-workers", value=fewest, expected=f"1 to {train.workers}, the number of workers"
         )
-    for world in range(fewest, train.workers + 1):
-        if train.global_batch % (world * train.micro_batch):
-            raise ConfigError(
-                "--train.global-batch",
-                value=f"{train.global_batch}, which {world} workers × micro-batch {train.micro_batch} do not divide",
-                expected=f"a multiple of {_multiple(fewest, train.workers, train.micro_batch)}",
-                fix=_batch_advice(train, fewest),
-            )
+    together = train.workers * train.micro_batch
+    batch = train.global_batch
+    if batch % together:
+        raise ConfigError(
+            "--train.global-batch",
+            value=f"{batch}, which {train.workers} workers × micro-batch {train.micro_batch} do not divide",
+            expected=f"a multiple of {together}",
+            fix=_batch_advice(train),
+        )
 
 
-def _multiple(fewest: int, most: int, micro: int) -> int:
-    from math import lcm
-
-    return lcm(*range(fewest, most + 1)) * micro
-
-
-def _batch_advice(train: TrainConfig, fewest: int) -> str:
-    unit = _multiple(fewest, train.workers, 1)
-    if train.global_batch % unit:
-        step = _multiple(fewest, train.workers, train.micro_batch)
-        return f"--train.global-batch {-(-train.global_batch // step) * step}"
-    share = train.global_batch // unit
+def _batch_advice(train: TrainConfig) -> str:
+    together = train.workers * train.micro_batch
+    more = f"--train.global-batch {-(-train.global_batch // together) * together}"
+    if train.global_batch % train.workers:
+        return more
+    share = train.global_batch // train.workers
     micro = max(m for m in range(1, min(train.micro_batch, share) + 1) if share % m == 0)
-    return f"--train.micro-batch {micro}"
+    return f"--train.micro-batch {micro}, or {more}"
 
 
 def _check_engine(engine: EngineConfig, resources: ResourceConfig) -> None:

@@ -84,8 +84,11 @@ class Engine(Protocol):
         """The module to call without gradients (validation); under ZeRO-3 calling it is collective."""
         ...
 
-    def forward_backward(self, *inputs: Any) -> torch.Tensor:
-        """One micro-batch: returns its loss (detached, 0-dim) and accumulates its gradient."""
+    def forward_backward(self, *inputs: Any, weight: float = 1.0) -> torch.Tensor:
+        """One micro-batch: returns its loss (detached, 0-dim) and accumulates `weight` times its gradient.
+
+        All ranks run equally many micro-batches a step; `weight` evens out those of unequal size.
+        """
         ...
 
     def step(self, lr: float) -> StepOutcome:

@@ -88,10 +88,10 @@ class DeepSpeedEngine:
         module: nn.Module = self._engine.module
         return module
 
-    def forward_backward(self, *inputs: Any) -> torch.Tensor:
+    def forward_backward(self, *inputs: Any, weight: float = 1.0) -> torch.Tensor:
         with torch.autocast(self._device.type, torch.bfloat16, enabled=self._bf16):
             loss = self._engine(*inputs)
-        self._engine.backward(loss)
+        self._engine.backward(loss * weight if weight != 1.0 else loss)
         if not self._engine.is_gradient_accumulation_boundary():
             self._engine.step()
         return loss.detach()

@@ -70,10 +70,10 @@ class TorchEngine:
     def module(self) -> nn.Module:
         return self._module
 
-    def forward_backward(self, *inputs: Any) -> torch.Tensor:
+    def forward_backward(self, *inputs: Any, weight: float = 1.0) -> torch.Tensor:
         with torch.autocast(self._device.type, torch.bfloat16, enabled=self._bf16):
             loss = self._module(*inputs)
-        (loss / self._accumulation).backward()
+        (loss * (weight / self._accumulation)).backward()
         return loss.detach()
 
     def step(self, lr: float) -> StepOutcome:

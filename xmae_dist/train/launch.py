@@ -124,6 +124,8 @@ def _connect() -> None:
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     import ray
 
+    for talkative in ("ray.data", "ray.train"):
+        logging.getLogger(talkative).setLevel(logging.ERROR)
     if not ray.is_initialized():
         ray.init(
             include_dashboard=None if os.environ.get("RAY_ADDRESS") else False,
@@ -225,7 +227,7 @@ def _fit_result(job: Any) -> dict[str, Any] | BaseException:
 
 
 def _fit(job: Any) -> dict[str, Any]:
-    """One `TorchTrainer` run; returns what the workers reported last."""
+    """One `TorchTrainer` run; returns what rank 0 did."""
     from ray.train import FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchConfig, TorchTrainer
 
@@ -236,10 +238,10 @@ def _fit(job: Any) -> dict[str, Any]:
     fewest = settings.min_workers or settings.workers
     with tempfile.TemporaryDirectory(prefix="xmae-ray-train-") as folder:
         trainer = TorchTrainer(
-            train,
+            train,  # type: ignore[arg-type]
             train_loop_config={"job": job},
             scaling_config=ScalingConfig(
-                num_workers=(fewest, settings.workers) if fewest < settings.workers else settings.workers,
+                num_workers=(fewest, settings.workers) if fewest < settings.workers else settings.workers,  # type: ignore[arg-type]
                 use_gpu=resources.gpus,
                 resources_per_worker={
                     "CPU": resources.worker_cpus,
@@ -254,7 +256,7 @@ def _fit(job: Any) -> dict[str, Any]:
             ),
         )
         result = trainer.fit()
-    return dict(result.metrics or {"step": 0, "stop": ""})
+    return dict(result.return_value or {})  # type: ignore[attr-defined]
 
 
 def _told(error: Exception) -> XmaeError:

@@ -31,7 +31,8 @@ class LoopConfig:
 
     steps: int
     global_batch: int
-    micro_batch: int
+    accumulation: int
+    """Micro-batches of each rank in a step."""
     seed: int
     model_mask_ratio: float
     schedule: ScheduleConfig
@@ -121,11 +122,11 @@ class Loop:
         seen = state.windows_seen + config.global_batch
         ratio = mask_ratio(config.schedule, config.model_mask_ratio, seen, config.steps * config.global_batch)
         lr = learning_rate(config.schedule, seen, config.steps * config.global_batch)
-        loss = self._forward_backward(batch, ratio)
+        loss_sum = self._forward_backward(batch, ratio)
         clock.mark("compute")
         outcome = self.engine.step(lr)
         clock.mark("optimizer")
-        mean_loss, stopping = self._agree(loss)
+        mean_loss, stopping = self._agree(loss_sum)
         clock.mark("agree")
         state = TrainState(
             step=state.step + 1, windows_seen=seen, optimizer_steps=self.engine.optimizer_steps
@@ -135,23 +136,27 @@ class Loop:
         return state, stopping
 
     def _forward_backward(self, batch: TensorBatch, ratio: float) -> torch.Tensor:
+        """The sum of the losses of this rank's windows, 0-dim."""
         seed_dropout(self.config.seed, batch.step, self.ranks.rank)
         mask_BN = self.masking.draw(batch.ids_B, batch.epoch, ratio)
-        parts = [
-            self.engine.forward_backward(*inputs)
-            for inputs in micro_batches(batch, mask_BN, self.config.micro_batch, self.engine.device)
-        ]
-        return torch.stack(parts).mean()
+        count, losses = self.config.accumulation, []
+        even = self.config.global_batch / (self.ranks.world * count)
+        for ppg, ecg, mask in micro_batches(batch, mask_BN, count, self.engine.device):
+            # A world size that does not divide the batch gives shares that differ by a window; every window
+            # still counts 1/G in the gradient.
+            loss = self.engine.forward_backward(ppg, ecg, mask, weight=len(mask) / even)
+            losses.append(loss * len(mask))
+        return torch.stack(losses).sum()
 
-    def _agree(self, loss: torch.Tensor) -> tuple[float, Stop | None]:
+    def _agree(self, loss_sum: torch.Tensor) -> tuple[float, Stop | None]:
         """(mean loss over ranks, why any rank wants to stop); settles a save whose uploads have all ended."""
         busy, failed = self.saver.status
         wish = self.callbacks.wants_stop()
-        mine = [float(loss), wish is Stop.ASKED, wish is Stop.PREEMPTED, busy, failed]
+        mine = [float(loss_sum), wish is Stop.ASKED, wish is Stop.PREEMPTED, busy, failed]
         total = self.ranks.sum(torch.tensor(mine, dtype=torch.float64)).tolist()
         self.saver.settle(busy=bool(total[3]), failed=bool(total[4]))
         stopping = Stop.ASKED if total[1] else Stop.PREEMPTED if total[2] else None
-        return total[0] / self.ranks.world, stopping
+        return total[0] / self.config.global_batch, stopping
 
     def _note_bad(self, outcome: StepOutcome, step: int) -> None:
         if outcome.applied:

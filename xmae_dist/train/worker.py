@@ -52,15 +52,17 @@ class Job:
     """Handle of the `Board` actor."""
 
 
-def train(settings: dict[str, Any]) -> None:
-    """The function that Ray Train runs on every worker; `settings["job"]` is a `Job`."""
+def train(settings: dict[str, Any]) -> dict[str, Any]:
+    """The function that Ray Train runs on every worker; `settings["job"]` is a `Job`. Returns the last step, and
+    why it was the last if it is not that of the configuration.
+    """
     job: Job = settings["job"]
     started = time.perf_counter()
     attempt, failed = ray.get(job.board.begin.remote())
     if failed:
-        return
+        return {"step": 0, "stop": "failed"}
     try:
-        _Worker(job, attempt, started).run()
+        return _Worker(job, attempt, started).run()
     except StorageError:
         raise  # the store may be back after a restart
     except XmaeError as error:
@@ -86,7 +88,7 @@ class _Worker:
         self._metrics: MetricsWriter | None = None
         self._marks: dict[str, float] = {}
 
-    def run(self) -> None:
+    def run(self) -> dict[str, Any]:
         config = self._config
         self._mark("group")
         store = WindowStore.open(self._job.store_url)
@@ -110,9 +112,11 @@ class _Worker:
         self._mark("held_out")
         with self._telling(state.step):
             self._tell("start", step=state.step, world=self._ranks.world, **self._marks)
-            self._loop(store, plan, masking, ratio, state)
+            return self._loop(store, plan, masking, ratio, state)
 
-    def _loop(self, store: WindowStore, plan: Plan, masking: Masking, ratio: float, state: TrainState) -> None:
+    def _loop(
+        self, store: WindowStore, plan: Plan, masking: Masking, ratio: float, state: TrainState
+    ) -> dict[str, Any]:
         config = self._config
         assert self._engine is not None
         retention = RetentionConfig(
@@ -130,14 +134,14 @@ class _Worker:
         state, stop = loop.run(self._batches(store, plan, state.step), state)
         if self._share is not None and stop is None:
             self._panel(state.step)
-        ray.train.report({"step": state.step, "stop": stop.value if stop else ""})
+        return {"step": state.step, "stop": stop.value if stop else ""}
 
     def _loop_config(self, ratio: float) -> LoopConfig:
         config = self._config
         return LoopConfig(
             steps=config.train.steps,
             global_batch=config.train.global_batch,
-            micro_batch=config.train.micro_batch,
+            accumulation=config.accumulation(self._ranks.world),
             seed=config.train.seed,
             model_mask_ratio=ratio,
             schedule=config.schedule,
@@ -148,12 +152,16 @@ class _Worker:
 
     def _batches(self, store: WindowStore, plan: Plan, start_step: int) -> Iterator[TensorBatch]:
         resources = self._config.resources
-        span = {"start_step": start_step, "stop_step": self._config.train.steps}
-        place = {"world": self._ranks.world, "rank": self._ranks.rank}
+        where: dict[str, Any] = {
+            "start_step": start_step,
+            "stop_step": self._config.train.steps,
+            "world": self._ranks.world,
+            "rank": self._ranks.rank,
+        }
         if resources.reader == "direct":
-            return tensor_batches(direct.step_batches(store, plan, **span, **place))
+            return tensor_batches(direct.step_batches(store, plan, **where))
         reading = stream.StreamConfig(readers=resources.readers, read_cpus=resources.read_cpus)
-        return tensor_batches(stream.step_batches(store, plan, **span, **place, config=reading))
+        return tensor_batches(stream.step_batches(store, plan, **where, config=reading))
 
     # -- state -----------------------------------------------------------------------------------------------------
 

@@ -1,0 +1,110 @@
+"""Bad configuration is refused by name, before anything starts."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import pytest
+
+from xmae_dist.cli import pretrain as command
+from xmae_dist.core.errors import ConfigError, UsageError
+from xmae_dist.recipes import RECIPES, recipe
+from xmae_dist.train.config import EngineConfig, PretrainConfig, TrainConfig, check
+from xmae_dist.train.launch import config_dict
+from xmae_dist.train.state import Identity
+
+
+def config(**changes: Any) -> PretrainConfig:
+    return PretrainConfig(corpus="/corpus", run="/run", **changes)
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_every_recipe_is_sound(name: str) -> None:
+    check(dataclasses.replace(recipe(name), corpus="/corpus", run="/run"))
+
+
+@pytest.mark.parametrize(
+    ("train", "option", "fix"),
+    [
+        (
+            TrainConfig(global_batch=50, micro_batch=16, workers=2),
+            "--train.global-batch",
+            "--train.micro-batch 5, or --train.global-batch 64",
+        ),
+        (TrainConfig(global_batch=63, micro_batch=16, workers=2), "--train.global-batch", "--train.global-batch 64"),
+        (TrainConfig(workers=2, min_workers=3), "--train.min-workers", None),
+        (TrainConfig(steps=0), "--train.steps", None),
+    ],
+)
+def test_batches_and_workers_that_do_not_fit_name_the_option_and_the_fix(
+    train: TrainConfig, option: str, fix: str | None
+) -> None:
+    with pytest.raises(ConfigError) as refused:
+        check(config(train=train))
+    assert option in str(refused.value)
+    assert refused.value.exit_status == 2
+    if fix:
+        assert refused.value.fix == fix
+
+
+def test_the_advice_works() -> None:
+    check(config(train=TrainConfig(global_batch=50, micro_batch=5, workers=2)))
+
+
+def test_between_the_ends_of_an_elastic_run_shares_may_differ_by_a_window() -> None:
+    elastic = config(train=TrainConfig(global_batch=64, micro_batch=16, workers=4, min_workers=1))
+    check(elastic)
+    assert [elastic.accumulation(world) for world in (1, 2, 3, 4)] == [4, 2, 2, 1]
+
+
+@pytest.mark.parametrize(
+    ("engine", "option"),
+    [
+        (EngineConfig(zero_stage=2, offload_parameters=True), "--engine.offload-parameters"),
+        (EngineConfig(zero_stage=0, offload_optimizer=True), "--engine.offload-optimizer"),
+        (EngineConfig(precision="bf16"), "--engine.precision"),
+    ],
+)
+def test_impossible_engines_are_refused(engine: EngineConfig, option: str) -> None:
+    with pytest.raises(ConfigError, match=option):
+        check(config(engine=engine))
+
+
+def test_a_run_needs_a_corpus_and_a_place() -> None:
+    with pytest.raises(ConfigError, match="--corpus"):
+        check(PretrainConfig(run="/run"))
+    with pytest.raises(ConfigError, match="--run"):
+        check(PretrainConfig(corpus="/corpus"))
+
+
+def test_options_override_a_recipe_and_reach_the_saved_configuration() -> None:
+    args = command.parse(
+        ["debug_cpu2", "--corpus", "c", "--run", "r", "--train.steps", "7", "--engine.zero-stage", "3", "--dry-run"]
+    )
+    assert args.dry_run
+    saved = config_dict(args.config)
+    assert (saved["train"]["steps"], saved["engine"]["zero_stage"]) == (7, 3)
+    assert saved["train"]["global_batch"] == recipe("debug_cpu2").train.global_batch
+
+
+def test_unknown_recipes_presets_and_options_end_with_status_2(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(UsageError, match="debug_cpu2"):
+        command.parse(["no_such_recipe"])
+    with pytest.raises(SystemExit) as ended:
+        command.parse(["debug_cpu2", "--train.stepz", "3"])
+    assert ended.value.code == 2
+    assert "--train.steps" in capsys.readouterr().err  # the option that was meant
+    args = command.parse(["debug_cpu2", "--corpus", "c", "--run", "r", "--model.preset", "gigantic"])
+    with pytest.raises(ConfigError, match="gigantic"):
+        check(args.config)
+
+
+def test_a_checkpoint_of_another_run_is_refused_by_name() -> None:
+    own = Identity(snapshot="a", windows="b", plan="c", model="d")
+    own.check(own.to_dict(), (), "here")
+    with pytest.raises(ConfigError, match=r"snapshot.*--checkpoint.accept snapshot"):
+        own.check({**own.to_dict(), "snapshot": "x"}, (), "here")
+    own.check({**own.to_dict(), "snapshot": "x"}, ("snapshot",), "here")
+    with pytest.raises(ConfigError, match=r"model.*new --run"):
+        own.check({**own.to_dict(), "model": "x"}, ("snapshot", "windows", "plan"), "here")
