@@ -154,6 +154,8 @@ def test_parquet_keeps_integers(tmp_path: Path) -> None:
         (('unit = "V"', 'units = "V"'), ["channels[0]", "units", "unknown"]),
         (('layout = "columns"', 'layout = "stripes"'), ["layout", "stripes", "columns"]),
         (('layout = "columns"', 'layout = "rows"'), ["recording_column"]),
+        (("[time]", '[[channels]]\nname = "ir"\ncolumn = "green"\n[time]'), ["'green' for two channels"]),
+        (("rate_hz = 100.0", 'rate_hz = 100.0\nsubject_column = "who"'), ["subject_column", "subject_pattern"]),
         (('name = "ppg"', 'name = "PPG 1"'), ["channel name", "PPG 1"]),
         (('format = "seconds"', 'format = "stardate"'), ["time.format", "stardate"]),
         (("rate_hz = 100.0", "rate_hz = = 1"), ["not parseable"]),

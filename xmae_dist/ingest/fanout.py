@@ -14,6 +14,7 @@ Event = TypeVar("Event")
 
 # A task lost with its node is run again from the start; its part gets another name.
 _RETRIES = 3
+_STORE_BYTES = 200 * 2**20
 
 
 def cores() -> int:
@@ -27,15 +28,31 @@ def cores() -> int:
 
 
 def connect() -> None:
-    """Attaches to the cluster of RAY_ADDRESS or of a submitted job; else starts Ray on this machine."""
+    """Attaches to the cluster of RAY_ADDRESS or of a submitted job; else starts Ray on this machine.
+
+    Raises RunError where RAY_ADDRESS names a cluster that does not answer.
+    """
     import ray
 
-    if not ray.is_initialized():
-        address = _cluster_address()
-        if address is None:
-            # A private Ray of one process tree listens on loopback only and needs no token.
-            os.environ.setdefault("RAY_AUTH_MODE", "disabled")
-        ray.init(address=address, log_to_driver=False, include_dashboard=False, logging_level=logging.WARNING)
+    if ray.is_initialized():
+        return
+    quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.WARNING}
+    address = _cluster_address()
+    if address is None:
+        # A private Ray of one process tree listens on loopback only and needs no token; only outcomes pass
+        # through its object store.
+        os.environ.setdefault("RAY_AUTH_MODE", "disabled")
+        ray.init(include_dashboard=False, object_store_memory=_STORE_BYTES, **quiet)
+        return
+    try:
+        ray.init(address=address, **quiet)
+    except ConnectionError as error:
+        raise RunError(
+            "RAY_ADDRESS",
+            value=f"{address}, which does not answer",
+            expected="a running Ray cluster",
+            fix="start the cluster, or unset RAY_ADDRESS to use this machine",
+        ) from error
 
 
 def stream(work: Callable[[Task], Iterator[Event]], tasks: Sequence[Task]) -> Iterator[Event]:
@@ -66,7 +83,9 @@ def stream(work: Callable[[Task], Iterator[Event]], tasks: Sequence[Task]) -> It
 
 
 def _cluster_address() -> str | None:
-    return os.environ.get("RAY_ADDRESS") or None
+    """The cluster that RAY_ADDRESS names; an http address is that of its job server, which takes no tasks."""
+    address = os.environ.get("RAY_ADDRESS", "")
+    return None if not address or address.startswith("http") else address
 
 
 def _told(error: Any) -> XmaeError:

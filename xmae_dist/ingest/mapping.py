@@ -170,10 +170,27 @@ def _check(mapping: Mapping, where: str) -> None:
                 fix="leave it out",
             )
         canonical_unit(channel.unit)
+    _check_columns(mapping, where)
     if mapping.layout == "rows" and mapping.recording_column is None:
         raise InputError(f"mapping {where}: recording_column", value="missing", expected="the column of recording ids")
     if mapping.subject_pattern is not None:
         _check_pattern(mapping.subject_pattern, where)
+
+
+def _check_columns(mapping: Mapping, where: str) -> None:
+    columns = [channel.column for channel in mapping.channels]
+    twice = sorted({column for column in columns if columns.count(column) > 1})
+    if twice:
+        raise InputError(f"mapping {where}: column", value=f"{twice[0]!r} for two channels", fix="map it once")
+    if mapping.layout == "columns":
+        for name in ("recording_column", "subject_column", "labels"):
+            if getattr(mapping, name):
+                raise InputError(
+                    f"mapping {where}: {name}",
+                    value="given for the layout 'columns'",
+                    expected="nothing: there a file is one recording",
+                    fix="use subject_pattern and label_files",
+                )
 
 
 def _check_pattern(pattern: str, where: str) -> None:
