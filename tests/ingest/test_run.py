@@ -19,6 +19,7 @@ from xmae_dist.ingest.register import Register
 from xmae_dist.ingest.run import IngestRequest, Manifest, ingest
 from xmae_dist.storage import uri
 from xmae_dist.storage.corpus import Corpus
+from xmae_dist.testing.s3_server import S3Server
 
 
 def request(folder: Path | str, corpus: str, **changes: object) -> IngestRequest:
@@ -229,3 +230,21 @@ def test_a_wrong_mapping_column_leaves_nothing_usable(tmp_path: Path, capsys: py
     )
     assert status == 2
     assert "'red'" in capsys.readouterr().out
+
+
+@pytest.mark.recordings
+def test_all_bedside_recordings_reach_object_storage(recordings_dir: Path, s3: S3Server) -> None:
+    folder = recordings_dir / "challenge2015"
+    manifest = Manifest(url=str(folder / "manifest.csv"), subject_column="patient_proxy")
+    given = request(folder, uri.join(s3.bucket_url(), "corpus"), manifest=manifest)
+    report = ingest(given)
+    assert (len(report.kept), report.rejected, report.exit_status) == (126, (), 0)
+    # Seven flat and four never recorded pressures, and two flat leads.
+    dropped = [name for outcome in report.kept for name in outcome.dropped]
+    assert (dropped.count("ABP"), dropped.count("V"), len(dropped)) == (11, 2, 13)
+    snapshot = Corpus.open(given.corpus_url).snapshot()
+    recordings = {recording.recording_id: recording for recording in snapshot.recordings()}
+    assert all({"ecg", "ppg"} <= set(recording.channels) for recording in recordings.values())
+    assert recordings["v101l"].subject_id == recordings["v102s"].subject_id == "v100s"
+    assert recordings["v101l"].labels["lag_ms"] == 530.2
+    assert ingest(given).version is None
