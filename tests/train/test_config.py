@@ -10,7 +10,7 @@ import pytest
 from xmae_dist.cli import pretrain as command
 from xmae_dist.core.errors import ConfigError, UsageError
 from xmae_dist.recipes import RECIPES, recipe
-from xmae_dist.train.config import EngineConfig, PretrainConfig, TrainConfig, check
+from xmae_dist.train.config import EngineConfig, PretrainConfig, TrainConfig, check, model_config
 from xmae_dist.train.launch import config_dict
 from xmae_dist.train.state import Identity
 
@@ -97,7 +97,7 @@ def test_unknown_recipes_presets_and_options_end_with_status_2(capsys: pytest.Ca
     assert "--train.steps" in capsys.readouterr().err  # the option that was meant
     args = command.parse(["debug_cpu2", "--corpus", "c", "--run", "r", "--model.preset", "gigantic"])
     with pytest.raises(ConfigError, match="gigantic"):
-        check(args.config)
+        model_config(args.config)
 
 
 def test_a_checkpoint_of_another_run_is_refused_by_name() -> None:

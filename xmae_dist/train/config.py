@@ -9,16 +9,18 @@ from __future__ import annotations
 import dataclasses
 import os
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from xmae_dist.core.errors import ConfigError
-from xmae_dist.data.materialise import StoreConfig
 from xmae_dist.data.mixture import MixtureConfig
 from xmae_dist.data.split import SplitConfig
 from xmae_dist.data.window_spec import WindowSpec
-from xmae_dist.model import presets
-from xmae_dist.train.engine import OptimizerConfig
+from xmae_dist.train.optimizer_config import OptimizerConfig
 from xmae_dist.train.schedule import ScheduleConfig
+
+if TYPE_CHECKING:
+    from xmae_dist.data.materialise import StoreConfig
+    from xmae_dist.model.presets import Config
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,7 +67,7 @@ class TrainConfig:
     """Consecutive steps skipped for non-finite gradients after which the run fails."""
     max_failures: int = 3
     """Worker-group restarts after lost workers or nodes before the run fails; -1: no limit."""
-    collective_timeout_s: int = 120
+    collective_timeout_s: int = 300
     """A collective that waits longer for a rank fails the worker group, which then restarts."""
 
 
@@ -157,6 +159,8 @@ class PretrainConfig:
 
     def store_config(self) -> StoreConfig:
         """The window store that the run reads."""
+        from xmae_dist.data.materialise import StoreConfig
+
         return StoreConfig(spec=self.spec, split=self.split, cohorts=self.cohorts)
 
     def accumulation(self, world: int) -> int:
@@ -168,8 +172,10 @@ class PretrainConfig:
         return min(-(-share // self.train.micro_batch), self.train.global_batch // world)
 
 
-def model_config(config: PretrainConfig) -> presets.Config:
+def model_config(config: PretrainConfig) -> Config:
     """The model's configuration, fitted to the windows. Raises ConfigError for an unknown preset or field."""
+    from xmae_dist.model import presets  # imports torch, which a command line does not need
+
     fitted = {"length": config.spec.length, "rate_hz": config.spec.rate_hz}
     known = {field.name for field in dataclasses.fields(presets.config(config.model.preset))}
     fitted = {name: value for name, value in fitted.items() if name in known}
@@ -184,7 +190,6 @@ def check(config: PretrainConfig) -> None:
     for option, number in _counts(config):
         if number < 1:
             raise ConfigError(option, value=number, expected="1 or more")
-    model_config(config)
     _check_workers(config.train)
     _check_engine(config.engine, config.resources)
 

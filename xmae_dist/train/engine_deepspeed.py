@@ -23,7 +23,6 @@ from torch import nn
 from xmae_dist.train.engine import (
     MOMENTS,
     WEIGHT,
-    OptimizerConfig,
     Piece,
     Saved,
     StepOutcome,
@@ -31,6 +30,7 @@ from xmae_dist.train.engine import (
     constant_tensors,
     load_weights,
 )
+from xmae_dist.train.optimizer_config import OptimizerConfig
 
 
 @dataclass(frozen=True, kw_only=True)

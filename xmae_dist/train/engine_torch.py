@@ -20,7 +20,6 @@ from xmae_dist.train.engine import (
     EXP_AVG_SQ,
     MOMENTS,
     WEIGHT,
-    OptimizerConfig,
     Piece,
     Saved,
     StepOutcome,
@@ -28,6 +27,7 @@ from xmae_dist.train.engine import (
     constant_tensors,
     load_weights,
 )
+from xmae_dist.train.optimizer_config import OptimizerConfig
 
 
 class TorchEngine:

@@ -7,6 +7,7 @@ option that mends it. The run itself is described by its URL: the same command c
 from __future__ import annotations
 
 import dataclasses
+import importlib
 import json
 import logging
 import os
@@ -24,14 +25,11 @@ from xmae_dist.core.errors import ConfigError, RunError, XmaeError
 from xmae_dist.core.fingerprint import canonical_json, digest_json
 from xmae_dist.data.plan import plan_for
 from xmae_dist.data.window_store import WindowStore
-from xmae_dist.model import presets
 from xmae_dist.storage import uri
 from xmae_dist.storage.corpus import Corpus
-from xmae_dist.train import checkpoint
 from xmae_dist.train.board import Board
 from xmae_dist.train.config import PretrainConfig, check, model_config
 from xmae_dist.train.display import Display
-from xmae_dist.train.figures import draw_run
 from xmae_dist.train.state import Identity
 
 
@@ -53,8 +51,11 @@ def pretrain(config: PretrainConfig) -> Outcome:
     check(config)
     config = _pinned(_normalised(config))
     _connect()
+    model_config(config)
     check_cluster(config)
+    # What imports torch, Ray or matplotlib is imported where it is used, so that Ray can start meanwhile.
     from xmae_dist.data.materialise import materialise
+    from xmae_dist.train.figures import draw_run
 
     store = materialise(
         config.corpus, str(config.windows), config.store_config(), version=config.snapshot
@@ -96,6 +97,7 @@ def config_dict(config: PretrainConfig) -> dict[str, Any]:
 
 
 def _identity(config: PretrainConfig, store: WindowStore) -> Identity:
+    from xmae_dist.model import presets
     from xmae_dist.train.order import order_of
 
     return Identity(
@@ -107,6 +109,8 @@ def _identity(config: PretrainConfig, store: WindowStore) -> Identity:
 
 
 def _check_continues(config: PretrainConfig, identity: Identity) -> None:
+    from xmae_dist.train import checkpoint
+
     newest = checkpoint.newest_complete(config.run, lambda url, why: None)
     if newest is not None:
         url, manifest = newest
@@ -121,11 +125,18 @@ def _connect() -> None:
     # Workers keep the working directory of the job: code is imported from there.
     os.environ.setdefault("RAY_CHDIR_TO_TRIAL_DIR", "0")
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")
+    # A busy machine may need minutes to start workers; the default gives up after one.
+    os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "300")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    if not os.environ.get("RAY_ADDRESS"):
+        # One machine that is taken away takes its watcher along.
+        os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
     import ray
 
     for talkative in ("ray.data", "ray.train"):
         logging.getLogger(talkative).setLevel(logging.ERROR)
+    # Two seconds of imports that the start of Ray, which is other processes' work, hides.
+    threading.Thread(target=importlib.import_module, args=("xmae_dist.model.presets",), daemon=True).start()
     if not ray.is_initialized():
         ray.init(
             include_dashboard=None if os.environ.get("RAY_ADDRESS") else False,

@@ -10,6 +10,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -103,6 +104,8 @@ class _Worker:
         with tempfile.TemporaryDirectory(prefix="xmae-restore-") as folder:
             saved, state = self._restore(Path(folder))
             self._mark("restore")
+            # The first read tasks start their processes while the engine is built.
+            batches = _ahead(self._batches(store, plan, state.step))
             self._engine = self._build_engine(module, saved)
         self._mark("engine")
         if config.validation.windows and module.reconstructs:
@@ -112,10 +115,10 @@ class _Worker:
         self._mark("held_out")
         with self._telling(state.step):
             self._tell("start", step=state.step, world=self._ranks.world, **self._marks)
-            return self._loop(store, plan, masking, ratio, state)
+            return self._loop(batches, masking, ratio, state)
 
     def _loop(
-        self, store: WindowStore, plan: Plan, masking: Masking, ratio: float, state: TrainState
+        self, batches: Iterator[TensorBatch], masking: Masking, ratio: float, state: TrainState
     ) -> dict[str, Any]:
         config = self._config
         assert self._engine is not None
@@ -131,7 +134,7 @@ class _Worker:
             callbacks=self,
             about=self._about,
         )
-        state, stop = loop.run(self._batches(store, plan, state.step), state)
+        state, stop = loop.run(batches, state)
         if self._share is not None and stop is None:
             self._panel(state.step)
         return {"step": state.step, "stop": stop.value if stop else ""}
@@ -279,6 +282,19 @@ class _Worker:
                 reconstructs=str(self._engine.module.reconstructs),
                 rate_hz=self._config.spec.rate_hz,
             )
+
+
+def _ahead(batches: Iterator[TensorBatch]) -> Iterator[TensorBatch]:
+    """The same batches; the first is asked for now, in a thread, and not only when it is needed."""
+    first = ThreadPoolExecutor(max_workers=1, thread_name_prefix="first-batch").submit(next, batches, None)
+
+    def rest() -> Iterator[TensorBatch]:
+        batch = first.result()
+        if batch is not None:
+            yield batch
+            yield from batches
+
+    return rest()
 
 
 class _Listener:

@@ -1,0 +1,148 @@
+"""`xmae pretrain` as its users meet it: real processes, killed for real, stopped, refused."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from xmae_dist.model import bundle
+from xmae_dist.train import checkpoint
+from xmae_dist.train.metrics import read_metrics
+
+pytestmark = pytest.mark.slow
+
+ROOT = Path(__file__).resolve().parents[2]
+SMALL = ("--train.steps", "24", "--train.global-batch", "16", "--checkpoint.every-steps", "6")
+
+
+def xmae(*words: str) -> subprocess.Popen[str]:
+    environment = {**os.environ, "RAY_AUTH_MODE": "disabled", "PYTHONPATH": str(ROOT)}
+    environment.pop("RAY_ADDRESS", None)
+    return subprocess.Popen(
+        [sys.executable, "-m", "xmae_dist.cli", *words],
+        env=environment,
+        cwd=ROOT,
+        stderr=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def finished(process: subprocess.Popen[str]) -> tuple[int, str]:
+    out, err = process.communicate(timeout=900)
+    return process.returncode, out + err
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    url = str(tmp_path_factory.mktemp("corpus"))
+    status, said = finished(xmae("simulate", "bedside", "--corpus", url, "--subjects", "16", "--minutes", "10"))
+    assert status == 0, said
+    yield url
+
+
+def pretrain(corpus: str, run: Path, *options: str) -> subprocess.Popen[str]:
+    return xmae("pretrain", "debug_cpu2", "--corpus", corpus, "--run", str(run), *SMALL, *options)
+
+
+def losses(run: Path) -> dict[int, tuple[float, float]]:
+    return {row["step"]: (row["loss"], row["grad_norm"]) for row in read_metrics(str(run)) if row["kind"] == "step"}
+
+
+def wait_for_checkpoint(run: Path, step: int, process: subprocess.Popen[str]) -> None:
+    marker = run / "checkpoints" / f"step-{step:08d}" / checkpoint.COMPLETE
+    while not marker.exists():
+        assert process.poll() is None, finished(process)[1]
+        time.sleep(0.05)
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(corpus: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    run = tmp_path_factory.mktemp("runs") / "uninterrupted"
+    status, said = finished(pretrain(corpus, run))
+    assert status == 0, said
+    return run
+
+
+@pytest.mark.timeout(1800)
+def test_a_run_leaves_all_it_promises(uninterrupted: Path) -> None:
+    assert sorted(losses(uninterrupted)) == list(range(1, 25))
+    names = {str(path.relative_to(uninterrupted)) for path in uninterrupted.rglob("*") if path.is_file()}
+    assert {"figures/curves.png", "figures/reconstructions.png", "run.json"} <= names
+    assert any(name.startswith("tensorboard/events") for name in names)
+    assert [one.step for one in checkpoint.list_checkpoints(str(uninterrupted))] == [24, 18, 12]
+
+
+@pytest.mark.timeout(1800)
+def test_the_same_command_gives_the_same_bits(corpus: str, uninterrupted: Path, tmp_path: Path) -> None:
+    status, said = finished(pretrain(corpus, tmp_path / "again"))
+    assert status == 0, said
+    assert losses(tmp_path / "again") == losses(uninterrupted)
+
+
+@pytest.mark.timeout(1800)
+def test_killed_and_started_again_it_ends_with_the_same_bits(
+    corpus: str, uninterrupted: Path, tmp_path: Path
+) -> None:
+    run = tmp_path / "killed"
+    process = pretrain(corpus, run)
+    wait_for_checkpoint(run, 6, process)
+    process.kill()
+    process.communicate()
+    status, said = finished(pretrain(corpus, run))
+    assert status == 0, said
+    assert "started at step 0" not in said
+    assert losses(run) == losses(uninterrupted)
+    one, two = (checkpoint.read_manifest(checkpoint.step_url(str(r), 24)) for r in (run, uninterrupted))
+    assert [file["sha256"] for file in one["files"]] == [file["sha256"] for file in two["files"]]
+
+
+@pytest.mark.timeout(1800)
+def test_stopped_by_sigterm_it_saves_and_goes_on_later(corpus: str, uninterrupted: Path, tmp_path: Path) -> None:
+    run = tmp_path / "stopped"
+    process = pretrain(corpus, run)
+    wait_for_checkpoint(run, 6, process)
+    os.kill(process.pid, signal.SIGTERM)
+    status, said = finished(process)
+    assert status == 1 and "stopped at step" in said, said
+    stopped_at = checkpoint.list_checkpoints(str(run))[0]
+    assert stopped_at.complete and stopped_at.step < 24
+    status, said = finished(pretrain(corpus, run))
+    assert status == 0 and f"started at step {stopped_at.step}" in said, said
+    assert losses(run) == losses(uninterrupted)
+
+
+@pytest.mark.timeout(900)
+def test_a_run_refuses_to_become_another(corpus: str, uninterrupted: Path) -> None:
+    status, said = finished(pretrain(corpus, uninterrupted, "--train.seed", "7"))
+    assert status == 2 and "--checkpoint.accept plan" in said, said
+    status, said = finished(pretrain(corpus, uninterrupted, "--model.width", "48"))
+    assert status == 2 and "new --run" in said, said
+
+
+@pytest.mark.timeout(900)
+def test_more_workers_than_the_machine_has_are_refused(corpus: str, tmp_path: Path) -> None:
+    status, said = finished(pretrain(corpus, tmp_path, "--train.workers", "512", "--train.global-batch", "4096"))
+    assert status == 2 and "--train.workers" in said and "Traceback" not in said, said
+
+
+@pytest.mark.timeout(900)
+def test_a_missing_corpus_is_told_at_once(tmp_path: Path) -> None:
+    status, said = finished(pretrain(str(tmp_path / "nowhere"), tmp_path / "run"))
+    assert status == 2 and "no corpus there" in said and "Traceback" not in said, said
+
+
+@pytest.mark.timeout(900)
+def test_export_writes_a_bundle_that_loads(uninterrupted: Path, tmp_path: Path) -> None:
+    status, said = finished(xmae("export", "--run", str(uninterrupted), "--out", str(tmp_path / "bundle")))
+    assert status == 0, said
+    loaded = bundle.load(str(tmp_path / "bundle"))
+    assert loaded.lineage["step"] == 24 and loaded.window_spec["rate_hz"] == 100.0
