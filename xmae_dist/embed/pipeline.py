@@ -8,9 +8,9 @@ import dataclasses
 import logging
 import os
 import pickle
+from collections.abc import Iterator
 from typing import Any
 
-import numpy as np
 import ray
 from ray.data import ActorPoolStrategy
 
@@ -65,45 +65,68 @@ def encode_missing(request: Request, table_url: str, resources: Resources) -> in
     if not batches:
         return 0
     _connect()
-    items = [{"batch": pickle.dumps(batch)} for batch in batches]
-    context = ray.data.DataContext.get_current()
-    context.enable_progress_bars = False
-    parts = ray.data.from_items(items, override_num_blocks=len(items)).map_batches(
-        _EncodeActor,
-        fn_constructor_args=(request.encoder, folder),
-        batch_size=1,
-        compute=ActorPoolStrategy(min_size=1, max_size=min(resources.max_actors, len(batches))),
-        num_cpus=resources.cpus_per_actor,
-        num_gpus=resources.gpus_per_actor,
-    )
     total = sum(len(batch.recordings) for batch in batches)
-    try:
-        with progress(f"embed {request.cohort}", total, "recordings") as shown:
-            for row in parts.iter_rows():
-                shown.advance(int(row["recordings"]), note=f"{int(row['windows'])} windows")
-    except ray.exceptions.RayError as error:
-        raise _told(error) from error
+    with progress(f"embed {request.cohort}", total, "recordings") as shown:
+        for staged in _staged(batches, request.encoder, folder, resources):
+            shown.advance(staged.recordings, note=f"{staged.windows} windows")
     return len(batches)
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Staged:
+    recordings: int
+    windows: int
+
+
+def _staged(batches: list[Batch], encoder: Encoder, folder: str, resources: Resources) -> Iterator[_Staged]:
+    """Run the actors over the batches; raises the XmaeError of a batch, or RunError for what a cluster did to one."""
+    for name in ("ray.data", "ray._private"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    context = ray.data.DataContext.get_current().copy()
+    context.enable_progress_bars = context.print_on_execution_start = False  # ours counts recordings
+    with ray.data.DataContext.current(context):
+        items = [{"batch": pickle.dumps(batch)} for batch in batches]
+        parts = ray.data.from_items(items, override_num_blocks=len(items)).map_batches(
+            _EncodeActor,
+            fn_constructor_args=(encoder, folder),
+            batch_size=1,
+            compute=ActorPoolStrategy(min_size=1, max_size=min(resources.max_actors, len(batches))),
+            num_cpus=resources.cpus_per_actor,
+            num_gpus=resources.gpus_per_actor,
+        )
+    try:
+        for row in parts.iter_rows():
+            result = pickle.loads(row["result"])
+            if isinstance(result, XmaeError):
+                raise result
+            yield result
+    except ray.exceptions.RayError as error:
+        raise RunError(
+            "embedding task",
+            value=str(error).strip().splitlines()[-1],
+            fix="run the same command again: recordings that are staged are not encoded again",
+        ) from error
+
+
 class _EncodeActor:
-    """Encodes batches of recordings; the model is loaded once per actor."""
+    """Encodes batches of recordings; the model is loaded once per actor. Errors that a person must see travel as
+    values: Ray would retry and wrap them."""
 
     def __init__(self, encoder: Encoder, folder: str) -> None:
-        self._encoder, self._folder = LoadedEncoder.open(encoder), folder
+        self._encoder, self._folder = encoder, folder
+        self._loaded: LoadedEncoder | None = None
 
     def __call__(self, rows: dict[str, Any]) -> dict[str, Any]:
-        batches: list[Batch] = [pickle.loads(data) for data in rows["batch"]]
-        counts = [self._stage(batch) for batch in batches]
-        return {
-            "recordings": np.array([len(batch.recordings) for batch in batches]),
-            "windows": np.array(counts),
-        }
+        return {"result": [pickle.dumps(self._stage(pickle.loads(data))) for data in rows["batch"]]}
 
-    def _stage(self, batch: Batch) -> int:
-        rows = encode_batch(batch, self._encoder)
-        staging.put_part(self._folder, batch.key, rows)
-        return len(rows)
+    def _stage(self, batch: Batch) -> _Staged | XmaeError:
+        try:
+            self._loaded = self._loaded or LoadedEncoder.open(self._encoder)
+            rows = encode_batch(batch, self._loaded)
+            staging.put_part(self._folder, batch.key, rows)
+        except XmaeError as error:
+            return error
+        return _Staged(recordings=len(batch.recordings), windows=len(rows))
 
 
 def _connect() -> None:
@@ -115,15 +138,3 @@ def _connect() -> None:
         # A private Ray of one process tree listens on loopback only and needs no token.
         os.environ.setdefault("RAY_AUTH_MODE", "disabled")
     ray.init(address=address, log_to_driver=False, include_dashboard=False, logging_level=logging.WARNING)
-
-
-def _told(error: Any) -> XmaeError:
-    cause: Any = error
-    while cause is not None and not isinstance(cause, XmaeError):
-        cause = getattr(cause, "cause", None) or cause.__cause__
-    if isinstance(cause, XmaeError):
-        return cause
-    return RunError(
-        "embedding task", value=str(error).strip().splitlines()[-1],
-        fix="run the same command again: recordings that are staged are not encoded again",
-    )  # fmt: skip

@@ -1,0 +1,157 @@
+"""The command on a real store through real Ray: once, again, killed in the middle, and with wrong input."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tests.data.corpora import corpus_of
+from xmae_dist.cli.main import main
+from xmae_dist.data.materialise import materialise
+from xmae_dist.data.window_spec import WindowSpec
+from xmae_dist.evaluate.results import ResultTable, predictions_digest
+from xmae_dist.model import bundle, presets
+
+SUITE = """
+name = "bench"
+title = "Bench people"
+[[task]]
+name = "rate"
+title = "Heart rate"
+label = "heart_rate_bpm"
+kind = "regression"
+[[task]]
+name = "sex"
+title = "Sex"
+label = "sex"
+kind = "binary"
+classes = ["m", "f"]
+unit = "recording"
+"""
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory, ray_local: None) -> Path:
+    """A corpus of 12 people, its window store, and a bundle."""
+    folder = tmp_path_factory.mktemp("evaluate")
+    corpus_of(f"file://{folder}/corpus", subjects=12, recordings=1)
+    materialise(f"file://{folder}/corpus", f"file://{folder}/windows")
+    bundle.save(f"file://{folder}/bundle", presets.build("tiny"), window_spec=WindowSpec().to_dict(), lineage={})
+    (folder / "suite.toml").write_text(SUITE)
+    return folder
+
+
+def command(place: Path, out: str, *more: str) -> list[str]:
+    options = {"--windows": "windows", "--bundle": "bundle", "--out": out, "--suite": "suite.toml"}
+    paths = [word for name, file in options.items() for word in (name, f"file://{place}/{file}")]
+    return ["evaluate", *paths, "--replicates", "100", *more]
+
+
+def numbers(place: Path, out: str) -> dict[str, tuple[float, float, float, str]]:
+    rows = ResultTable(f"file://{place}/{out}").read()
+    return {
+        r.request: (r.headline.value, r.headline.low, r.headline.high, predictions_digest(r.scored.predictions))
+        for r in rows
+    }
+
+
+@pytest.fixture(scope="module")
+def document(place: Path) -> dict[str, Any]:
+    """The whole suite evaluated once, under `out`; what the report says of it."""
+    assert main(command(place, "out")) == 0
+    return dict(json.loads((place / "out" / "report" / "report.json").read_text()))
+
+
+def test_once_again_and_the_report_from_results(place: Path, document: dict[str, Any]) -> None:
+    assert len(document["results"]) == 6 and document["tallies"]
+    by_name = {(r["task"], r["encoder"]): r for r in document["results"]}
+    features = by_name["rate", "rate + morphology"]
+    assert features["value"] < 3.0, "pulse features read the rate of a clean pulse wave"
+    assert {e for _, e in by_name} == {"xmae", "random init", "rate + morphology"}
+
+    first, versions = numbers(place, "out"), ResultTable(f"file://{place}/out")._table.version()
+    assert main(command(place, "out")) == 0
+    assert numbers(place, "out") == first
+    assert ResultTable(f"file://{place}/out")._table.version() == versions, "nothing is committed twice"
+
+    (place / "run" / "figures").mkdir(parents=True, exist_ok=True)
+    (place / "run" / "figures" / "reconstruction.png").write_bytes(b"\x89PNG fake")
+    assert main(["report", f"file://{place}/out", "--run", f"file://{place}/run", "--out", str(place / "copy")]) == 0
+    page = (place / "copy" / "report.html").read_text()
+    assert page.count('src="data:image/png;base64,') >= 5 and "ECG reconstructed from PPG" in page
+    assert "http://" not in page and "https://" not in page, "nothing is loaded from elsewhere"
+    again = json.loads((place / "copy" / "report.json").read_text())
+    assert again["differences"] == document["differences"]
+
+
+KILLER = """
+import os, sys
+from xmae_dist.cli.main import main
+from xmae_dist.evaluate.results import ResultTable
+commit, made = ResultTable.commit, []
+def counted(self, result):
+    made.append(commit(self, result))
+    if len(made) == 2:
+        os.kill(os.getpid(), 9)
+    return made[-1]
+ResultTable.commit = counted
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+def test_killed_and_restarted_gives_the_same_and_repeats_nothing(
+    place: Path, document: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import ray
+
+    environment = {**os.environ, "RAY_ADDRESS": ray.get_runtime_context().gcs_address, "RAY_AUTH_MODE": "disabled"}
+    killed = subprocess.run(
+        [sys.executable, "-c", KILLER, *command(place, "killed")], env=environment, capture_output=True, text=True
+    )
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    held = numbers(place, "killed")
+    assert len(held) == 2
+
+    computed: list[str] = []
+    commit = ResultTable.commit
+    monkeypatch.setattr(ResultTable, "commit", lambda self, r: computed.append(r.request) or commit(self, r))
+    assert main(command(place, "killed")) == 0
+    assert len(computed) == 4 and not set(computed) & set(held)
+    assert numbers(place, "killed") == numbers(place, "out")
+
+
+def test_wrong_input_is_one_line_before_any_fit(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (place / "bad.toml").write_text(SUITE.replace('"heart_rate_bpm"', '"heart_rate"'))
+    bad = [w.replace("suite.toml", "bad.toml") for w in command(place, "bad")]
+    assert main(bad) == 2
+    said = capsys.readouterr().err.strip().splitlines()
+    assert len(said) == 1 and "no 'heart_rate'" in said[0] and "heart_rate_bpm" in said[0]
+    assert not ResultTable(f"file://{place}/bad").committed()
+    assert main(command(place, "bad", "--tasks", "rat")) == 2
+    assert main([*bad, "--skip-unusable"]) == 0
+    assert "left out: rate" in capsys.readouterr().out
+    bundle.save(
+        f"file://{place}/other", presets.build("tiny"), lineage={},
+        window_spec={**WindowSpec().to_dict(), "ppg_band_hz": [0.5, 12.0]},
+    )  # fmt: skip
+    other = [w.replace("/bundle", "/other") for w in command(place, "mixed")]
+    assert main(other) == 2
+    assert "ppg_band_hz" in capsys.readouterr().err
+
+
+def test_features_are_finite_whatever_the_window() -> None:
+    from xmae_dist.evaluate.features import pulse_features
+
+    time_s = np.arange(1000) / 100
+    windows = np.stack([np.zeros(1000), np.ones(1000), np.sin(2 * np.pi * 1.5 * time_s), np.r_[1.0, np.zeros(999)]])
+    got = pulse_features(windows, 100.0)
+    assert np.isfinite(got).all() and got.dtype == np.float32
+    assert abs(got[2, 1] - 90) < 2, "a pulse at 1.5 Hz is 90 a minute"
