@@ -60,7 +60,7 @@ def test_every_patch_is_masked_in_its_share(mode):
 
 
 def test_bad_settings_are_named():
-    with pytest.raises(ConfigError, match="mask ratio: got 1.0"):
+    with pytest.raises(ConfigError, match=r"mask ratio: got 1\.0"):
         masks(0, 0, [1], 50, 1.0)
     with pytest.raises(ConfigError, match=r"mask mode: got striped; expected anchor \| scatter"):
         masks(0, 0, [1], 50, 0.5, "striped")

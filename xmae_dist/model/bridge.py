@@ -49,9 +49,7 @@ class LagAttention(nn.Module):
         self.register_buffer("allowed", (lag_NN >= lags[0]) & (lag_NN <= lags[1]), persistent=False)
 
     def forward(self, query_BND: Tensor, source_BND: Tensor, rotation: Rotation) -> Tensor:
-        read_BND = self.attention(
-            self.norm(query_BND), source_BND, rotation=rotation, allowed_QK=self.allowed
-        )
+        read_BND = self.attention(self.norm(query_BND), source_BND, rotation=rotation, allowed_QK=self.allowed)
         return query_BND + read_BND
 
 

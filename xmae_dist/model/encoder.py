@@ -33,20 +33,19 @@ class SignalEncoder(nn.Module):
         width: int,
         heads: int,
         depth: int,
+        expansion: int,
         dropout: float,
     ) -> None:
         super().__init__()
         self.patch_length = patch_length
         self.stem = build_stem(stem, channels, width, patch_length)
-        self.blocks = nn.ModuleList(Block(width, heads, dropout=dropout) for _ in range(depth))
+        self.blocks = nn.ModuleList(Block(width, heads, expansion=expansion, dropout=dropout) for _ in range(depth))
         self.norm = nn.LayerNorm(width)
         cos, sin = rotation_table(torch.arange(n_patches), width // heads)
         self.register_buffer("cos", cos, persistent=False)
         self.register_buffer("sin", sin, persistent=False)
 
-    def forward(
-        self, signal_BCL: Tensor, mask_BN: Tensor | None = None, visible_BV: Tensor | None = None
-    ) -> Tensor:
+    def forward(self, signal_BCL: Tensor, mask_BN: Tensor | None = None, visible_BV: Tensor | None = None) -> Tensor:
         """Encode; ``visible_BV`` are the indices of the patches that ``mask_BN`` leaves visible."""
         if mask_BN is None or visible_BV is None:
             tokens, rotation = self.stem(signal_BCL), (self.cos, self.sin)

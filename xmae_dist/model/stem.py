@@ -90,24 +90,26 @@ class StridedStem(nn.Module):
             nn.GELU(),
             nn.Conv1d(middle, width, third, stride=third),
         )
-        self.patch_length = patch_length
 
     def forward(self, x_BCL: Tensor) -> Tensor:
         return self.convs(x_BCL).transpose(1, 2)
 
 
 class FrameStem(nn.Module):
-    """Overlapping frames of two patches, one hidden layer: ``(B, C, L) -> (B, N, D)``."""
+    """A patch with half a patch on either side, through one hidden layer: ``(B, C, L) -> (B, N, D)``.
+
+    No work at all is done at the full rate: this is two matrix products per patch.
+    """
 
     def __init__(self, channels: int, width: int, patch_length: int) -> None:
         super().__init__()
-        kernel = 2 * patch_length
-        self.frame = nn.Conv1d(channels, width, kernel, stride=patch_length, padding=patch_length // 2)
+        self.reach = patch_length // 2
+        self.frame = nn.Conv1d(channels, width, patch_length + 2 * self.reach, stride=patch_length)
         self.mix = nn.Linear(width, width)
-        self.patch_length = patch_length
 
     def forward(self, x_BCL: Tensor) -> Tensor:
-        return self.mix(F.gelu(self.frame(x_BCL).transpose(1, 2)))
+        frames_BDN = self.frame(F.pad(x_BCL, (self.reach, self.reach)))
+        return self.mix(F.gelu(frames_BDN.transpose(1, 2)))
 
 
 class PatchedPyramidStem(nn.Module):

@@ -32,8 +32,9 @@ from xmae_dist.model.blocks import Block, rotation_table
 from xmae_dist.model.bridge import build_bridge
 from xmae_dist.model.encoder import SignalEncoder
 from xmae_dist.model.interface import PretrainModel
+from xmae_dist.model.level import visible_level
 from xmae_dist.model.loss import masked_mse
-from xmae_dist.model.patch import scatter_visible, visible_indices
+from xmae_dist.model.patch import expand_mask, scatter_visible, visible_indices
 
 if TYPE_CHECKING:
     from xmae_dist.model.published import PublishedXMAE
@@ -60,12 +61,14 @@ class XMAEConfig:
     patch_s: float = 0.2
     ppg_channels: int = 1
     ecg_channels: int = 1
-    width: int = 256
-    heads: int = 8
+    width: int = 192
+    heads: int = 6
     ppg_depth: int = 2
     ecg_depth: int = 1
     decoder_depth: int = 2
-    stem: str = "strided"
+    expansion: int = 2
+    """Hidden width of feed-forward networks, in widths."""
+    stem: str = "frames"
     bridge: str = "conv"
     lag_window_s: tuple[float, float] = (-0.2, 1.0)
     """Source times, relative to a target patch, that the bridge reads."""
@@ -109,11 +112,10 @@ class Decoder(nn.Module):
         width, n_patches = config.width, config.n_patches
         self.channels = channels
         self.mask_token = nn.Parameter(torch.empty(width))
-        self.bridge = (
-            build_bridge(config.bridge, width, config.heads, config.lags, n_patches) if has_source else None
-        )
+        self.bridge = build_bridge(config.bridge, width, config.heads, config.lags, n_patches) if has_source else None
         self.blocks = nn.ModuleList(
-            Block(width, config.heads, dropout=config.dropout) for _ in range(config.decoder_depth)
+            Block(width, config.heads, expansion=config.expansion, dropout=config.dropout)
+            for _ in range(config.decoder_depth)
         )
         self.norm = nn.LayerNorm(width)
         self.to_samples = nn.Linear(width, channels * config.patch_length)
@@ -144,9 +146,7 @@ class XMAE(PretrainModel):
         self.config: XMAEConfig = config
         rebuilt = _RECONSTRUCTS[config.objective]
         uses = {"ppg": config.objective != "ecg_mae", "ecg": config.objective != "ppg_mae"}
-        self.encoders = nn.ModuleDict(
-            {name: signal_encoder(config, name) for name in ("ppg", "ecg") if uses[name]}
-        )
+        self.encoders = nn.ModuleDict({name: signal_encoder(config, name) for name in ("ppg", "ecg") if uses[name]})
         self.decoders = nn.ModuleDict(
             {name: Decoder(config, config.channels(name), has_source=all(uses.values())) for name in rebuilt}
         )
@@ -181,9 +181,11 @@ class XMAE(PretrainModel):
     def _rebuild(self, name: str, signals: Mapping[str, Tensor], mask_BN: Tensor) -> Tensor:
         mask_BN = self._mask(name, mask_BN)
         visible_BV = visible_indices(mask_BN)
-        visible_BVD = self.encoders[name](channelled(signals[name]), mask_BN, visible_BV)
+        signal_BCL = channelled(signals[name])
+        mean_BC1, spread_BC1 = visible_level(signal_BCL, ~expand_mask(mask_BN, self.config.patch_length)[:, None])
+        visible_BVD = self.encoders[name]((signal_BCL - mean_BC1) / spread_BC1, mask_BN, visible_BV)
         rebuilt_BCL = self.decoders[name](visible_BVD, visible_BV, self._source(name, signals, mask_BN))
-        return rebuilt_BCL.reshape(signals[name].shape)
+        return (rebuilt_BCL * spread_BC1 + mean_BC1).reshape(signals[name].shape)
 
     def _source(self, target: str, signals: Mapping[str, Tensor], mask_BN: Tensor) -> Tensor | None:
         """Tokens of the other signal at every patch, (B, N, D); under ``joint`` zero where it is masked."""
@@ -222,7 +224,9 @@ def _check(config: XMAEConfig) -> None:
         raise ConfigError("objective", value=config.objective, expected=" | ".join(OBJECTIVES))
     if config.n_patches * config.patch_length != config.length:
         raise ConfigError(
-            "window length", value=f"{config.length} samples", expected=f"a multiple of {config.patch_length}",
+            "window length",
+            value=f"{config.length} samples",
+            expected=f"a multiple of {config.patch_length}",
             fix="change the window or patch_s",
         )
 
@@ -237,6 +241,7 @@ def signal_encoder(config: XMAEConfig, signal: str) -> SignalEncoder:
         width=config.width,
         heads=config.heads,
         depth=config.ppg_depth if signal == "ppg" else config.ecg_depth,
+        expansion=config.expansion,
         dropout=config.dropout,
     )
 

@@ -1,0 +1,150 @@
+"""Windows per second of a training step and of embedding, for each preset, beside the published model.
+
+Needs PyTorch and NumPy alone (no Ray), so it runs on a bare machine:
+
+    python bench/train_step.py --device cuda --dtype bf16 --compile --peak-tflops 989
+    python bench/train_step.py --presets published paper tiny --threads 2
+
+The reference is always the `published` preset, eager, in float32: the straightforward path. FLOPs are counted by
+PyTorch's own counter over one eager step (a multiplication and an addition are two). One JSON line per preset goes to
+standard output with ``--json``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import resource
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from xmae_dist.model import presets
+from xmae_dist.model.interface import PretrainModel
+from xmae_dist.model.mask import masks
+
+
+def main() -> int:
+    args = _arguments()
+    torch.set_num_threads(args.threads)
+    if args.device == "cuda":
+        torch.set_float32_matmul_precision("high")
+    reference = measure("published", args, eager_float32=True)
+    print(_line(reference, reference, args))
+    for name in args.presets:
+        print(_line(measure(name, args), reference, args), flush=True)
+    return 0
+
+
+def measure(name: str, args: argparse.Namespace, *, eager_float32: bool = False) -> dict[str, Any]:
+    """Time `args.steps` training steps and as many embedding passes of a preset, after `args.warmup`."""
+    torch.manual_seed(0)
+    model = presets.build(name).to(args.device).train()
+    batch = _batch(model, args)
+    with FlopCounterMode(display=False) as counter:
+        model(*batch).backward()
+    model.zero_grad(set_to_none=True)
+    fast = torch.compile(model) if args.compile and not eager_float32 else model
+    cast: Callable[[], Any] = contextlib.nullcontext
+    if args.dtype == "bf16" and not eager_float32:
+        cast = lambda: torch.autocast(args.device, torch.bfloat16)  # noqa: E731
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, fused=args.device == "cuda" or None)
+
+    def step() -> None:
+        with cast():
+            loss = fast(*batch)
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+
+    def embed() -> None:
+        with torch.inference_mode(), cast():
+            model.embed(batch[0])
+
+    train, train_cpu = _rate(step, args)
+    model.eval()
+    embedding, _ = _rate(embed, args)
+    return {
+        "preset": name,
+        "form": "eager float32" if eager_float32 else f"{'compiled' if args.compile else 'eager'} {args.dtype}",
+        "parameters": sum(weight.numel() for weight in model.parameters()),
+        "gflop_per_window": counter.get_total_flops() / args.batch / 1e9,
+        "train_windows_per_s": train,
+        "train_windows_per_cpu_s": train_cpu,
+        "embed_windows_per_s": embedding,
+    }
+
+
+def _batch(model: PretrainModel, args: argparse.Namespace) -> tuple[Tensor, Tensor, Tensor]:
+    config = model.config
+    generator = torch.Generator().manual_seed(0)
+    ppg_BL, ecg_BL = torch.randn(2, args.batch, config.length, generator=generator).to(args.device)
+    mask_BN = masks(0, 0, np.arange(args.batch), config.n_patches, config.mask_ratio, config.mask_mode)
+    return ppg_BL, ecg_BL, torch.as_tensor(mask_BN, device=args.device)
+
+
+def _rate(work: Callable[[], None], args: argparse.Namespace) -> tuple[float, float]:
+    """Windows per second of wall time, and per second of this process's CPU time (fair on a busy machine)."""
+    for _ in range(args.warmup):
+        work()
+    _wait(args.device)
+    wall, cpu = time.perf_counter(), _cpu_s()
+    for _ in range(args.steps):
+        work()
+    _wait(args.device)
+    windows = args.steps * args.batch
+    return windows / (time.perf_counter() - wall), windows / (_cpu_s() - cpu)
+
+
+def _cpu_s() -> float:
+    usage = resource.getrusage(resource.RUSAGE_SELF)
+    return usage.ru_utime + usage.ru_stime
+
+
+def _wait(device: str) -> None:
+    if device == "cuda":
+        torch.cuda.synchronize()
+
+
+def _line(found: dict[str, Any], reference: dict[str, Any], args: argparse.Namespace) -> str:
+    clock = "train_windows_per_s" if args.device == "cuda" else "train_windows_per_cpu_s"
+    ratio = found[clock] / reference[clock]
+    share = found["gflop_per_window"] * found["train_windows_per_s"] / 1e3 / args.peak_tflops if args.peak_tflops else 0
+    if args.json:
+        return json.dumps(found | {"ratio_to_published": ratio, "share_of_peak": share})
+    peak = f"  {share:6.1%} of peak" if share else ""
+    return (
+        f"{found['preset']:11s} {found['form']:15s} {found['parameters'] / 1e6:8.2f} M"
+        f"  {found['gflop_per_window']:7.3f} GFLOP/window  train {found['train_windows_per_s']:9.1f}/s"
+        f"  ({found['train_windows_per_cpu_s']:7.1f} per CPU s)  embed {found['embed_windows_per_s']:9.1f}/s"
+        f"  {ratio:5.2f} x published{peak}"
+    )
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--presets", nargs="+", default=["paper", "tiny"], choices=presets.NAMES)
+    parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
+    parser.add_argument("--dtype", default="fp32", choices=["fp32", "bf16"])
+    parser.add_argument("--compile", action="store_true")
+    parser.add_argument("--batch", type=int, default=32)
+    parser.add_argument("--steps", type=int, default=5)
+    parser.add_argument("--warmup", type=int, default=2)
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--peak-tflops", type=float, default=0.0, help="the chip's peak in this precision")
+    parser.add_argument("--json", action="store_true")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

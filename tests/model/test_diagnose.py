@@ -1,0 +1,60 @@
+"""The four errors that tell whether a source is used."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from xmae_dist.model import presets
+from xmae_dist.model.diagnose import another_subject, diagnose
+from xmae_dist.model.loss import masked_error, masked_mse
+
+
+@pytest.mark.parametrize("subjects", [[0, 0, 1, 1, 2, 2], [0, 0, 0, 0, 1], [3, 1, 2, 1, 1, 1, 2, 1], ["a", "b"]])
+def test_partners_are_of_another_subject(subjects):
+    subject_M = np.array(subjects)
+    partner_M = another_subject(subject_M)
+    assert (subject_M[partner_M] != subject_M).all()
+
+
+def test_the_error_is_over_masked_samples_alone():
+    target_BL, predicted_BL = torch.zeros(2, 6), torch.ones(2, 6)
+    mask_BN = torch.tensor([[True, False, False], [False, True, False]])
+    predicted_BL[0, :2] = 3.0
+    predicted_BL[:, 4:] = 100.0
+    assert masked_error(predicted_BL, target_BL, mask_BN).tolist() == [9.0, 1.0]
+    assert float(masked_mse(predicted_BL, target_BL, mask_BN)) == 5.0
+
+
+class _Copier(torch.nn.Module):
+    """Reconstructs the target as the source: right with the own one, wrong with any other."""
+
+    reconstructs = "ecg"
+
+    def __init__(self):
+        super().__init__()
+        self.scale = torch.nn.Parameter(torch.ones(()))
+
+    def reconstruct(self, ppg_BL, ecg_BL, mask_BN):
+        return ppg_BL * self.scale
+
+
+def test_a_model_that_copies_its_source_is_recognised():
+    signal_ML = np.random.default_rng(0).standard_normal((30, 100)).astype(np.float32)
+    mask_MN = np.ones((30, 10), dtype=bool)
+    mask_MN[:, 0] = False
+    model = _Copier().train()
+    found = diagnose(model, signal_ML, signal_ML, np.arange(30) // 5, mask_MN, batch=7)
+    assert found["own"] == 0.0
+    assert found["other"] == pytest.approx(2.0, rel=0.1)
+    assert found["none"] == pytest.approx(1.0, rel=0.1)
+    assert found["mean"] == pytest.approx(1.0, rel=0.1)
+    assert model.training
+
+
+def test_a_model_of_one_signal_has_no_other():
+    signals = np.random.default_rng(0).standard_normal((2, 6, 1000)).astype(np.float32)
+    mask_MN = np.tile(np.arange(50) >= 10, (6, 1))
+    found = diagnose(presets.build("ppg_mae_50", width=32, heads=2), *signals, np.arange(6), mask_MN)
+    assert found["own"] == found["other"] == found["none"]
