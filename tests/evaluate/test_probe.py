@@ -113,9 +113,9 @@ def test_influence_is_the_derivative_of_retraining(kind: str) -> None:
 
 
 def test_errors_come_before_any_fit() -> None:
-    subject_N, x_NE, code_N, _ = people(n_subjects=10)
+    subject_N, _, code_N, _ = people(n_subjects=10)
     y_N = (code_N % 2).astype(float)
-    with pytest.raises(InputError, match="label.*in all 80 units"):
+    with pytest.raises(InputError, match=r"label.*in all 80 units"):
         subject_folds(subject_N, 0 * y_N, kind="binary", n_folds=5, seed=0, task="flat")
     with pytest.raises(InputError, match="10 in all, 1 with the rarest class"):
         subject_folds(subject_N, (code_N == 0).astype(float), kind="binary", n_folds=5, seed=0, task="rare")

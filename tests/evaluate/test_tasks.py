@@ -92,7 +92,7 @@ def test_a_cap_takes_the_same_windows_in_any_order() -> None:
 
 
 def test_unusable_labels_are_named_before_any_fit() -> None:
-    with pytest.raises(InputError, match="no 'bmi'.*age.*pvc_per_min.*rhythm"):
+    with pytest.raises(InputError, match=r"no 'bmi'.*age.*pvc_per_min.*rhythm"):
         examples(task(label="bmi"), windows())
     with pytest.raises(InputError, match="expected 0 or 1"):
         examples(task(label="pvc_per_min", kind="binary"), windows())

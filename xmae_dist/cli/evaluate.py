@@ -12,7 +12,8 @@ from xmae_dist.core.errors import UsageError
 from xmae_dist.data.split import SPLITS
 from xmae_dist.data.window_spec import WindowSpec
 from xmae_dist.evaluate.compare import comparisons, tallies
-from xmae_dist.evaluate.encoders import EncoderSpec, load, parse_bundles, resolve, with_controls
+from xmae_dist.evaluate.encoder_spec import EncoderSpec, parse_bundles, with_controls
+from xmae_dist.evaluate.encoders import load, resolve
 from xmae_dist.evaluate.fanout import run_fits
 from xmae_dist.evaluate.metrics import METRICS
 from xmae_dist.evaluate.report import as_json, write_report

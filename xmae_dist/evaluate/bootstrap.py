@@ -19,7 +19,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import norm
+from scipy.special import ndtr
 
 from xmae_dist.core.seeds import generator
 from xmae_dist.evaluate.metrics import METRICS
@@ -106,7 +106,7 @@ def interval(
     se = float(finite_R.std(ddof=1)) * factor
     p_value = float("nan")
     if null is not None and se > 0:
-        p_value = float(2 * norm.sf(abs(value - null) / se))
+        p_value = float(2 * ndtr(-abs(value - null) / se))
     return Interval(value=value, low=float(low), high=float(high), se=se, p_value=p_value)
 
 

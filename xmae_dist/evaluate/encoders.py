@@ -4,16 +4,16 @@ An encoder has a `name` and `encode(ppg_BL float32) -> (B, E) float32`; `identit
 """
 
 import dataclasses
-from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Protocol
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from xmae_dist.core.errors import ConfigError, InputError
+from xmae_dist.core.errors import ConfigError
 from xmae_dist.core.fingerprint import digest_json
 from xmae_dist.data.window_spec import WindowSpec
+from xmae_dist.evaluate.encoder_spec import EncoderSpec
 from xmae_dist.evaluate.features import pulse_features
 from xmae_dist.model import presets
 from xmae_dist.model.bundle import Bundle, load
@@ -29,46 +29,6 @@ class Encoder(Protocol):
     name: str
 
     def encode(self, ppg_BL: NDArray[np.float32]) -> NDArray[np.float32]: ...
-
-
-@dataclass(frozen=True, kw_only=True)
-class EncoderSpec:
-    """How to open an encoder on any node. `kind`: an exported `bundle`, the same architecture at `random`
-    initialisation, or pulse `features`. `identity` is filled by `resolve`."""
-
-    name: str
-    kind: Literal["bundle", "random", "features"]
-    url: str = ""
-    seed: int = 0
-    identity: str = ""
-
-    @property
-    def role(self) -> str:
-        return "encoder" if self.kind == "bundle" else "control"
-
-
-def parse_bundles(values: tuple[str, ...]) -> tuple[EncoderSpec, ...]:
-    """`URL` or `name=URL` for each; unnamed bundles are called xmae, xmae-2, ..."""
-    specs = []
-    for i, value in enumerate(values):
-        name, separator, url = value.partition("=")
-        if not separator or "/" in name:
-            name, url = "xmae" if i == 0 else f"xmae-{i + 1}", value
-        specs.append(EncoderSpec(name=name, kind="bundle", url=url))
-    return tuple(specs)
-
-
-def with_controls(bundles: tuple[EncoderSpec, ...], seed: int) -> tuple[EncoderSpec, ...]:
-    """The bundles, the first one's architecture at random initialisation, and pulse features."""
-    controls = (
-        EncoderSpec(name="random init", kind="random", url=bundles[0].url, seed=seed),
-        EncoderSpec(name="rate + morphology", kind="features"),
-    )
-    specs = bundles + controls
-    names = [spec.name for spec in specs]
-    if len(set(names)) != len(names):
-        raise InputError("--bundle names", value=names, expected="all different", fix="write name=URL with other names")
-    return specs
 
 
 def resolve(spec: EncoderSpec, windows: WindowSpec) -> EncoderSpec:

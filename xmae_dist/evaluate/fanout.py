@@ -19,7 +19,7 @@ from xmae_dist.core.errors import RunError, XmaeError
 from xmae_dist.core.events import progress
 from xmae_dist.core.fingerprint import digest_json, sha256_hex
 from xmae_dist.data.window_store import WindowStore
-from xmae_dist.evaluate.encoders import EncoderSpec, open_encoder
+from xmae_dist.evaluate.encoder_spec import EncoderSpec
 from xmae_dist.evaluate.results import Result, ResultTable
 from xmae_dist.evaluate.run import FitRequest, Plan, fit
 from xmae_dist.storage import uri
@@ -74,6 +74,8 @@ def block_url(spec: EncoderSpec, store: WindowStore, window_ids_W: NDArray[np.in
 def _embed_block(spec: EncoderSpec, store: WindowStore, ids_B: NDArray[np.int64], url: str) -> NDArray[np.float32]:
     if uri.exists(url):
         return np.asarray(np.load(io.BytesIO(uri.read_bytes(url))))
+    from xmae_dist.evaluate.encoders import open_encoder  # torch: not needed by the workers that only fit
+
     _, ppg_BL = store.read(ids_B)
     embedding_BE = open_encoder(spec, store.spec.rate_hz).encode(ppg_BL.astype(np.float32))
     buffer = io.BytesIO()

@@ -18,7 +18,7 @@ from xmae_dist.core.errors import InputError
 from xmae_dist.data.window_spec import WindowSpec
 from xmae_dist.data.window_store import WindowStore
 from xmae_dist.evaluate import bootstrap, metrics
-from xmae_dist.evaluate.encoders import EncoderSpec
+from xmae_dist.evaluate.encoder_spec import EncoderSpec
 from xmae_dist.evaluate.examples import Examples, examples
 from xmae_dist.evaluate.folds import check_folds, subject_folds
 from xmae_dist.evaluate.probe import ProbeConfig, cross_fit

@@ -1,0 +1,46 @@
+"""Which encoders an evaluation compares: a description small enough to send, and free of torch."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from xmae_dist.core.errors import InputError
+
+
+@dataclass(frozen=True, kw_only=True)
+class EncoderSpec:
+    """How to open an encoder on any node. `kind`: an exported `bundle`, the same architecture at `random`
+    initialisation, or pulse `features`. `identity` is filled by `resolve`."""
+
+    name: str
+    kind: Literal["bundle", "random", "features"]
+    url: str = ""
+    seed: int = 0
+    identity: str = ""
+
+    @property
+    def role(self) -> str:
+        return "encoder" if self.kind == "bundle" else "control"
+
+
+def parse_bundles(values: tuple[str, ...]) -> tuple[EncoderSpec, ...]:
+    """`URL` or `name=URL` for each; unnamed bundles are called xmae, xmae-2, ..."""
+    specs = []
+    for i, value in enumerate(values):
+        name, separator, url = value.partition("=")
+        if not separator or "/" in name:
+            name, url = "xmae" if i == 0 else f"xmae-{i + 1}", value
+        specs.append(EncoderSpec(name=name, kind="bundle", url=url))
+    return tuple(specs)
+
+
+def with_controls(bundles: tuple[EncoderSpec, ...], seed: int) -> tuple[EncoderSpec, ...]:
+    """The bundles, the first one's architecture at random initialisation, and pulse features."""
+    controls = (
+        EncoderSpec(name="random init", kind="random", url=bundles[0].url, seed=seed),
+        EncoderSpec(name="rate + morphology", kind="features"),
+    )
+    specs = bundles + controls
+    names = [spec.name for spec in specs]
+    if len(set(names)) != len(names):
+        raise InputError("--bundle names", value=names, expected="all different", fix="write name=URL with other names")
+    return specs
