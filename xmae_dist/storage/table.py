@@ -7,13 +7,13 @@ carries a write id, so that a commit whose answer was lost on the network is rec
 
 from __future__ import annotations
 
-import contextlib
 import json
 import tempfile
+import time
 import uuid
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import Any, TypeVar
 
 import pyarrow as pa
 from deltalake import CommitProperties, DeltaTable, Transaction, write_deltalake
@@ -21,10 +21,12 @@ from deltalake.exceptions import CommitFailedError, DeltaError, TableNotFoundErr
 
 from xmae_dist.core.errors import StorageError
 from xmae_dist.storage import uri
-from xmae_dist.storage.diagnose import explain
+from xmae_dist.storage.diagnose import NOTHING_THERE, explain
 
 WRITE_ID = "xmae_write_id"
 _COMMIT_ATTEMPTS = 20
+_PAUSES_S = (0.1, 0.4, 1.6)
+_T = TypeVar("_T")
 
 # Readers pin versions for as long as runs are kept: the log is never shortened behind their back.
 _CONFIGURATION = {
@@ -46,8 +48,7 @@ class Table:
         self.url = uri.normalise(url)
 
     def exists(self) -> bool:
-        with _table_errors(self.url):
-            return bool(DeltaTable.is_deltatable(self.url, uri.delta_options(self.url)))
+        return bool(self._patiently(lambda: DeltaTable.is_deltatable(self.url, uri.delta_options(self.url))))
 
     def create(self, schema: pa.Schema, *, partition_by: Sequence[str] = ()) -> bool:
         """Makes an empty table (version 0); False where there is one already. Refuses stores without safe
@@ -125,12 +126,14 @@ class Table:
         """Rows of a version (the newest unless told), optionally some columns, and rows where all
         `filters` hold.
         """
-        table = self._load(version)
-        with _table_errors(self.url):
-            return table.to_pyarrow_table(
+
+        def rows() -> pa.Table:
+            return self._loaded(version).to_pyarrow_table(
                 columns=list(columns) if columns is not None else None,
                 filters=[tuple(one) for one in filters] if filters else None,
             )
+
+        return self._patiently(rows, version)
 
     def history(self, limit: int | None = None) -> list[dict[str, Any]]:
         """Commits, newest first: version, timestamp (ms), operation and what `metadata` carried.
@@ -151,20 +154,41 @@ class Table:
 
     def vacuum(self, *, retention_hours: int, dry_run: bool = False) -> list[str]:
         """Removes data files that no version younger than `retention_hours` needs; returns their paths."""
-        table = self._load()
-        with _table_errors(self.url):
-            return table.vacuum(retention_hours=retention_hours, enforce_retention_duration=False, dry_run=dry_run)
 
-    def _load(self, version: int | None = None) -> DeltaTable:
-        try:
-            return DeltaTable(self.url, version=version, storage_options=uri.delta_options(self.url))
-        except TableNotFoundError:
-            what = "no table there" if version is None else f"no version {version} there"
-            raise StorageError(self.url, value=what, expected="a Delta table", fix="check the URL") from None
-        except OSError as error:
-            raise explain(self.url, error) from error
-        except DeltaError as error:
-            raise _explained(self.url, error, version) from error
+        def removed() -> list[str]:
+            return self._loaded().vacuum(
+                retention_hours=retention_hours, enforce_retention_duration=False, dry_run=dry_run
+            )
+
+        return self._patiently(removed)
+
+    def _load(self) -> DeltaTable:
+        return self._patiently(self._loaded)
+
+    def _loaded(self, version: int | None = None) -> DeltaTable:
+        return DeltaTable(self.url, version=version, storage_options=uri.delta_options(self.url))
+
+    def _patiently(self, action: Callable[[], _T], version: int | None = None) -> _T:
+        """The result of `action`, which may be repeated: delta-rs gives up on a connection that broke."""
+        for pause_s in (*_PAUSES_S, None):
+            try:
+                return action()
+            except TableNotFoundError:
+                what = "no table there" if version is None else f"no version {version} there"
+                raise StorageError(self.url, value=what, expected="a Delta table", fix="check the URL") from None
+            except OSError as error:
+                self._after(error, pause_s)
+            except DeltaError as error:
+                raise _explained(self.url, error, version) from error
+        raise AssertionError("the last pause is None, which raises")
+
+    def _after(self, error: OSError, pause_s: float | None) -> None:
+        """Waits before another try; raises where the store cannot be used, or `pause_s` is None."""
+        told = explain(self.url, error)
+        if pause_s is None or told.value == NOTHING_THERE:
+            raise told from error
+        uri.probe(self.url)
+        time.sleep(pause_s)
 
     def _commit(self, write: Any, txn: Txn | Sequence[Txn] | None, metadata: Mapping[str, Any] | None) -> int | None:
         """Commits until it is done by us (its version) or turns out to be done already (None)."""
@@ -175,16 +199,20 @@ class Table:
             app_transactions=[Transaction(app_id, version) for app_id, version in txns] or None,
             max_commit_retries=_COMMIT_ATTEMPTS,
         )
+        breaks = iter((*_PAUSES_S, None))
         for _ in range(_COMMIT_ATTEMPTS):
             table = self._load()
-            if any((table.transaction_version(app_id) or -1) >= version for app_id, version in txns):
+            if any(_reached(table.transaction_version(app_id), version) for app_id, version in txns):
                 return self._own_commit(write_id)
             try:
                 write(table, commit)
             except CommitFailedError:
                 continue  # someone else committed something that ours must see first
             except OSError as error:
-                raise explain(self.url, error) from error
+                self._after(error, next(breaks))
+                if (arrived := self._own_commit(write_id)) is not None:
+                    return arrived  # only the answer was lost
+                continue
             except DeltaError as error:
                 raise _explained(self.url, error, None) from error
             return table.version()
@@ -243,13 +271,8 @@ def _literal(value: Any) -> str:
     return "'" + value.replace("'", "''") + "'" if isinstance(value, str) else repr(value)
 
 
-@contextlib.contextmanager
-def _table_errors(url: str) -> Iterator[None]:
-    try:
-        with uri.storage_errors(url):
-            yield
-    except DeltaError as error:
-        raise _explained(url, error, None) from error
+def _reached(committed: int | None, version: int) -> bool:
+    return committed is not None and committed >= version
 
 
 def _explained(url: str, error: DeltaError, version: int | None) -> StorageError:

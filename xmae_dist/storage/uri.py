@@ -341,7 +341,7 @@ def delta_options(url: str) -> dict[str, str]:
     scheme = normalise(url).partition("://")[0]
     if scheme == "file":
         return {}
-    options = {"connect_timeout": "3s", "timeout": "120s", "max_retries": "4", "retry_timeout": "20s"}
+    options = {"connect_timeout": "2s", "timeout": "120s", "max_retries": "3", "retry_timeout": "8s"}
     if scheme == "s3":
         options["aws_conditional_put"] = "etag"
         endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL", "")
