@@ -41,7 +41,10 @@ def collate(batch: Batch, pin: bool | None = None) -> TensorBatch:
 
 
 def tensor_batches(batches: Iterable[Batch], *, ahead: int = 2, pin: bool | None = None) -> Iterator[TensorBatch]:
-    """Collates in a thread, up to `ahead` batches before they are asked for; errors arrive in their place."""
+    """Collates in a thread, up to `ahead` batches before they are asked for; errors arrive in their place.
+
+    Reading starts at the call, not at the first batch, so what a caller does between is time saved.
+    """
     ready: queue.Queue[TensorBatch | BaseException | None] = queue.Queue(maxsize=ahead)
     stopped = threading.Event()
 
@@ -65,6 +68,14 @@ def tensor_batches(batches: Iterable[Batch], *, ahead: int = 2, pin: bool | None
 
     thread = threading.Thread(target=work, name="collate", daemon=True)
     thread.start()
+    return _taken(ready, stopped, thread)
+
+
+def _taken(
+    ready: queue.Queue[TensorBatch | BaseException | None],
+    stopped: threading.Event,
+    thread: threading.Thread,
+) -> Iterator[TensorBatch]:
     try:
         while (item := ready.get()) is not None:
             if isinstance(item, BaseException):

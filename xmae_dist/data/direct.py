@@ -15,10 +15,13 @@ from numpy.typing import NDArray
 
 from xmae_dist.core.errors import IntegrityError, StorageError
 from xmae_dist.data.plan import Plan
+from xmae_dist.data.window_spec import WindowSpec
 
 
 class WindowReader(Protocol):
     """What the stream needs of a window store."""
+
+    spec: WindowSpec
 
     def read(self, ids_B: np.ndarray) -> tuple[np.ndarray | None, np.ndarray]: ...
 

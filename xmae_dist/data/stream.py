@@ -12,6 +12,8 @@ inside a chunk, and so may each cohort's.
 
 from __future__ import annotations
 
+import logging
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -40,6 +42,8 @@ class StreamConfig:
     """Blocks that may wait in the object store, read and not yet trained on."""
     leg_blocks: int = 256
     """Blocks in one Ray dataset; a run is one dataset after another, so that a long one needs no long task list."""
+    lost_readers: int = 10
+    """How often one block may lose its reading process or node before the stream gives up."""
     retry: RetryConfig = field(default_factory=RetryConfig)
 
 
@@ -57,13 +61,27 @@ def step_batches(
 
     Raises IntegrityError for damaged bytes, StorageError when reads keep failing, as the read tasks raised them.
     """
+    _quieten()
     shared = ray.put((store, plan))
+    first, last = plan.columns(world, rank)
+    block_bytes = plan.block_steps * (last - first) * _window_bytes(store)
     leg_steps = config.leg_blocks * plan.block_steps
     while start_step < stop_step:
         leg_stop = min((start_step // leg_steps + 1) * leg_steps, stop_step)
         source = PlanDatasource(shared, plan, (start_step, leg_stop), (world, rank), config.retry)
-        yield from _leg(source, plan, (world, rank), config)
+        yield from _leg(source, plan, block_bytes, config)
         start_step = leg_stop
+
+
+def _quieten() -> None:
+    """Ray Data tells the console of every dataset that ends or fails; what matters to us is raised."""
+    for handler in logging.getLogger("ray.data").handlers:
+        if isinstance(handler, logging.StreamHandler):
+            handler.setLevel(logging.CRITICAL)
+
+
+def _window_bytes(store: WindowReader) -> int:
+    return store.spec.length * np.dtype(np.float16).itemsize * (2 if store.spec.paired else 1)
 
 
 class PlanDatasource(Datasource):
@@ -131,12 +149,15 @@ def _from_arrow(table: pa.Table, name: str) -> np.ndarray | None:
     return column.flatten().to_numpy(zero_copy_only=True).reshape(len(column), -1)
 
 
-def _leg(source: PlanDatasource, plan: Plan, share: tuple[int, int], config: StreamConfig) -> Iterator[Batch]:
-    with DataContext.current(_context()):
+def _leg(source: PlanDatasource, plan: Plan, block_bytes: int, config: StreamConfig) -> Iterator[Batch]:
+    with DataContext.current(_context(block_bytes, config)), warnings.catch_warnings():
+        # No named parameter sets `max_retries`, and by default Ray Data retries for ever: a reader that cannot
+        # import this package would be a silent hang.
+        warnings.filterwarnings("ignore", message=".*ray_remote_args.*")
         dataset = ray.data.read_datasource(
             source,
-            num_cpus=config.read_cpus,
-            concurrency=config.readers,
+            ray_remote_args={"num_cpus": config.read_cpus, "max_retries": config.lost_readers},
+            concurrency=min(config.readers, source.n_blocks),
             override_num_blocks=source.n_blocks,
         )
         tables = iter(dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=1))
@@ -144,9 +165,14 @@ def _leg(source: PlanDatasource, plan: Plan, share: tuple[int, int], config: Str
         yield from _batches_of(table, plan)
 
 
-def _context() -> DataContext:
+def _context(block_bytes: int, config: StreamConfig) -> DataContext:
+    """Ray Data's settings for this stream alone: in order, whole blocks, a bounded lead, no chatter."""
     context = DataContext.get_current().copy()
-    context.execution_options.preserve_order = True
+    options = context.execution_options
+    options.preserve_order = True
+    options.resource_limits = options.resource_limits.copy(
+        object_store_memory=block_bytes * (config.readers + config.blocks_ahead)
+    )
     context.enable_progress_bars = False
     context.print_on_execution_start = False
     # A block is handed on whole: its steps need each other's chunks.
@@ -157,11 +183,15 @@ def _context() -> DataContext:
 def _next_table(tables: Iterator[Any]) -> pa.Table | None:
     try:
         return next(tables, None)
-    except ray.exceptions.RayTaskError as error:
-        cause = error.cause
-        while cause is not None and not isinstance(cause, XmaeError):
-            cause = cause.__cause__
-        raise cause if cause is not None else RunError("reading ahead", value=error) from error
+    except ray.exceptions.RayError as error:
+        cause: BaseException | None = error
+        # Ray's wrapper of an IntegrityError is an IntegrityError too, but with Ray's message.
+        while cause is not None and (isinstance(cause, ray.exceptions.RayError) or not isinstance(cause, XmaeError)):
+            cause = getattr(cause, "cause", None) or cause.__cause__
+        if cause is None:
+            lines = str(error).strip().splitlines() or [type(error).__name__]
+            cause = RunError("a task that reads windows", value=lines[-1], fix="see ray-data.log of this session")
+        raise cause from error
 
 
 def _batches_of(table: pa.Table, plan: Plan) -> Iterator[Batch]:
