@@ -148,7 +148,10 @@ def _beside_python(program: str) -> str:
 
 def _is_noise(line: str) -> bool:
     # Ray's own hints on how to ask for the job again; the full text is in the stage's log.
-    return any(mark in line for mark in ("cli.py:", "dashboard_sdk.py:", "packaging.py:", "sdk.py:", "job_manager.py:"))
+    return any(
+        mark in line
+        for mark in ("cli.py:", "working_dir.py:", "dashboard_sdk.py:", "packaging.py:", "sdk.py:", "job_manager.py:")
+    )
 
 
 if __name__ == "__main__":
