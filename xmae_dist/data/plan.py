@@ -23,7 +23,7 @@ Shapes: B positions or ids; C cohorts; G columns.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Protocol
@@ -48,7 +48,7 @@ class SegmentSource(Protocol):
 
     @property
     def chunk_windows(self) -> int: ...
-    def segments(self, split: str) -> list[SegmentLike]: ...
+    def segments(self, split: str) -> Sequence[SegmentLike]: ...
 
 
 @dataclass(frozen=True, kw_only=True)

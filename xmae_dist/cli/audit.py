@@ -1,0 +1,89 @@
+"""`xmae audit --subject S`: which steps saw a person, without having kept any record of it."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow.compute as pc
+import tyro
+
+from xmae_dist.cli.order_of_run import Order, OrderOptions, order_from
+from xmae_dist.core.errors import InputError
+from xmae_dist.data.split import SPLITS
+
+
+@dataclass(frozen=True, kw_only=True)
+class Args:
+    """List the steps at which a subject was seen.
+
+    The order is a pure function, so this is computed, not logged. Exit status: 0 listed (also where the subject
+    was never seen, because it is held out), 2 no such subject, store or run.
+    """
+
+    subject: str
+    """Subject id, as in the corpus index."""
+    order: tyro.conf.OmitArgPrefixes[OrderOptions]
+    steps: int | None = None
+    """Steps to look through, from 0. None: those of the run, or one epoch."""
+    json: bool = False
+    """Print every step with the window ids seen at it."""
+
+
+def run(args: Args) -> int:
+    """Carries the command out and returns its exit status."""
+    order = order_from(args.order)
+    steps = args.steps or order.steps or order.plan.steps_per_epoch
+    split, ids_B = _windows_of(order, args.subject)
+    position_B, seen_B = _positions(order, ids_B if split == order.split else ids_B[:0], steps)
+    step_B = position_B // order.plan.global_batch
+    document = {
+        "subject": args.subject,
+        "split": split,
+        "trained_on": order.split,
+        "windows": int(ids_B.size),
+        "looked_through_steps": steps,
+        "seen_windows": int(seen_B.size),
+        "steps": [{"step": int(step), "ids": seen_B[step_B == step].tolist()} for step in np.unique(step_B)],
+    }
+    print(json.dumps(document) if args.json else _told(document))
+    return 0
+
+
+def _windows_of(order: Order, subject: str) -> tuple[str, np.ndarray]:
+    for split in sorted(SPLITS, key=lambda name: name != order.split):
+        if not order.store.segments(split):
+            continue
+        meta = order.store.meta(split, ["subject_id", "window_id"])
+        ids_B = meta.filter(pc.equal(meta["subject_id"], subject))["window_id"].to_numpy()
+        if ids_B.size:
+            return split, ids_B
+    raise InputError(
+        "--subject",
+        value=subject,
+        expected=f"a subject with windows in {order.store.url}",
+        fix="`xmae inspect` lists the subjects of a corpus",
+    )
+
+
+def _positions(order: Order, ids_B: np.ndarray, steps: int) -> tuple[np.ndarray, np.ndarray]:
+    plan = order.plan
+    end = steps * plan.global_batch
+    found = [plan.positions_of(ids_B, epoch) for epoch in range(-(-end // plan.epoch_windows))]
+    position_B = np.concatenate([positions for positions, _ in found])
+    seen_B = np.concatenate([ids for _, ids in found])
+    return position_B[position_B < end], seen_B[position_B < end]
+
+
+def _told(document: dict[str, Any]) -> str:
+    head = f"subject {document['subject']}: {document['windows']} windows, split {document['split']}"
+    if document["split"] != document["trained_on"]:
+        return f"{head}: held out, no step saw any of them"
+    steps = [row["step"] for row in document["steps"]]
+    listed = " ".join(map(str, steps))
+    return (
+        f"{head}\nseen {document['seen_windows']} times at {len(steps)} of "
+        f"{document['looked_through_steps']} steps:\n{listed}"
+    )

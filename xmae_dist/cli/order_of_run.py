@@ -1,0 +1,67 @@
+"""Whose order `xmae plan` and `xmae audit` speak of: that of a run, or that of options over a window store."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+
+from xmae_dist.core.errors import UsageError
+from xmae_dist.data.mixture import MixtureConfig
+from xmae_dist.data.plan import OrderConfig, Plan, plan_for
+from xmae_dist.data.window_store import WindowStore
+from xmae_dist.storage import uri
+
+
+@dataclass(frozen=True, kw_only=True)
+class OrderOptions:
+    """An order. `--run` alone suffices; otherwise `--windows` and the options that determine an order."""
+
+    run: str | None = None
+    """URL of a pretraining run: its window store and its order are meant."""
+    windows: str | None = None
+    """URL of a window store (as `xmae windows` prints it)."""
+    seed: int = 0
+    global_batch: int = 256
+    """Windows in one step over all ranks."""
+    split: str = "train"
+    mixture: MixtureConfig = field(default_factory=MixtureConfig)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Order:
+    """A window store, the plan over its split, and the steps of the run (None where no run is meant)."""
+
+    store: WindowStore
+    plan: Plan
+    split: str
+    steps: int | None
+
+
+def order_from(options: OrderOptions) -> Order:
+    """Raises UsageError unless exactly one of `run` and `windows` is given, StorageError where it is not there."""
+    if (options.run is None) == (options.windows is None):
+        given = "both" if options.run else "neither"
+        raise UsageError("--run and --windows", value=given, expected="one of them")
+    if options.run is not None:
+        return _order_of_run(options.run)
+    store = WindowStore.open(str(options.windows))
+    config = OrderConfig(
+        seed=options.seed, global_batch=options.global_batch, split=options.split, mixture=options.mixture
+    )
+    return Order(store=store, plan=plan_for(store, config), split=options.split, steps=None)
+
+
+def _order_of_run(run: str) -> Order:
+    document_url = uri.join(uri.normalise(run), "run.json")
+    uri.probe(uri.normalise(run))
+    if not uri.exists(document_url):
+        raise UsageError("--run", value=run, expected="the URL of a pretraining run (no run.json there)")
+    document = json.loads(uri.read_bytes(document_url))
+    config = document["config"]
+    order = OrderConfig(
+        seed=config["train"]["seed"],
+        global_batch=config["train"]["global_batch"],
+        mixture=MixtureConfig(**config["mixture"]),
+    )
+    store = WindowStore.open(document["store"])
+    return Order(store=store, plan=plan_for(store, order), split=order.split, steps=config["train"]["steps"])

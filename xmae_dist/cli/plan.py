@@ -1,0 +1,90 @@
+"""`xmae plan show`: the window ids that a rank sees at a step, and where they come from."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal
+
+import numpy as np
+import tyro
+from rich.console import Console
+from rich.table import Table
+
+from xmae_dist.cli.order_of_run import Order, OrderOptions, order_from
+
+
+@dataclass(frozen=True, kw_only=True)
+class Args:
+    """Show which windows a rank sees at a step, without reading any.
+
+    The order is a function of the store, the seed, the batch and the mixture alone: a step holds the same windows
+    for every number of ranks. Exit status: 0 shown, 2 no such store, run, step or rank.
+    """
+
+    action: Annotated[Literal["show", "fingerprint"], tyro.conf.Positional]
+    """show: the windows of a step; fingerprint: what names the order."""
+    order: tyro.conf.OmitArgPrefixes[OrderOptions]
+    step: int = 0
+    """First step to show."""
+    steps: int = 1
+    """How many steps to show."""
+    world: int = 1
+    """Number of ranks."""
+    rank: int = 0
+    """Rank whose share is shown."""
+    json: bool = False
+    """Print one JSON object."""
+
+
+def run(args: Args) -> int:
+    """Carries the command out and returns its exit status."""
+    order = order_from(args.order)
+    if args.action == "fingerprint":
+        print(order.plan.fingerprint())
+        return 0
+    ids_KB = order.plan.ids_of_steps(args.step, args.step + args.steps, args.world, args.rank)
+    if args.json:
+        print(json.dumps(_document(order, args, ids_KB)))
+        return 0
+    _show(order, args, ids_KB, Console())
+    return 0
+
+
+def _document(order: Order, args: Args, ids_KB: np.ndarray) -> dict[str, Any]:
+    plan = order.plan
+    return {
+        "windows": order.store.url,
+        "fingerprint": plan.fingerprint(),
+        "steps_per_epoch": plan.steps_per_epoch,
+        "epoch_windows": plan.epoch_windows,
+        "shares": {c.cohort: n for c, n in zip(plan.cohorts, plan.shares, strict=True)},
+        "world": args.world,
+        "rank": args.rank,
+        "steps": [
+            {"step": args.step + k, "epoch": plan.epoch_of(args.step + k), "ids": ids_B.tolist()}
+            for k, ids_B in enumerate(ids_KB)
+        ],
+    }
+
+
+def _show(order: Order, args: Args, ids_KB: np.ndarray, console: Console) -> None:
+    plan = order.plan
+    mixture = ", ".join(f"{c.cohort} {n:,}" for c, n in zip(plan.cohorts, plan.shares, strict=True))
+    console.print(f"order {plan.fingerprint()} over {order.store.url}", soft_wrap=True)
+    console.print(
+        f"an epoch: {plan.epoch_windows:,} windows ({mixture}), {plan.steps_per_epoch:,} steps of {plan.global_batch}"
+    )
+    table = Table("step", "epoch", "cohorts", "window ids", title=f"rank {args.rank} of {args.world}")
+    for k, ids_B in enumerate(ids_KB):
+        cohorts = ", ".join(f"{name} {n}" for name, n in sorted(_cohorts(order, ids_B).items()))
+        step = args.step + k
+        table.add_row(f"{step:,}", str(plan.epoch_of(step)), cohorts, " ".join(map(str, ids_B.tolist())))
+    console.print(table)
+
+
+def _cohorts(order: Order, ids_B: np.ndarray) -> Counter[str]:
+    segments = order.store.segments(order.split)
+    place_B = np.searchsorted([s.first_id for s in segments], ids_B, side="right") - 1
+    return Counter(segments[place].cohort for place in place_B)
