@@ -16,7 +16,7 @@ from xmae_dist.storage import uri
 
 FILES = ("report.html", "report.json", "results.parquet")
 _FIGURE_CAPTIONS = {
-    "loss": "Training and validation loss of the pretraining run.",
+    "curves": "Training and validation loss of the pretraining run.",
     "reconstruct": "ECG reconstructed from PPG on held-out subjects: original, what the model saw, its reconstruction, "
     "above the PPG it was given.",
 }
