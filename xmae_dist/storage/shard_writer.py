@@ -27,7 +27,7 @@ from xmae_dist.storage.shard_codec import (
 
 ARRAY_FORMAT = "xmae-array/v1"
 CHUNK_BYTES = 2**20
-SHARD_CHUNKS = 96  # 96 MiB of samples: 16 to 96 MiB stored, over the compression seen on real signals
+SHARD_CHUNKS = 96  # 96 MiB of samples: 56 to 80 MiB stored for challenge2015 (1.2 to 1.7 fold)
 
 
 @dataclass(frozen=True, kw_only=True)
