@@ -3,8 +3,8 @@
 A cohort's windows lie in parts (contiguous ranges of ids), and each part in chunks of `chunk_windows`, the
 unit of reading. Full chunks of all parts are numbered first; what remains at the end of each part is laid
 end to end behind them and cut into further chunks, so that only the cohort's very last chunk is short. A pass
-visits the chunks in the order of a keyed permutation; windows within a chunk keep theirs (the plan shuffles
-those across the chunks of a block). Everything is closed-form in both directions.
+visits the chunks in the order of a keyed permutation, and each chunk's windows in that of another (the plan
+spreads a chunk over many batches). Everything is closed-form in both directions.
 
 Shapes: B windows asked for, P passes they lie in.
 """
@@ -69,6 +69,7 @@ class ChunkOrder:
         behind_B = place_B >= self._short_slot(key_P)[which_B] * self.chunk_windows + self._short_size
         slot_B, offset_B = np.divmod(place_B + self._hole * behind_B, self.chunk_windows)
         chunk_B = permute(slot_B, self.chunks, key_B)
+        offset_B = permute(offset_B, self._sizes_of(chunk_B), hash_u64(key_B, chunk_B))
         return self._id_of(chunk_B * self.chunk_windows + offset_B)
 
     def index_of(self, ids_B: IntArray, pass_number: int, seed: int) -> IntArray:
@@ -76,12 +77,16 @@ class ChunkOrder:
         ordinal_B, known_B = self._ordinal_of(ids_B)
         chunk_B, offset_B = np.divmod(ordinal_B, self.chunk_windows)
         key = self._key(seed, np.asarray(pass_number))
+        offset_B = unpermute(offset_B, self._sizes_of(chunk_B), hash_u64(key, chunk_B))
         slot_B = unpermute(chunk_B, self.chunks, key)
         place_B = slot_B * self.chunk_windows + offset_B - self._hole * (slot_B > self._short_slot(key))
         return np.where(known_B, pass_number * self.size + place_B, -1)
 
     def _key(self, seed: int, pass_number: IntArray) -> NDArray[np.uint64]:
         return hash_u64("chunk order", seed, self.cohort, pass_number)
+
+    def _sizes_of(self, chunk_B: IntArray) -> IntArray:
+        return np.where(chunk_B == self.chunks - 1, self._short_size, self.chunk_windows)
 
     def _short_slot(self, key: NDArray[np.uint64]) -> IntArray:
         return unpermute(self.chunks - 1, self.chunks, key)

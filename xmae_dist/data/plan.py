@@ -10,13 +10,13 @@ How a position becomes a window id:
 2. The stream is cut into *blocks* of `block_steps` steps (and at epoch ends). Seen as a grid, a block has a
    row for each step and a column for each of the G places in a batch.
 3. The mixture says how many windows of each cohort a block holds; each cohort hands out its next ones, chunk
-   after chunk in a keyed random order (`chunk_order`).
-4. These windows, cohort after cohort, fill the grid column by column from a keyed starting column, and each
-   column is shuffled with its own key.
+   after chunk in a keyed random order, each chunk shuffled (`chunk_order`).
+4. These windows, cohort after cohort, fill the grid column by column from a keyed starting column.
 
-So with block_steps = windows per chunk, a column is one chunk: every batch draws its G windows from about G
-different chunks, as diverse as a full shuffle, while a rank's share of a block is a contiguous run of whole
-chunks, read once, by any number of ranks. The price: the same chunks feed `block_steps` steps in a row.
+So with block_steps = windows per chunk, a chunk is spread over as many successive batches, one window in each:
+every batch draws its G windows from G different chunks, as diverse as a full shuffle, while a rank's share of
+a block is a contiguous run of whole chunks, read once, by any number of ranks. The price: the same chunks
+feed `block_steps` steps in a row.
 
 Shapes: B positions or ids; C cohorts; G columns.
 """
@@ -36,7 +36,6 @@ from xmae_dist.core.fingerprint import digest_json
 from xmae_dist.core.seeds import hash_u64
 from xmae_dist.data.chunk_order import ChunkOrder, SegmentLike
 from xmae_dist.data.mixture import MixtureConfig, counts_at, epoch_shares
-from xmae_dist.data.permutation import permute, unpermute
 
 IntArray = NDArray[np.int64]
 
@@ -217,16 +216,14 @@ class _Cell:
         self._before_C, after_C = counts_at(bounds, plan.shares)
         self._run_ends_C = np.cumsum(after_C - self._before_C)
         self._run_starts_C = self._run_ends_C - (after_C - self._before_C)
-        self._key = hash_u64("block", plan.seed, start)
         # Whole columns, so that a column stays one chunk.
         columns = max(1, (stop - start) // plan.block_steps)
-        self._rotation = int(self._key % np.uint64(columns)) * plan.block_steps
+        self._rotation = int(hash_u64("block", plan.seed, start) % np.uint64(columns)) * plan.block_steps
 
     def ids_at(self, position_B: IntArray) -> IntArray:
         row_B, column_B = np.divmod(position_B, self._plan.global_batch)
-        top_B, bottom_B = self._column_rows(column_B)
-        row_B = permute(row_B - top_B, bottom_B - top_B, hash_u64(self._key, column_B))
-        place_B = (self._column_start(column_B) + row_B + self._rotation) % (self._stop - self._start)
+        place_B = self._column_start(column_B) + row_B - self._top_row(column_B) + self._rotation
+        place_B %= self._stop - self._start
         cohort_B = np.searchsorted(self._run_ends_C, place_B, side="right")
         index_B = place_B - self._run_starts_C[cohort_B] + self._before_C[cohort_B]
         ids_B = np.empty_like(position_B)
@@ -242,9 +239,8 @@ class _Cell:
         place_B = (place_B - self._rotation) % (self._stop - self._start)
         starts_G = self._column_start(np.arange(self._plan.global_batch + 1))
         column_B = np.searchsorted(starts_G, place_B, side="right") - 1
-        top_B, bottom_B = self._column_rows(column_B)
-        row_B = unpermute(place_B - starts_G[column_B], bottom_B - top_B, hash_u64(self._key, column_B))
-        return (row_B + top_B) * self._plan.global_batch + column_B
+        row_B = place_B - starts_G[column_B] + self._top_row(column_B)
+        return row_B * self._plan.global_batch + column_B
 
     def _column_start(self, column_B: IntArray) -> IntArray:
         """How many positions of the cell stand in columns left of `column_B`."""
@@ -255,10 +251,7 @@ class _Cell:
 
         return left_of(self._stop) - left_of(self._start)
 
-    def _column_rows(self, column_B: IntArray) -> tuple[IntArray, IntArray]:
-        """First and last (exclusive) row of each column: a cell may begin and end in the middle of a row."""
+    def _top_row(self, column_B: IntArray) -> IntArray:
+        """The first row of each column: a cell may begin in the middle of a row."""
         width = self._plan.global_batch
-        return (
-            self._start // width + (self._start % width > column_B),
-            self._stop // width + (self._stop % width > column_B),
-        )
+        return self._start // width + (self._start % width > column_B)
