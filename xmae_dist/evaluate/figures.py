@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from xmae_dist.evaluate.compare import Comparison
-from xmae_dist.evaluate.metrics import METRICS
+from xmae_dist.evaluate.metrics import METRICS, gained
 from xmae_dist.evaluate.results import Result
 
 ENCODER_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00")
@@ -49,8 +49,8 @@ def _score_panel(panel: Axes, group: list[Result], colour_of: dict[str, str], *,
         score = result.headline
         panel.plot([score.low, score.high], [row, row], color=colour_of[result.encoder], lw=2.2, solid_capstyle="butt")
         _marker(panel, score.value, row, result, colour_of)
-    if metric.chance is not None:
-        panel.axvline(metric.chance, color=INK, lw=0.8, ls=":")
+    if (level := _without_signal(group[0])) is not None:
+        panel.axvline(level, color=INK, lw=0.8, ls=":")
     panel.set_yticks(range(len(group)), [r.encoder for r in group] if names else [""] * len(group), fontsize=8.5)
     panel.set_ylim(len(group) - 0.4, -0.6)
     unit = f", {task.label_unit}" if task.metric == "mae" and task.label_unit else ""
@@ -59,6 +59,14 @@ def _score_panel(panel: Axes, group: list[Result], colour_of: dict[str, str], *,
     panel.set_xlabel(f"{metric.title}{unit}  ({arrow})", fontsize=8.5)
     panel.margins(x=0.08)
     _plain(panel, "x")
+
+
+def _without_signal(result: Result) -> float | None:
+    """The score of a prediction that knows nothing: chance, or for an error that of always saying the mean."""
+    if result.task.metric == "mae":
+        y_N = result.scored.predictions.y_N
+        return float(np.abs(y_N - y_N.mean()).mean())
+    return METRICS[result.task.metric].chance
 
 
 def difference_forest(found: list[Comparison], titles: dict[str, str], colour_of: dict[str, str]) -> Figure:
@@ -91,7 +99,7 @@ def _difference_row(panel: Axes, y: int, row: Comparison, colour: str) -> None:
     clear = d.excludes(0.0)
     panel.plot([d.low / scale, d.high / scale], [y, y], color=colour, lw=2.2, alpha=1.0 if clear else 0.45)
     panel.plot(d.value / scale, y, "o", ms=6, color=colour if clear else "white", mec=colour, zorder=3)
-    text = f"{d.value:+.3g} {METRICS[row.metric].title}"
+    text = f"{d.value:+.3g} {gained(row.metric)}"
     panel.annotate(text, (1.005, y), xycoords=("axes fraction", "data"), va="center", fontsize=8, color=INK)
 
 
@@ -121,7 +129,7 @@ def binary_detail(group: list[Result], colour_of: dict[str, str]) -> Figure:
 def regression_detail(group: list[Result], colour_of: dict[str, str], mean_only: str) -> Figure:
     """Predicted against true, and Bland-Altman of the first encoder beside the last control."""
     shown = [group[0], *[r for r in group[1:] if r.encoder == mean_only]][:2]
-    figure = Figure(figsize=(8.2, 3.4 * len(shown)), layout="constrained")
+    figure = Figure(figsize=(8.2, 3.0 * len(shown)), layout="constrained")
     panels = figure.subplots(len(shown), 2, squeeze=False)
     unit = f" ({group[0].task.label_unit})" if group[0].task.label_unit else ""
     for (scatter, agreement), result in zip(panels, shown, strict=True):

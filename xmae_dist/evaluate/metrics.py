@@ -178,6 +178,12 @@ METRICS: dict[str, Metric] = {
 }
 
 
+def gained(name: str) -> str:
+    """How to name a positive difference in words: an error that is lower is a gain."""
+    metric = METRICS[name]
+    return metric.title if metric.higher_is_better else f"less {metric.title}"
+
+
 def metrics_of(kind: str) -> tuple[str, ...]:
     """Every metric reported beside the headline one."""
     return tuple(name for name, metric in METRICS.items() if kind in metric.kinds)

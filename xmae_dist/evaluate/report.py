@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 from xmae_dist.core.errors import InputError
 from xmae_dist.evaluate import figures, page
 from xmae_dist.evaluate.compare import Comparison, Tally, best, by_task, comparisons, tallies
-from xmae_dist.evaluate.metrics import METRICS
+from xmae_dist.evaluate.metrics import METRICS, gained
 from xmae_dist.evaluate.results import PREDICTION_COLUMNS, Result, ResultTable
 from xmae_dist.storage import uri
 
@@ -69,7 +69,8 @@ def render(
         page.picture(
             figures.score_forest(groups, colour_of),
             "Score and 95 % interval of every encoder, a panel per task",
-            "Filled: encoders. Open: controls. Bars: 95 % bootstrap intervals over subjects. Dotted: chance.",
+            "Filled: encoders. Open: controls. Bars: 95 % bootstrap intervals over subjects. "
+            "Dotted: a prediction that knows nothing (chance, or always the mean).",
         ),
         *_differences(found, titles, colour_of),
         *_details(groups, colour_of),
@@ -120,9 +121,10 @@ def _summary(groups: dict[str, list[Result]]) -> list[str]:
         rows.append(
             f"<tr><td>{page.text(task.title)}<small>{page.text(_how(group[0]))}</small></td>"
             f"<td>{page.text(METRICS[task.metric].title)}<small>{page.text(task.label_unit)}</small></td>"
-            f'<td class="n">{group[0].n_subjects:,}<small>{len(group[0].unit_names):,}</small></td>{cells}</tr>'
+            f'<td class="n">{group[0].n_subjects:,}<small>{len(group[0].unit_names):,} {task.unit}s</small></td>'
+            f"{cells}</tr>"
         )
-    head = ["Task", "Metric", "Subjects (units)", *names]
+    head = ["Task", "Metric", "Subjects", *names]
     note = '<p class="quiet">Bold: best point score of the row. Below each score its 95 % interval over subjects.</p>'
     return ["<h2>Summary</h2>", page.table(head, rows, numeric_from=2), note]
 
@@ -168,7 +170,7 @@ def _difference_row(c: Comparison, title: str) -> str:
     d = c.difference
     return (
         f"<tr><td>{page.text(title)}</td><td>{page.text(c.encoder)} − {page.text(c.against)}</td>"
-        f'<td class="n">{d.value:+.3g}<small>{page.text(METRICS[c.metric].title)}</small></td>'
+        f'<td class="n">{d.value:+.3g}<small>{page.text(gained(c.metric))}</small></td>'
         f'<td class="n">{d.low:+.3g} to {d.high:+.3g}</td><td class="n">{_p(c.p_holm)}</td>'
         f'<td class="n"><span class="{style}">{c.verdict}</span></td></tr>'
     )
