@@ -1,0 +1,188 @@
+"""The loop on real ranks: the same run at any world size, through any sequence of world sizes and engines."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from xmae_dist.core.errors import RunError
+from xmae_dist.core.seeds import uniform01
+from xmae_dist.data import direct
+from xmae_dist.data.collate import tensor_batches
+from xmae_dist.data.plan import OrderConfig, plan_of
+from xmae_dist.data.window_store import Segment
+from xmae_dist.model import presets
+from xmae_dist.testing.ranks import run_ranks
+from xmae_dist.train import checkpoint
+from xmae_dist.train.batch import Masking
+from xmae_dist.train.checkpoint import SavedFiles
+from xmae_dist.train.collective import Ranks
+from xmae_dist.train.config import PretrainConfig, TrainConfig
+from xmae_dist.train.engine_deepspeed import DeepSpeedEngine, ZeroConfig
+from xmae_dist.train.engine_torch import TorchEngine
+from xmae_dist.train.loop import Loop, LoopConfig, Stop
+from xmae_dist.train.optimizer_config import OptimizerConfig
+from xmae_dist.train.retention import RetentionConfig
+from xmae_dist.train.schedule import ScheduleConfig
+from xmae_dist.train.state import TrainState
+from xmae_dist.train.upload import Saver
+
+LENGTH = 200
+CONFIG = PretrainConfig(train=TrainConfig(global_batch=16, micro_batch=4, workers=4))
+
+
+class Waves:
+    """Windows made from their ids: a stand-in for a store, of the one method the stream needs."""
+
+    def read(self, ids_B: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        rate_B = 1 + 2 * uniform01("rate", ids_B.astype(np.int64))[:, None]
+        time_L = np.arange(LENGTH) / 100
+        return (
+            np.sin(2 * np.pi * rate_B * time_L).astype(np.float16),
+            np.sin(2 * np.pi * rate_B * (time_L - 0.2)).astype(np.float16),
+        )
+
+
+@dataclass
+class Notes:
+    """Callbacks that note what they are told, and ask for a stop after a step."""
+
+    stop_after: int | None = None
+
+    def __post_init__(self) -> None:
+        self.rows: list[dict[str, Any]] = []
+        self.events: list[str] = []
+
+    def on_step(self, row: dict[str, Any]) -> None:
+        self.rows.append(row)
+
+    def on_event(self, kind: str, **fields: Any) -> None:
+        self.events.append(kind)
+
+    def wants_stop(self) -> Stop | None:
+        return Stop.ASKED if self.stop_after is not None and len(self.rows) + 1 >= self.stop_after else None
+
+    def validate(self, step: int) -> dict[str, float] | None:
+        return None
+
+
+def model(dropout: float = 0.0) -> torch.nn.Module:
+    torch.manual_seed(5)
+    return presets.build("tiny", length=LENGTH, width=32, heads=2, dropout=dropout)
+
+
+def engine(kind: str, ranks: Ranks, saved: SavedFiles | None, dropout: float, make: Any = model) -> Any:
+    accumulation = CONFIG.accumulation(ranks.world)
+    if kind == "torch":
+        return TorchEngine(
+            make(dropout),
+            optimizer=OptimizerConfig(),
+            accumulation=accumulation,
+            rank=ranks.rank,
+            world=ranks.world,
+            saved=saved,
+        )
+    return DeepSpeedEngine(
+        make(dropout),
+        zero=ZeroConfig(stage=int(kind[-1])),
+        optimizer=OptimizerConfig(),
+        micro_batch=4,
+        accumulation=accumulation,
+        saved=saved,
+    )
+
+
+def run(
+    rank: int, world: int, url: str, kind: str, steps: int, stop_after: int | None = None, dropout: float = 0.0
+) -> dict[str, Any]:
+    """Continues the run at `url` on this rank up to `steps` of 24, or for `stop_after` steps."""
+    ranks = Ranks(rank=rank, world=world)
+    saved, state = None, TrainState()
+    newest = checkpoint.newest_complete(url, lambda *_: None)
+    if newest is not None:
+        where, manifest = newest
+        folder = Path(url.removeprefix("file://"), f"restored-{rank}")
+        saved = SavedFiles(checkpoint.fetch(where, manifest, folder), manifest)
+        state = TrainState(**manifest["state"])
+    notes = Notes(stop_after if rank == world - 1 else None)
+    plan = plan_of(
+        [Segment(cohort="a", part="p0", first_id=0, n=300)], 8, OrderConfig(seed=1, global_batch=16)
+    )
+    loop = Loop(
+        config=LoopConfig(
+            steps=steps,
+            global_batch=16,
+            accumulation=CONFIG.accumulation(world),
+            seed=1,
+            model_mask_ratio=0.6,
+            schedule=ScheduleConfig(peak_lr=2e-3),
+            checkpoint_every=100,
+            validate_every=0,
+        ),
+        engine=engine(kind, ranks, saved, dropout),
+        masking=Masking(seed=1, n_patches=10, mode="scatter"),
+        ranks=ranks,
+        saver=Saver(url, ranks, RetentionConfig(), lambda kind, **_: notes.events.append(kind), "attempt"),
+        callbacks=notes,
+        about=lambda state: {"state": state.to_dict()},
+    )
+    batches = tensor_batches(
+        direct.step_batches(Waves(), plan, start_step=state.step, stop_step=steps, world=world, rank=rank)
+    )
+    state, stopped = loop.run(batches, state)
+    return {
+        "losses": [row["loss"] for row in notes.rows],
+        "step": state.step,
+        "stopped": stopped is Stop.ASKED,
+        "events": notes.events,
+    }
+
+
+def alone(folder: Path, **options: Any) -> dict[str, Any]:
+    """The whole run by the plain engine on one rank, in this process."""
+    torch.set_num_threads(1)
+    return run(0, 1, f"file://{folder}", "torch", 24, **options)
+
+
+def test_a_stopped_run_goes_on_with_the_same_bits(tmp_path: Path) -> None:
+    whole = alone(tmp_path / "whole", dropout=0.1)
+    first = alone(tmp_path / "parts", dropout=0.1, stop_after=9)
+    assert first["stopped"] and first["step"] == 9 and "checkpoint" in first["events"]
+    second = alone(tmp_path / "parts", dropout=0.1)
+    assert first["losses"] + second["losses"] == whole["losses"]
+    assert whole["losses"][-1] < 0.8 * whole["losses"][0]
+
+
+def test_a_finished_run_does_nothing_more(tmp_path: Path) -> None:
+    alone(tmp_path)
+    assert alone(tmp_path) == {"losses": [], "step": 24, "stopped": False, "events": []}
+
+
+def test_gradients_that_stay_bad_end_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(dropout: float) -> torch.nn.Module:
+        module = model(dropout)
+        torch.nn.init.constant_(next(module.parameters()), torch.nan)
+        return module
+
+    engine_of = engine
+    monkeypatch.setitem(globals(), "engine", lambda *args: engine_of(*args, make=broken))
+    with pytest.raises(RunError, match=r"not finite for 20 steps.*--schedule.peak-lr"):
+        alone(tmp_path)
+
+
+@pytest.mark.slow
+def test_one_run_through_changing_workers_and_stages(tmp_path: Path) -> None:
+    whole = alone(tmp_path / "whole")["losses"]
+    url = f"file://{tmp_path}/parts"
+    found: list[float] = []
+    for world, kind in [(2, "zero1"), (1, "torch"), (3, "zero3"), (2, "zero2")]:
+        folder = tmp_path / f"{world}-{kind}"
+        folder.mkdir()
+        found += run_ranks(world, run, folder, url, kind, 24, 6)[0]["losses"]
+    assert len(found) == 24
+    np.testing.assert_allclose(found, whole, rtol=1e-4)
