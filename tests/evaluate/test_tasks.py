@@ -51,6 +51,7 @@ def test_builtin_suites_load_and_change_their_fingerprint_with_meaning_only() ->
         ("[[task]]\nname='a'\ntitle='a'\nkind='ordinal'\nlabel='x'\n", "kind: got ordinal"),
         ("[[task]]\nname='a'\ntitle='a'\nkind='binary'\nlabel='x'\nmetric='mae'\n", "metric: got mae"),
         ("[[task]]\nname='a'\ntitle='a'\nkind='binary'\nlabel='x'\nwat=1\n", "key: got wat"),
+        ("[[task]]\nname='a'\ntitle='a'\nkind='regression'\nlabel='x'\nvalid_range=[2,1]\n", "low below high"),
         ("[[task]]\nname='a'\ntitle='a'\nkind='multiclass'\nlabel='x'\n", "three or more classes"),
     ],
 )
@@ -64,6 +65,8 @@ def test_labels_come_from_a_column_or_a_map() -> None:
     rate = examples(task(label="heart_rate_bpm"), table)
     assert len(rate.y_N) == 11, "a window without a label is left out"
     assert examples(task(label="age", unit="subject"), table).y_N.tolist() == [40, 41, 42]
+    plausible = examples(task(label="heart_rate_bpm", valid_range=(62.0, 65.0)), table)
+    assert plausible.y_N.tolist() == [62, 63, 64, 65]
     ectopy = examples(task(label="pvc_per_min", kind="binary", threshold=1.0), table)
     assert ectopy.y_N.tolist() == [float(i % 3 >= 1) for i in range(12)]
     rhythm = examples(task(label="rhythm", kind="multiclass", classes=("sinus", "af", "paced")), table)

@@ -86,6 +86,8 @@ def label_values(task: Task, windows: pa.Table) -> Floats:
             fix="list the texts under `classes`",
         )
     y_W = np.asarray(pc.fill_null(pc.cast(column, pa.float64()), float("nan")).to_numpy(), float).copy()
+    if task.valid_range:
+        y_W[(y_W < task.valid_range[0]) | (y_W > task.valid_range[1])] = np.nan
     if task.threshold is not None:
         y_W = np.where(np.isfinite(y_W), y_W >= task.threshold, np.nan)
     if task.kind == "binary" and not set(np.unique(y_W[np.isfinite(y_W)])) <= {0.0, 1.0}:

@@ -27,7 +27,8 @@ class Task:
 
     `label` names a column of the window table, a key of its `labels` map, or of its `label_text` map.
     With `threshold`, a binary label is `value >= threshold`; with `classes`, text or numbers are mapped to
-    their index in that list and anything else is left out. `cohorts` (empty: all) and `min_quality` select windows.
+    their index in that list and anything else is left out. Values outside `valid_range` (low, high) are left out:
+    no body has them. `cohorts` (empty: all) and `min_quality` select windows.
     """
 
     name: str
@@ -40,6 +41,7 @@ class Task:
     label_unit: str = ""
     threshold: float | None = None
     classes: tuple[Any, ...] = ()
+    valid_range: tuple[float, ...] = ()
     cohorts: tuple[str, ...] = ()
     min_quality: float = 0.0
     mechanism: str = ""
@@ -51,6 +53,13 @@ class Task:
             object.__setattr__(self, "metric", DEFAULT_METRIC[self.kind])
         allowed = tuple(name for name, metric in METRICS.items() if self.kind in metric.kinds)
         _one_of(f"task {self.name}: metric", self.metric, allowed)
+        if self.valid_range and (len(self.valid_range) != 2 or self.valid_range[0] >= self.valid_range[1]):
+            raise InputError(
+                thing=f"task {self.name}: valid_range",
+                value=list(self.valid_range),
+                expected="[low, high] with low below high",
+                fix="correct it, or leave it out",
+            )
         if self.kind == "multiclass" and len(self.classes) < 3:
             raise InputError(
                 thing=f"task {self.name}: classes",
