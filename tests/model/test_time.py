@@ -9,7 +9,7 @@ import torch
 
 from xmae_dist.model import presets
 from xmae_dist.model.lag_map import lag_map
-from xmae_dist.model.patch import visible_indices
+from xmae_dist.model.patch import View, visible_indices
 
 RATE_HZ = 100
 
@@ -65,7 +65,7 @@ def test_visible_tokens_know_the_time_between_them():
     model = presets.build("paper", ecg_depth=1).eval().double()
     encoder = model.encoders["ecg"]
     with torch.no_grad():
-        near, far = (encoder(x[:, None], m, visible_indices(m)) for x, m in _with_and_without_a_gap(model))
+        near, far = (encoder(x[:, None], View.of(m)) for x, m in _with_and_without_a_gap(model))
     # Patches far from the tear see the same samples; only their distances in time differ.
     assert (near[:, :4] - far[:, :4]).abs().max() > 1e-3
 
@@ -74,7 +74,7 @@ def test_the_published_model_glues_what_is_not_adjacent():
     torch.manual_seed(0)
     model = presets.build("published", patch_length=20).eval().double()
     with torch.no_grad():
-        near, far = (model._queries(x, m)[~m] for x, m in _with_and_without_a_gap(model))
+        near, far = (model._queries(x, visible_indices(m))[~m] for x, m in _with_and_without_a_gap(model))
     shift = (model.ecg_path.pos[0, 15:20] - model.ecg_path.pos[0, 30:35]).detach()
     assert torch.allclose(near[:5], far[:5])
     assert torch.allclose(near[5:] - shift, far[5:])

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from xmae_dist.model.interface import PretrainModel
-from xmae_dist.model.xmae import XMAEConfig, channelled, signal_encoder
+from xmae_dist.model.xmae import XMAEConfig, channelled, filled, signal_encoder
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -42,7 +42,7 @@ class ContrastivePair(PretrainModel):
         )
         self.log_scale = nn.Parameter(torch.tensor(math.log(1.0 / config.temperature)))
 
-    def forward(self, ppg_BL: Tensor, ecg_BL: Tensor, mask_BN: Tensor) -> Tensor:
+    def forward(self, ppg_BL: Tensor, ecg_BL: Tensor, mask_BN: Tensor, visible_BV: Tensor | None = None) -> Tensor:
         """Cross-entropy of picking each window's partner among the batch, both ways, a scalar."""
         ppg_BX, ecg_BX = self._projected("ppg", ppg_BL), self._projected("ecg", ecg_BL)
         score_BB = self.log_scale.exp().clamp(max=100.0) * ppg_BX @ ecg_BX.T
@@ -56,8 +56,8 @@ class ContrastivePair(PretrainModel):
 
     def embed(self, ppg_BL: Tensor) -> Tensor:
         """The mean of the PPG encoder's output tokens, (B, E)."""
-        return self.encoders["ppg"](channelled(ppg_BL)).mean(dim=1)
+        return self.encoders["ppg"](filled(channelled(ppg_BL))).mean(dim=1)
 
     def _projected(self, name: str, signal_BL: Tensor) -> Tensor:
-        pooled_BD = self.encoders[name](channelled(signal_BL)).mean(dim=1)
+        pooled_BD = self.encoders[name](filled(channelled(signal_BL))).mean(dim=1)
         return F.normalize(self.projections[name](pooled_BD), dim=-1)

@@ -13,12 +13,12 @@ import torch
 from torch import Tensor, nn
 
 from xmae_dist.model.blocks import Block, Rotation, rotation_table
-from xmae_dist.model.patch import expand_mask, gather_visible
+from xmae_dist.model.patch import View, expand_mask, gather_visible
 from xmae_dist.model.stem import build_stem
 
 
 class SignalEncoder(nn.Module):
-    """``forward(signal_BCL) -> (B, N, D)``; with a mask, tokens of the visible patches alone, (B, V, D)."""
+    """``forward(signal_BCL) -> (B, N, D)``; with a view, tokens of the visible patches alone, (B, V, D)."""
 
     cos: Tensor
     sin: Tensor
@@ -45,14 +45,14 @@ class SignalEncoder(nn.Module):
         self.register_buffer("cos", cos, persistent=False)
         self.register_buffer("sin", sin, persistent=False)
 
-    def forward(self, signal_BCL: Tensor, mask_BN: Tensor | None = None, visible_BV: Tensor | None = None) -> Tensor:
-        """Encode; ``visible_BV`` are the indices of the patches that ``mask_BN`` leaves visible."""
-        if mask_BN is None or visible_BV is None:
+    def forward(self, signal_BCL: Tensor, view: View | None = None) -> Tensor:
+        """Encode the whole signal, or the patches that ``view`` leaves visible."""
+        if view is None:
             tokens, rotation = self.stem(signal_BCL), (self.cos, self.sin)
         else:
-            seen_B1L = ~expand_mask(mask_BN, self.patch_length)[:, None]
-            tokens = gather_visible(self.stem(signal_BCL * seen_B1L), visible_BV)
-            rotation = self._rotation_at(visible_BV)
+            seen_B1L = ~expand_mask(view.mask_BN, self.patch_length)[:, None]
+            tokens = gather_visible(self.stem(signal_BCL * seen_B1L), view.visible_BV)
+            rotation = self._rotation_at(view.visible_BV)
         for block in self.blocks:
             tokens = block(tokens, rotation)
         return self.norm(tokens)

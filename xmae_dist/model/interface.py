@@ -51,11 +51,15 @@ class PretrainModel(nn.Module):
         """The signal that `embed` takes, ``ppg`` or ``ecg``."""
         return "ppg"
 
-    def forward(self, ppg_BL: Tensor, ecg_BL: Tensor, mask_BN: Tensor) -> Tensor:
-        """The scalar loss."""
+    def forward(self, ppg_BL: Tensor, ecg_BL: Tensor, mask_BN: Tensor, visible_BV: Tensor | None = None) -> Tensor:
+        """The scalar loss.
+
+        ``visible_BV`` (see `xmae_dist.model.patch.visible_indices`) spares an accelerator the wait in which the
+        visible patches are read off the mask, and keeps a compiled graph whole; it changes no result.
+        """
         raise NotImplementedError
 
-    def reconstruct(self, ppg_BL: Tensor, ecg_BL: Tensor, mask_BN: Tensor) -> Tensor:
+    def reconstruct(self, ppg_BL: Tensor, ecg_BL: Tensor, mask_BN: Tensor, visible_BV: Tensor | None = None) -> Tensor:
         """The whole of the `reconstructs` signal, (B, L)."""
         raise NotImplementedError
 

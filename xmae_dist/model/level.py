@@ -5,7 +5,7 @@ model is one unknown number per window. The visible samples tell it: they are st
 reconstruction is put back on their level and scale, as reversible instance normalisation does (Kim et al., "RevIN",
 2022). Only visible samples are used, so nothing leaks.
 
-Shapes: B batch, C channels, L samples. ``seen_B1L`` is True where a sample is visible.
+Shapes: B batch, C channels, L samples. ``seen_BCL`` is True where a sample is visible.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ FLAT = 1e-2
 """Added to the variance, in squared units of a signal that spans [-1, 1]: a flat anchor has no scale to give."""
 
 
-def visible_level(signal_BCL: Tensor, seen_B1L: Tensor) -> tuple[Tensor, Tensor]:
+def visible_level(signal_BCL: Tensor, seen_BCL: Tensor) -> tuple[Tensor, Tensor]:
     """Mean and standard deviation of the visible samples of each channel, both (B, C, 1)."""
-    weight_B1L = seen_B1L.to(signal_BCL.dtype)
-    count_B11 = weight_B1L.sum(dim=-1, keepdim=True).clamp(min=1)
-    mean_BC1 = (signal_BCL * weight_B1L).sum(dim=-1, keepdim=True) / count_B11
-    variance_BC1 = ((signal_BCL - mean_BC1).square() * weight_B1L).sum(dim=-1, keepdim=True) / count_B11
+    weight_BCL = seen_BCL.to(signal_BCL.dtype)
+    count_BC1 = weight_BCL.sum(dim=-1, keepdim=True).clamp(min=1)
+    mean_BC1 = (signal_BCL * weight_BCL).sum(dim=-1, keepdim=True) / count_BC1
+    variance_BC1 = ((signal_BCL - mean_BC1).square() * weight_BCL).sum(dim=-1, keepdim=True) / count_BC1
     return mean_BC1, (variance_BC1 + FLAT).sqrt()

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from xmae_dist.model.blocks import Attention, feed_forward
 from xmae_dist.model.interface import PretrainModel
 from xmae_dist.model.loss import masked_mse
-from xmae_dist.model.patch import gather_visible, scatter_visible, visible_indices
+from xmae_dist.model.patch import View, gather_visible, scatter_visible
 from xmae_dist.model.stem import PyramidStem
 
 
@@ -161,22 +161,21 @@ class PublishedXMAE(PretrainModel):
         self.bridger = Bridge(config)
         nn.init.trunc_normal_(self.mask_token, std=0.02)
 
-    def forward(self, ppg_BL: Tensor, ecg_BL: Tensor, mask_BN: Tensor) -> Tensor:
+    def forward(self, ppg_BL: Tensor, ecg_BL: Tensor, mask_BN: Tensor, visible_BV: Tensor | None = None) -> Tensor:
         """Mean squared error over the masked ECG samples, a scalar."""
-        return masked_mse(self.reconstruct(ppg_BL, ecg_BL, mask_BN), ecg_BL, mask_BN)
+        return masked_mse(self.reconstruct(ppg_BL, ecg_BL, mask_BN, visible_BV), ecg_BL, mask_BN)
 
-    def reconstruct(self, ppg_BL: Tensor, ecg_BL: Tensor, mask_BN: Tensor) -> Tensor:
+    def reconstruct(self, ppg_BL: Tensor, ecg_BL: Tensor, mask_BN: Tensor, visible_BV: Tensor | None = None) -> Tensor:
         """The whole ECG, (B, L), from all PPG and the ECG patches where the mask is False."""
-        query_BND = self._queries(ecg_BL, mask_BN)
+        query_BND = self._queries(ecg_BL, View.of(mask_BN, visible_BV).visible_BV)
         return self.ecg_path.decode(self.bridger(query_BND, self.ppg_path.encode(ppg_BL)))
 
     def embed(self, ppg_BL: Tensor) -> Tensor:
         """(B, E). This head is random: pretraining gives it no gradient (a defect of the original)."""
         return self.ppg_path.embed(self.ppg_path.encode(ppg_BL))
 
-    def _queries(self, ecg_BL: Tensor, mask_BN: Tensor) -> Tensor:
+    def _queries(self, ecg_BL: Tensor, visible_BV: Tensor) -> Tensor:
         path, patch = self.ecg_path, self.config.patch_length
-        visible_BV = visible_indices(mask_BN)
         glued_BL = gather_visible(ecg_BL.unflatten(1, (-1, patch)), visible_BV).flatten(1)
         start_BND = path.mask_loc_table.weight.expand(len(ecg_BL), -1, -1)
         if visible_BV.shape[1]:

@@ -16,6 +16,9 @@ The objectives other than ``cross`` are controls that run through the same encod
 
 Shapes: B batch, C channels, L samples, N patches, V visible patches, D width (the embedding's too). Masks are
 boolean, True where a patch is masked. Signals are (B, L), or (B, C, L) where a modality has several channels.
+
+A missing sample is NaN: it is not learned from, and a patch of the source without one sample is not read. So a batch
+may hold windows that lack one of the two signals.
 """
 
 from __future__ import annotations
@@ -34,7 +37,7 @@ from xmae_dist.model.encoder import SignalEncoder
 from xmae_dist.model.interface import PretrainModel
 from xmae_dist.model.level import visible_level
 from xmae_dist.model.loss import masked_mse
-from xmae_dist.model.patch import expand_mask, scatter_visible, visible_indices
+from xmae_dist.model.patch import View, expand_mask, scatter_visible
 
 if TYPE_CHECKING:
     from xmae_dist.model.published import PublishedXMAE
@@ -161,48 +164,52 @@ class XMAE(PretrainModel):
         """The signal that `embed` takes."""
         return "ecg" if self.config.objective == "ecg_mae" else "ppg"
 
-    def forward(self, ppg_BL: Tensor, ecg_BL: Tensor, mask_BN: Tensor) -> Tensor:
+    def forward(self, ppg_BL: Tensor, ecg_BL: Tensor, mask_BN: Tensor, visible_BV: Tensor | None = None) -> Tensor:
         """Mean squared error over masked samples, averaged over the signals that are reconstructed."""
-        signals = {"ppg": ppg_BL, "ecg": ecg_BL}
+        signals, view = {"ppg": ppg_BL, "ecg": ecg_BL}, View.of(mask_BN, visible_BV)
         losses = [
-            masked_mse(self._rebuild(name, signals, mask_BN), signals[name], self._mask(name, mask_BN))
+            masked_mse(self._rebuild(name, signals, view), signals[name], self._view_of(name, view).mask_BN)
             for name in self.decoders
         ]
         return torch.stack(losses).mean()
 
-    def reconstruct(self, ppg_BL: Tensor, ecg_BL: Tensor, mask_BN: Tensor) -> Tensor:
+    def reconstruct(self, ppg_BL: Tensor, ecg_BL: Tensor, mask_BN: Tensor, visible_BV: Tensor | None = None) -> Tensor:
         """The whole of `reconstructs`, shaped as it came, from its visible patches and the other signal."""
-        return self._rebuild(self.reconstructs, {"ppg": ppg_BL, "ecg": ecg_BL}, mask_BN)
+        signals, name = {"ppg": ppg_BL, "ecg": ecg_BL}, self.reconstructs
+        return self._rebuild(name, signals, View.of(mask_BN, visible_BV))
 
     def embed(self, ppg_BL: Tensor) -> Tensor:
         """The mean of the encoder's output tokens, (B, E)."""
-        return self.encoders[self.embeds](channelled(ppg_BL)).mean(dim=1)
+        return self.encoders[self.embeds](filled(channelled(ppg_BL))).mean(dim=1)
 
-    def _rebuild(self, name: str, signals: Mapping[str, Tensor], mask_BN: Tensor) -> Tensor:
-        mask_BN = self._mask(name, mask_BN)
-        visible_BV = visible_indices(mask_BN)
+    def _rebuild(self, name: str, signals: Mapping[str, Tensor], view: View) -> Tensor:
+        view = self._view_of(name, view)
         signal_BCL = channelled(signals[name])
-        mean_BC1, spread_BC1 = visible_level(signal_BCL, ~expand_mask(mask_BN, self.config.patch_length)[:, None])
-        visible_BVD = self.encoders[name]((signal_BCL - mean_BC1) / spread_BC1, mask_BN, visible_BV)
-        rebuilt_BCL = self.decoders[name](visible_BVD, visible_BV, self._source(name, signals, mask_BN))
+        seen_BCL = ~expand_mask(view.mask_BN, self.config.patch_length)[:, None] & signal_BCL.isfinite()
+        signal_BCL = filled(signal_BCL)
+        mean_BC1, spread_BC1 = visible_level(signal_BCL, seen_BCL)
+        level_BCL = torch.where(seen_BCL, (signal_BCL - mean_BC1) / spread_BC1, 0.0)
+        visible_BVD = self.encoders[name](level_BCL, view)
+        rebuilt_BCL = self.decoders[name](visible_BVD, view.visible_BV, self._source(name, signals, view))
         return (rebuilt_BCL * spread_BC1 + mean_BC1).reshape(signals[name].shape)
 
-    def _source(self, target: str, signals: Mapping[str, Tensor], mask_BN: Tensor) -> Tensor | None:
-        """Tokens of the other signal at every patch, (B, N, D); under ``joint`` zero where it is masked."""
+    def _source(self, target: str, signals: Mapping[str, Tensor], view: View) -> Tensor | None:
+        """Tokens of the other signal at every patch, (B, N, D); zero where it is masked or missing."""
         if len(self.encoders) == 1:
             return None
         other = "ppg" if target == "ecg" else "ecg"
         signal_BCL = channelled(signals[other])
+        there_BN1 = signal_BCL.isfinite().unflatten(2, (self.config.n_patches, -1)).any(3).any(1)[:, :, None]
         if self.config.objective != "joint":
-            return self.encoders[other](signal_BCL)
-        other_mask_BN = mask_BN.flip(1)
-        visible_BV = visible_indices(other_mask_BN)
-        tokens_BVD = self.encoders[other](signal_BCL, other_mask_BN, visible_BV)
-        zeros_BND = tokens_BVD.new_zeros(len(mask_BN), self.config.n_patches, self.config.width)
-        return scatter_visible(zeros_BND, tokens_BVD, visible_BV)
+            return self.encoders[other](filled(signal_BCL)) * there_BN1
+        view = view.reversed()
+        tokens_BVD = self.encoders[other](filled(signal_BCL), view)
+        zeros_BND = tokens_BVD.new_zeros(len(signal_BCL), self.config.n_patches, self.config.width)
+        return scatter_visible(zeros_BND, tokens_BVD, view.visible_BV) * there_BN1
 
-    def _mask(self, name: str, mask_BN: Tensor) -> Tensor:
-        return mask_BN.flip(1) if self.config.objective == "joint" and name == "ppg" else mask_BN
+    def _view_of(self, name: str, view: View) -> View:
+        """What is visible of a signal: under ``joint`` the two masks mirror each other."""
+        return view.reversed() if self.config.objective == "joint" and name == "ppg" else view
 
     @staticmethod
     def load(url: str) -> PretrainModel:
@@ -249,3 +256,8 @@ def signal_encoder(config: XMAEConfig, signal: str) -> SignalEncoder:
 def channelled(signal: Tensor) -> Tensor:
     """(B, L) as (B, 1, L); (B, C, L) as it is."""
     return signal[:, None] if signal.ndim == 2 else signal
+
+
+def filled(signal_BCL: Tensor) -> Tensor:
+    """Missing samples (NaN) as zero."""
+    return signal_BCL.nan_to_num(nan=0.0)

@@ -1,0 +1,62 @@
+"""A table of every preset: parameters, FLOPs per window, memory for weights and optimizer at each ZeRO stage.
+
+    python bench/model_sizes.py --ranks 8
+
+Counted on the meta device, so even `huge` needs no memory. FLOPs are those of the matrix products and convolutions of
+one forward and backward pass (a multiplication and an addition are two). Memory is for float32 weights (4 bytes a
+parameter), gradients (4) and AdamW's moments (8), per rank; activations come on top. Under mixed precision the sum is
+the same 16 bytes: 2 + 2 for bf16 weights and gradients, 4 + 8 for the float32 master copy and the moments.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from xmae_dist.model import presets
+from xmae_dist.model.mask import masked_count
+
+
+def memory_bytes(parameters: int, stage: int, ranks: int) -> float:
+    """Weights, gradients and moments of one rank under ZeRO ``stage``."""
+    weights = 4 / (ranks if stage >= 3 else 1)
+    gradients = 4 / (ranks if stage >= 2 else 1)
+    moments = 8 / (ranks if stage >= 1 else 1)
+    return parameters * (weights + gradients + moments)
+
+
+def flops_per_window(name: str) -> int:
+    """Of one training step over a batch of two, halved."""
+    with torch.device("meta"):
+        model = presets.build(name)
+        signal_BL = torch.zeros(2, model.config.length)
+        mask_BN = torch.zeros(2, model.config.n_patches, dtype=torch.bool)
+        visible = model.config.n_patches - masked_count(model.config.n_patches, model.config.mask_ratio)
+        visible_BV = torch.arange(visible).expand(2, -1)
+    with FlopCounterMode(display=False) as counter:
+        model(signal_BL, signal_BL, mask_BN, visible_BV).backward()
+    return counter.get_total_flops() // 2
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--ranks", type=int, default=8)
+    ranks = parser.parse_args().ranks
+    print(f"| preset | parameters | GFLOP per window | ZeRO 0 | ZeRO 1 | ZeRO 2 | ZeRO 3 | ({ranks} ranks)")
+    print("|---|---|---|---|---|---|---|")
+    for name in presets.NAMES:
+        with torch.device("meta"):
+            count = sum(weight.numel() for weight in presets.build(name).parameters())
+        sizes = " | ".join(f"{memory_bytes(count, stage, ranks) / 2**20:,.0f} MiB" for stage in range(4))
+        print(f"| {name} | {count:,} | {flops_per_window(name) / 1e9:.3f} | {sizes} |")
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
