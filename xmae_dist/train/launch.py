@@ -7,7 +7,6 @@ option that mends it. The run itself is described by its URL: the same command c
 from __future__ import annotations
 
 import dataclasses
-import importlib
 import json
 import logging
 import os
@@ -50,10 +49,9 @@ def pretrain(config: PretrainConfig) -> Outcome:
     """
     check(config)
     config = _pinned(_normalised(config))
-    _connect()
     model_config(config)
+    _connect()
     check_cluster(config)
-    # What imports torch, Ray or matplotlib is imported where it is used, so that Ray can start meanwhile.
     from xmae_dist.data.materialise import materialise
     from xmae_dist.train.figures import draw_run
 
@@ -135,8 +133,6 @@ def _connect() -> None:
 
     for talkative in ("ray.data", "ray.train"):
         logging.getLogger(talkative).setLevel(logging.ERROR)
-    # Two seconds of imports that the start of Ray, which is other processes' work, hides.
-    threading.Thread(target=importlib.import_module, args=("xmae_dist.model.presets",), daemon=True).start()
     if not ray.is_initialized():
         ray.init(
             include_dashboard=None if os.environ.get("RAY_ADDRESS") else False,
