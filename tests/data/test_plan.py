@@ -139,6 +139,16 @@ def test_a_rank_reads_whole_chunks_once() -> None:
         assert sum(chunks) * 64 / (64 * 256) <= 1 + (world + 2) * 64 / (64 * 256)
 
 
+def test_longer_reads_keep_the_order_exact_and_are_contiguous() -> None:
+    segments = segments_of({"a": [5000], "b": [3000, 100]})
+    plan = plan_of(segments, 16, OrderConfig(global_batch=32, read_windows=64, block_steps=16))
+    n = plan.epoch_windows
+    assert np.array_equal(np.sort(plan.ids_at(np.arange(n, 2 * n))), all_ids(segments))
+    chunks = np.unique(plan.ids_of_steps(0, 16) // 16)
+    requests = 1 + np.count_nonzero(np.diff(chunks) > 1)
+    assert requests <= 512 // 64 + 4
+
+
 def test_seeds_and_every_other_part_of_the_order_change_the_fingerprint() -> None:
     base = {"seed": 0, "global_batch": 48}
     prints = {
@@ -183,6 +193,7 @@ def test_a_billion_windows_start_anywhere_at_once() -> None:
     [
         (lambda: plan_of([], 64, OrderConfig()), "split"),
         (lambda: plan_of(THREE, 64, OrderConfig(global_batch=0)), "global_batch"),
+        (lambda: plan_of(THREE, 64, OrderConfig(read_windows=100)), "read_windows"),
         (lambda: plan_of(THREE, 64, OrderConfig(global_batch=4)).ids(0, 5, 0), "world"),
         (lambda: plan_of(THREE, 64, OrderConfig(global_batch=4)).ids(0, 2, 2), "rank"),
         (lambda: plan_of(THREE, 64, OrderConfig(global_batch=4)).ids(-1), "step"),

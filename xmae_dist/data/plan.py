@@ -59,8 +59,11 @@ class OrderConfig:
     """Windows in one optimizer step over all ranks; constant when the number of ranks changes."""
     split: str = "train"
     mixture: MixtureConfig = field(default_factory=MixtureConfig)
+    read_windows: int | None = None
+    """Neighbouring windows read in one request: a multiple of the store's windows per chunk, which is the default.
+    Far object stores like fewer, larger requests; a batch then draws on fewer, longer stretches."""
     block_steps: int | None = None
-    """Steps fed by the same chunks; None: the store's windows per chunk, for the most diverse batches. A rank
+    """Steps fed by the same chunks; None: `read_windows`, for the most diverse batches. A rank
     holds about 4 · block_steps · global_batch / ranks windows in memory."""
 
 
@@ -74,6 +77,9 @@ def plan_of(segments: Iterable[SegmentLike], chunk_windows: int, config: OrderCo
     for name, number in (("global_batch", config.global_batch), ("block_steps", config.block_steps or 1)):
         if number < 1:
             raise ConfigError(name, value=number, expected="1 or more")
+    read_windows = config.read_windows or chunk_windows
+    if read_windows < 1 or read_windows % chunk_windows:
+        raise ConfigError("read_windows", value=read_windows, expected=f"a multiple of {chunk_windows}")
     by_cohort: dict[str, list[SegmentLike]] = {}
     for segment in segments:
         by_cohort.setdefault(segment.cohort, []).append(segment)
@@ -84,8 +90,8 @@ def plan_of(segments: Iterable[SegmentLike], chunk_windows: int, config: OrderCo
     return Plan(
         seed=config.seed,
         global_batch=config.global_batch,
-        block_steps=config.block_steps or chunk_windows,
-        cohorts=tuple(ChunkOrder.of(cohort, by_cohort[cohort], chunk_windows) for cohort in shares),
+        block_steps=config.block_steps or read_windows,
+        cohorts=tuple(ChunkOrder.of(cohort, by_cohort[cohort], read_windows) for cohort in shares),
         shares=tuple(shares.values()),
     )
 
