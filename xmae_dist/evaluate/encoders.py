@@ -1,6 +1,7 @@
 """Frozen encoders by one interface: exported bundles, and the controls that stand beside them.
 
-An encoder has a `name` and `encode(ppg_BL float32) -> (B, E) float32`; `identity` names what decides its numbers.
+An encoder has a `name`, the signal it `reads` (ppg, or ecg for a unimodal control) and
+`encode(x_BL float32) -> (B, E) float32`.
 """
 
 import dataclasses
@@ -27,8 +28,9 @@ class Encoder(Protocol):
     """What a probe needs to know of an encoder."""
 
     name: str
+    reads: str
 
-    def encode(self, ppg_BL: NDArray[np.float32]) -> NDArray[np.float32]: ...
+    def encode(self, x_BL: NDArray[np.float32]) -> NDArray[np.float32]: ...
 
 
 def resolve(spec: EncoderSpec, windows: WindowSpec) -> EncoderSpec:
@@ -67,24 +69,26 @@ def open_encoder(spec: EncoderSpec, rate_hz: float) -> Encoder:
 class FeatureEncoder:
     """Pulse rate and morphology (see `features`)."""
 
+    reads = "ppg"
+
     def __init__(self, name: str, rate_hz: float) -> None:
         self.name, self._rate_hz = name, rate_hz
 
-    def encode(self, ppg_BL: NDArray[np.float32]) -> NDArray[np.float32]:
-        return pulse_features(ppg_BL, self._rate_hz)
+    def encode(self, x_BL: NDArray[np.float32]) -> NDArray[np.float32]:
+        return pulse_features(x_BL, self._rate_hz)
 
 
 class ModelEncoder:
     """A torch model's `embed`, in evaluation mode, without gradients, in batches."""
 
     def __init__(self, name: str, model: PretrainModel) -> None:
-        self.name, self._model = name, model.eval()
+        self.name, self.reads, self._model = name, model.embeds, model.eval()
 
-    def encode(self, ppg_BL: NDArray[np.float32]) -> NDArray[np.float32]:
+    def encode(self, x_BL: NDArray[np.float32]) -> NDArray[np.float32]:
         with torch.no_grad():
             parts = [
-                self._model.embed(torch.from_numpy(np.ascontiguousarray(ppg_BL[i : i + BATCH]))).float().numpy()
-                for i in range(0, len(ppg_BL), BATCH)
+                self._model.embed(torch.from_numpy(np.ascontiguousarray(x_BL[i : i + BATCH]))).float().numpy()
+                for i in range(0, len(x_BL), BATCH)
             ]
         return np.concatenate(parts)
 

@@ -15,7 +15,7 @@ import numpy as np
 import ray
 from numpy.typing import NDArray
 
-from xmae_dist.core.errors import RunError, XmaeError
+from xmae_dist.core.errors import InputError, RunError, XmaeError
 from xmae_dist.core.events import progress
 from xmae_dist.core.fingerprint import digest_json, sha256_hex
 from xmae_dist.data.window_store import WindowStore
@@ -76,8 +76,15 @@ def _embed_block(spec: EncoderSpec, store: WindowStore, ids_B: NDArray[np.int64]
         return np.asarray(np.load(io.BytesIO(uri.read_bytes(url))))
     from xmae_dist.evaluate.encoders import open_encoder  # torch: not needed by the workers that only fit
 
-    _, ppg_BL = store.read(ids_B)
-    embedding_BE = open_encoder(spec, store.spec.rate_hz).encode(ppg_BL.astype(np.float32))
+    encoder = open_encoder(spec, store.spec.rate_hz)
+    ecg_BL, ppg_BL = store.read(ids_B)
+    x_BL = ecg_BL if encoder.reads == "ecg" else ppg_BL
+    if x_BL is None:
+        raise InputError(
+            f"encoder {spec.name}", value=f"reads {encoder.reads}", expected="a window store that holds it",
+            fix="materialise windows with both signals",
+        )  # fmt: skip
+    embedding_BE = encoder.encode(x_BL.astype(np.float32))
     buffer = io.BytesIO()
     np.save(buffer, embedding_BE)
     uri.write_bytes(url, buffer.getvalue())
