@@ -49,12 +49,12 @@ class LocalCluster:
     def add_node(self, *, num_cpus: float, object_store_mib: int = 300) -> subprocess.Popen[bytes]:
         """Starts one more raylet and returns its process: killing its group is the loss of that machine.
 
-        Waits until the head counts it: two raylets that start at once on one machine pick the same sockets.
+        Waits until the head counts it.
         """
         node = _start(
             [
                 f"--address={self.gcs_address}",
-                *_node_options(len(self.nodes), num_cpus, object_store_mib),
+                *_node_options(self.folder, len(self.nodes), num_cpus, object_store_mib),
             ],
             self.folder / f"node-{len(self.nodes)}.log",
             {**self.base_environment, **self.environment()},
@@ -104,9 +104,8 @@ def local_cluster(
                 f"--port={gcs_port}",
                 "--dashboard-host=127.0.0.1",
                 f"--dashboard-port={web_port}",
-                f"--temp-dir={folder / 'r'}",
                 f"--ray-client-server-port={free_port()}",
-                *_node_options(0, num_cpus, object_store_mib),
+                *_node_options(folder, 0, num_cpus, object_store_mib),
             ],
             folder / "head.log",
             {**cluster.base_environment, **cluster.environment()},
@@ -120,13 +119,15 @@ def local_cluster(
         cluster.stop()
 
 
-def _node_options(index: int, num_cpus: float, object_store_mib: int) -> list[str]:
+def _node_options(folder: Path, index: int, num_cpus: float, object_store_mib: int) -> list[str]:
     """Options that let several raylets share one machine.
 
-    Ray replaces 127.0.0.1 by the address of a network card, so each node gets a loopback address of its own;
-    and the default ports (object manager, agents, workers) are the same for every node.
+    Ray replaces 127.0.0.1 by the address of a network card, so each node gets a loopback address of its own; the
+    default ports (object manager, agents, workers) are the same for every node; and nodes that shared a folder
+    would unpack a job's working directory over one another, under a driver that runs in it.
     """
     return [
+        f"--temp-dir={folder / str(index)}",
         f"--node-ip-address={_node_ip(index)}",
         f"--object-manager-port={free_port()}",
         f"--node-manager-port={free_port()}",
