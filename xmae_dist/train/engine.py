@@ -17,6 +17,7 @@ from typing import Any, Protocol
 import torch
 from torch import nn
 
+from xmae_dist.train import uncompiled
 from xmae_dist.train.optimizer_config import OptimizerConfig
 
 WEIGHT = "weight"
@@ -102,7 +103,8 @@ def parameter_groups(module: nn.Module, config: OptimizerConfig) -> list[dict[st
 
 def adamw(module: nn.Module, config: OptimizerConfig, device: torch.device) -> torch.optim.AdamW:
     """The optimizer both engines use; its learning rate is set before each step."""
-    return torch.optim.AdamW(
+    kind = uncompiled.AdamW if device.type == "cpu" else torch.optim.AdamW
+    return kind(
         parameter_groups(module, config),
         lr=0.0,
         betas=(config.beta1, config.beta2),

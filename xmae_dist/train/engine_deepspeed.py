@@ -31,6 +31,7 @@ from xmae_dist.train.engine import (
     load_weights,
 )
 from xmae_dist.train.optimizer_config import OptimizerConfig
+from xmae_dist.train.uncompiled import import_deepspeed
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -215,8 +216,7 @@ def _initialize(
     if device.type == "cpu":
         os.environ.setdefault("DS_ACCELERATOR", "cpu")
     logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
-    import deepspeed
-
+    deepspeed = import_deepspeed(uncompiled=device.type == "cpu")
     logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
     if device.type == "cpu":
         # The one op that a CPU start would compile (45 s); only `inference_all_reduce` uses it.
@@ -229,6 +229,7 @@ def _initialize(
         dist_init_required=False,
     )
     return engine
+
 
 
 def _settings(
