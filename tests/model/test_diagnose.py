@@ -56,5 +56,5 @@ def test_a_model_that_copies_its_source_is_recognised():
 def test_a_model_of_one_signal_has_no_other():
     signals = np.random.default_rng(0).standard_normal((2, 6, 1000)).astype(np.float32)
     mask_MN = np.tile(np.arange(50) >= 10, (6, 1))
-    found = diagnose(presets.build("ppg_mae_50", width=32, heads=2), *signals, np.arange(6), mask_MN)
+    found = diagnose(presets.build("ppg_mae_50", width=32, heads=2, patch_s=0.2), *signals, np.arange(6), mask_MN)
     assert found["own"] == found["other"] == found["none"]

@@ -81,5 +81,5 @@ def test_bad_names_are_explained():
         presets.build("papre")
     with pytest.raises(ConfigError, match="option of preset tiny: got widht"):
         presets.build("tiny", widht=3)
-    with pytest.raises(ConfigError, match="window length: got 1010 samples; expected a multiple of 20"):
-        presets.build("paper", length=1010)
+    with pytest.raises(ConfigError, match="window length: got 1005 samples; expected a multiple of 10"):
+        presets.build("paper", length=1005)

@@ -62,7 +62,7 @@ def _with_and_without_a_gap(model):
 
 def test_visible_tokens_know_the_time_between_them():
     torch.manual_seed(0)
-    model = presets.build("paper", ecg_depth=1).eval().double()
+    model = presets.build("paper", patch_s=0.2).eval().double()
     encoder = model.encoders["ecg"]
     with torch.no_grad():
         near, far = (encoder(x[:, None], View.of(m)) for x, m in _with_and_without_a_gap(model))
@@ -83,7 +83,7 @@ def test_the_published_model_glues_what_is_not_adjacent():
 @pytest.mark.parametrize("name", ["paper", "tiny", "joint", "symmetric", "ecg_mae_80"])
 def test_masked_samples_do_not_leak(name):
     torch.manual_seed(0)
-    model = presets.build(name, width=64, heads=4).eval().double()
+    model = presets.build(name, width=64, heads=4, patch_s=0.2).eval().double()
     ppg_BL, ecg_BL = torch.randn(2, 2, 1000, dtype=torch.float64)
     mask_BN = torch.ones(2, 50, dtype=torch.bool)
     mask_BN[:, 20:30] = False
@@ -95,7 +95,7 @@ def test_masked_samples_do_not_leak(name):
 
 def test_the_bridge_reaches_its_lag_window_only():
     torch.manual_seed(0)
-    model = presets.build("paper", stem="frames", ppg_depth=0, decoder_depth=0, lag_window_s=(0.0, 1.0)).eval()
+    model = presets.build("paper", patch_s=0.2, ppg_depth=0, decoder_depth=0, lag_window_s=(0.0, 1.0)).eval()
     ppg_BL, ecg_BL = torch.randn(2, 4, 1000)
     mask_BN = torch.ones(4, 50, dtype=torch.bool)
     mask_BN[:, :5] = False

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from xmae_dist.model.interface import PretrainModel
-from xmae_dist.model.xmae import XMAEConfig, channelled, filled, signal_encoder
+from xmae_dist.model.xmae import XMAEConfig, channelled, filled, pooled, signal_encoder
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -38,7 +38,7 @@ class ContrastivePair(PretrainModel):
         self.config: ContrastiveConfig = config
         self.encoders = nn.ModuleDict({name: signal_encoder(config, name) for name in ("ppg", "ecg")})
         self.projections = nn.ModuleDict(
-            {name: nn.Linear(config.width, config.projection_width, bias=False) for name in ("ppg", "ecg")}
+            {name: nn.Linear(config.embedding_width, config.projection_width, bias=False) for name in ("ppg", "ecg")}
         )
         self.log_scale = nn.Parameter(torch.tensor(math.log(1.0 / config.temperature)))
 
@@ -55,9 +55,9 @@ class ContrastivePair(PretrainModel):
         return None
 
     def embed(self, ppg_BL: Tensor) -> Tensor:
-        """The mean of the PPG encoder's output tokens, (B, E)."""
-        return self.encoders["ppg"](filled(channelled(ppg_BL))).mean(dim=1)
+        """Mean and standard deviation over time of the PPG encoder's output tokens, (B, E)."""
+        return pooled(self.encoders["ppg"](filled(channelled(ppg_BL))))
 
     def _projected(self, name: str, signal_BL: Tensor) -> Tensor:
-        pooled_BD = self.encoders[name](filled(channelled(signal_BL))).mean(dim=1)
-        return F.normalize(self.projections[name](pooled_BD), dim=-1)
+        tokens_BND = self.encoders[name](filled(channelled(signal_BL)))
+        return F.normalize(self.projections[name](pooled(tokens_BND)), dim=-1)

@@ -24,7 +24,7 @@ _MODELS: dict[str, tuple[type, type[PretrainModel]]] = {
 }
 
 PAPER = XMAEConfig()
-TINY = XMAEConfig(width=96, heads=4, ppg_depth=1, ecg_depth=1, decoder_depth=2)
+TINY = XMAEConfig(width=64, heads=4, ppg_depth=1, ecg_depth=1, decoder_depth=2)
 BASE = XMAEConfig(width=512, heads=8, expansion=4, ppg_depth=8, ecg_depth=4, decoder_depth=4)
 LARGE = XMAEConfig(width=1024, heads=16, expansion=4, ppg_depth=16, ecg_depth=4, decoder_depth=6)
 HUGE = XMAEConfig(width=2048, heads=16, expansion=4, ppg_depth=16, ecg_depth=4, decoder_depth=6)
