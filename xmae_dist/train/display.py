@@ -9,7 +9,7 @@ from xmae_dist.core.events import Progress
 from xmae_dist.train.metrics import Row
 
 _EVENTS = {
-    "start": "started at step {step} with {world} workers",
+    "start": "started at step {step} with {world} workers after {spent}",
     "checkpoint": "checkpoint at step {step}: {megabytes:.1f} MB",
     "checkpoint_missed": "checkpoint at step {step} MISSED: {why}",
     "checkpoint_passed_over": "checkpoint passed over: {url}: {why}",
@@ -36,7 +36,9 @@ class Display:
         if row["kind"] == "step":
             self._step(row)
         elif row["kind"] in _EVENTS:
-            told = {**row, "megabytes": row.get("bytes", 0) / 1e6}
+            times = [name for name in row if name.endswith("_s") and name != "time_s"]
+            spent = ", ".join(f"{name[:-2]} {row[name]:.1f} s" for name in times)
+            told = {**row, "megabytes": row.get("bytes", 0) / 1e6, "spent": spent}
             self._say(_EVENTS[row["kind"]].format(**told))
 
     def close(self) -> None:

@@ -18,6 +18,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from xmae_dist.core.errors import ConfigError, RunError, XmaeError
@@ -47,10 +48,13 @@ def pretrain(config: PretrainConfig) -> Outcome:
 
     Raises ConfigError and StorageError before any worker starts, RunError where the run fails or is stopped.
     """
+    marks = Marks()
     check(config)
     config = _pinned(_normalised(config))
     model_config(config)
+    marks.note("checks")
     _connect()
+    marks.note("ray")
     check_cluster(config)
     from xmae_dist.data.materialise import materialise
     from xmae_dist.train.figures import draw_run
@@ -61,8 +65,9 @@ def pretrain(config: PretrainConfig) -> Outcome:
     identity = _identity(config, store)
     _check_continues(config, identity)
     _remember(config, store)
+    marks.note("windows")
     with Shown(config.train.steps) as shown:
-        step = _train(config, store, identity, shown)
+        step = _train(config, store, identity, shown, marks)
     return Outcome(run=config.run, step=step, loss=shown.last_loss, figures=draw_run(config.run))
 
 
@@ -166,13 +171,21 @@ def check_cluster(config: PretrainConfig) -> None:
 # -- the run ---------------------------------------------------------------------------------------------------------
 
 
-def _train(config: PretrainConfig, store: WindowStore, identity: Identity, shown: Shown) -> int:
+def _train(
+    config: PretrainConfig, store: WindowStore, identity: Identity, shown: Shown, marks: Marks
+) -> int:
     """Trains to the last step, again and again after preemptions; returns the step."""
     from xmae_dist.train.worker import Job
 
     board = _start_board()
     job = Job(
-        config=config, config_dict=config_dict(config), store_url=store.url, identity=identity, board=board
+        config=config,
+        config_dict=config_dict(config),
+        store_url=store.url,
+        identity=identity,
+        board=board,
+        driver_s=marks.seconds,
+        handed_over_s=time.time(),
     )
     while True:
         result = _supervised(job, board, shown)
@@ -304,6 +317,30 @@ def _signals() -> Iterator[list[str]]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+class Marks:
+    """Seconds since the start of the process, by what they were spent on."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+        self._last_s = _process_started_s()
+        self.note("imports")
+
+    def note(self, what: str) -> None:
+        """Books the time since the last note on `what`."""
+        now_s = time.time()
+        self.seconds[f"{what}_s"], self._last_s = round(now_s - self._last_s, 3), now_s
+
+
+def _process_started_s() -> float:
+    """Unix time at which this process began; now, where the system does not tell."""
+    try:
+        ticks = int(Path("/proc/self/stat").read_text().rsplit(")", 1)[1].split()[19])
+        since_boot_s = float(Path("/proc/uptime").read_text().split()[0])
+    except OSError:
+        return time.time()
+    return time.time() - since_boot_s + ticks / os.sysconf("SC_CLK_TCK")
 
 
 class Shown:

@@ -51,6 +51,10 @@ class Job:
     identity: Identity
     board: Any
     """Handle of the `Board` actor."""
+    driver_s: dict[str, float]
+    """Seconds the driver spent before it handed over, by what on."""
+    handed_over_s: float
+    """When it did (Unix time)."""
 
 
 def train(settings: dict[str, Any]) -> dict[str, Any]:
@@ -58,12 +62,11 @@ def train(settings: dict[str, Any]) -> dict[str, Any]:
     why it was the last if it is not that of the configuration.
     """
     job: Job = settings["job"]
-    started = time.perf_counter()
     attempt, failed = ray.get(job.board.begin.remote())
     if failed:
         return {"step": 0, "stop": "failed"}
     try:
-        return _Worker(job, attempt, started).run()
+        return _Worker(job, attempt).run()
     except StorageError:
         raise  # the store may be back after a restart
     except XmaeError as error:
@@ -74,10 +77,10 @@ def train(settings: dict[str, Any]) -> dict[str, Any]:
 class _Worker:
     """One rank's run, from process start to the last step."""
 
-    def __init__(self, job: Job, attempt: str, started: float) -> None:
+    def __init__(self, job: Job, attempt: str) -> None:
         config = job.config
         context = ray.train.get_context()
-        self._job, self._config, self._started = job, config, started
+        self._job, self._config = job, config
         device = ray.train.torch.get_device()
         if device.type == "cpu":
             torch.set_num_threads(config.train.threads)
@@ -87,11 +90,12 @@ class _Worker:
         self._share: HeldOut | None = None
         self._engine: Engine | None = None
         self._metrics: MetricsWriter | None = None
-        self._marks: dict[str, float] = {}
+        self._marks = dict(job.driver_s)
+        self._marked_s = job.handed_over_s
+        self._mark("workers")
 
     def run(self) -> dict[str, Any]:
         config = self._config
-        self._mark("group")
         store = WindowStore.open(self._job.store_url)
         plan = plan_for(store, order_of(config))
         self._mark("store")
@@ -237,7 +241,9 @@ class _Worker:
     # -- telling ---------------------------------------------------------------------------------------------------
 
     def _mark(self, what: str) -> None:
-        self._marks[f"{what}_s"] = round(time.perf_counter() - self._started - sum(self._marks.values()), 3)
+        now_s = time.time()
+        self._marks[f"{what}_s"] = round(now_s - self._marked_s, 3)
+        self._marked_s = now_s
 
     def _telling(self, start_step: int) -> MetricsWriter | _Listener:
         if self._ranks.rank == 0:
