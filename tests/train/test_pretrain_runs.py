@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 
 from xmae_dist.model import bundle
@@ -146,3 +147,18 @@ def test_export_writes_a_bundle_that_loads(uninterrupted: Path, tmp_path: Path) 
     assert status == 0, said
     loaded = bundle.load(str(tmp_path / "bundle"))
     assert loaded.lineage["step"] == 24 and loaded.window_spec["rate_hz"] == 100.0
+
+
+@pytest.mark.timeout(1800)
+def test_a_killed_worker_costs_a_restart_and_no_bits(corpus: str, uninterrupted: Path, tmp_path: Path) -> None:
+    run = tmp_path / "worker-killed"
+    process = pretrain(corpus, run)
+    wait_for_checkpoint(run, 6, process)
+    family = psutil.Process(process.pid).children(recursive=True)
+    workers = [child for child in family if any("RayTrainWorker" in word for word in child.cmdline())]
+    assert len(workers) == 2
+    workers[1].kill()
+    status, said = finished(process)
+    assert status == 0, said
+    assert said.count("started at step") == 2, said
+    assert losses(run) == losses(uninterrupted)
