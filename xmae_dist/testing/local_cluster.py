@@ -95,7 +95,8 @@ def local_cluster(
         dashboard_url=f"http://127.0.0.1:{web_port}",
         token_file=token_file,
         folder=folder,
-        base_environment={**_inherited(), **(environment or {})},
+        # `ray job stop` waits 3 s by default, which is less than a checkpoint may take.
+        base_environment={**_inherited(), "RAY_JOB_STOP_WAIT_TIME_S": "30", **(environment or {})},
     )
     try:
         head = _start(
