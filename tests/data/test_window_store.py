@@ -30,7 +30,7 @@ def plain_store(corpus: Corpus, url: str, config: StoreConfig = CONFIG) -> Windo
     url = f"{url}/{document['fingerprint']}"
     materialise.uri.write_bytes(f"{url}/store.json", canonical_json(document))
     plans = window_part.plan_parts(snapshot.recordings(), config.spec, config.split, url, config.chunk_windows)
-    materialise._commit(url, document["fingerprint"], [window_part.write_part(plan) for plan in plans])
+    materialise.commit_index(url, document["fingerprint"], [window_part.write_part(plan) for plan in plans])
     return WindowStore.open(url)
 
 

@@ -20,6 +20,8 @@ COMMANDS: dict[str, str] = {
     "inspect": "show what a corpus holds: cohorts, hours, subjects, channels, quality; table and picture",
     "verify": "read every stored byte of a corpus and check it against its digest",
     "windows": "cut aligned, cleaned windows out of a corpus snapshot into a window store",
+    "export-shards": "write a window store as WebDataset tar shards, for others to train on",
+    "import-shards": "make a window store of WebDataset tar shards, ours or others'",
     "plan": "show which windows a rank sees at a step",
     "audit": "list the steps at which a subject was seen",
     "pretrain": "pretrain an xMAE with Ray Train and DeepSpeed; resumes the newest complete checkpoint",
@@ -50,7 +52,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(name: str, argv: list[str]) -> int:
-    command = importlib.import_module(f"xmae_dist.cli.{name}")
+    command = importlib.import_module(f"xmae_dist.cli.{name.replace('-', '_')}")
     try:
         parse = getattr(command, "parse", None)
         args = parse(argv) if parse else _parse(command.Args, name, argv)

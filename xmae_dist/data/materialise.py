@@ -83,7 +83,7 @@ def materialise(
     if not is_complete(url, document["fingerprint"]):
         uri.write_bytes(uri.join(url, "store.json"), canonical_json(document))
         plans = plan_parts(recordings, config.spec, config.split, url, config.chunk_windows)
-        _commit(url, document["fingerprint"], list(_written(plans, tasks)))
+        commit_index(url, document["fingerprint"], list(_written(plans, tasks)))
     return WindowStore.open(url)
 
 
@@ -136,7 +136,8 @@ def _write(row: dict[str, bytes]) -> dict[str, bytes]:
     return {"result": pickle.dumps(result)}
 
 
-def _commit(url: str, fingerprint: str, rows: list[dict[str, Any]]) -> None:
+def commit_index(url: str, fingerprint: str, rows: list[dict[str, Any]]) -> None:
+    """Number the windows of all parts and make the store visible, in one commit."""
     rows.sort(key=lambda row: (SPLITS.index(row["split"]), row["cohort"], row["part"]))
     first_id = 0
     for row in rows:

@@ -7,10 +7,11 @@ retried. `meta.parquet` is written last: where it is, the part is complete and i
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from typing import Any
@@ -45,7 +46,6 @@ class PartPlan:
     recordings: Sequence[Recording]
     spec: WindowSpec
     chunk_windows: int
-    shard_windows: int
 
     @property
     def url(self) -> str:
@@ -67,7 +67,6 @@ def plan_parts(
     )
     possible = {id(r): possible_windows(r, spec) for r in ordered}
     size = int(np.clip(sum(possible.values()) / _PARTS_WANTED, _MIN_PART_WINDOWS, _MAX_PART_WINDOWS))
-    shard_windows = -(-_MAX_PART_WINDOWS // chunk_windows) * chunk_windows
     parts: list[PartPlan] = []
     for (split_name, cohort), group in groupby(ordered, key=lambda r: (split_of[r.subject_id], r.cohort)):
         for number, members in enumerate(_filled(list(group), possible, size)):
@@ -80,7 +79,6 @@ def plan_parts(
                     recordings=members,
                     spec=spec,
                     chunk_windows=chunk_windows,
-                    shard_windows=shard_windows,
                 )
             )
     return parts
@@ -101,36 +99,52 @@ def _filled(recordings: list[Recording], possible: dict[int, int], size: int) ->
 
 def write_part(plan: PartPlan) -> dict[str, Any]:
     """Write a part, unless it is there already; return its row of the store's index, less `first_id`."""
-    meta_url = uri.join(plan.url, "meta.parquet")
-    if uri.exists(meta_url):
-        facts = pq.read_schema(io.BytesIO(uri.read_bytes(meta_url))).metadata[_FACTS]
-        return dict(json.loads(facts))
+    if (facts := finished_part(plan.url)) is not None:
+        return facts
     tables: list[pa.Table] = []
     dropped: Counter[str] = Counter()
-    writers = {name: _writer(plan, name) for name in (("ecg", "ppg") if plan.spec.paired else ("ppg",))}
-    try:
+    with signal_writers(plan.url, plan.spec, plan.chunk_windows) as writers:
         for recording in plan.recordings:
             for batch, reasons in spans_of_recording(recording.corpus_url, recording, plan.spec):
                 dropped += reasons
                 tables.append(_meta_table(batch, recording))
                 for name, writer in writers.items():
                     writer.append(getattr(batch, f"{name}_BL")[:, None, :].astype(np.float16))
+    meta = pa.concat_tables(tables)
+    sources = len(plan.recordings), len({recording.subject_id for recording in plan.recordings})
+    return finish_part(plan.url, (plan.cohort, plan.split, plan.part), meta, dropped, sources)
+
+
+def finished_part(url: str) -> dict[str, Any] | None:
+    """The row of the store's index (less `first_id`) of a part that is complete, or None."""
+    meta_url = uri.join(url, "meta.parquet")
+    if not uri.exists(meta_url):
+        return None
+    facts = pq.read_schema(io.BytesIO(uri.read_bytes(meta_url))).metadata[_FACTS]
+    return dict(json.loads(facts))
+
+
+@contextlib.contextmanager
+def signal_writers(url: str, spec: WindowSpec, chunk_windows: int) -> Iterator[dict[str, WindowArrayWriter]]:
+    """Writers of a part's arrays by name, for windows (k, 1, L); closed at the end, given up on an error."""
+    writers = {name: _writer(url, name, spec, chunk_windows) for name in (("ecg", "ppg") if spec.paired else ("ppg",))}
+    try:
+        yield writers
         for writer in writers.values():
             writer.close()
     finally:
         for writer in writers.values():
             writer.abandon()  # no effect on a closed one
-    return _finish(plan, pa.concat_tables(tables), dropped)
 
 
-def _writer(plan: PartPlan, name: str) -> WindowArrayWriter:
+def _writer(url: str, name: str, spec: WindowSpec, chunk_windows: int) -> WindowArrayWriter:
     return WindowArrayWriter(
-        uri.join(plan.url, name),
+        uri.join(url, name),
         channels=1,
-        length=plan.spec.length,
-        chunk_windows=plan.chunk_windows,
-        shard_windows=plan.shard_windows,
-        attrs={"rate_hz": plan.spec.rate_hz, "signal": name},
+        length=spec.length,
+        chunk_windows=chunk_windows,
+        shard_windows=-(-_MAX_PART_WINDOWS // chunk_windows) * chunk_windows,
+        attrs={"rate_hz": spec.rate_hz, "signal": name},
     )
 
 
@@ -149,18 +163,22 @@ def _meta_table(batch: WindowBatch, recording: Recording) -> pa.Table:
     return pa.Table.from_pydict(columns, schema=META_SCHEMA)
 
 
-def _finish(plan: PartPlan, meta: pa.Table, dropped: Counter[str]) -> dict[str, Any]:
+def finish_part(
+    url: str, place: tuple[str, str, str], meta: pa.Table, dropped: Mapping[str, int], sources: tuple[int, int]
+) -> dict[str, Any]:
+    """Write the `meta.parquet` that makes a part complete; return its row of the store's index, less `first_id`.
+
+    `place` is (cohort, split, part), `sources` how many recordings and subjects it was made from.
+    """
     facts = {
-        "cohort": plan.cohort,
-        "split": plan.split,
-        "part": plan.part,
+        **dict(zip(("cohort", "split", "part"), place, strict=True)),
         "n_windows": meta.num_rows,
-        "n_recordings": len(plan.recordings),
-        "n_subjects": len({recording.subject_id for recording in plan.recordings}),
+        "n_recordings": sources[0],
+        "n_subjects": sources[1],
         "dropped": dict(sorted(dropped.items())),
     }
     meta = meta.replace_schema_metadata({_FACTS: json.dumps(facts).encode()})
     buffer = io.BytesIO()
     pq.write_table(meta, buffer, compression="zstd")
-    uri.write_bytes(uri.join(plan.url, "meta.parquet"), buffer.getvalue())
+    uri.write_bytes(uri.join(url, "meta.parquet"), buffer.getvalue())
     return facts

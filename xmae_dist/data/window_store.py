@@ -54,6 +54,8 @@ class WindowStore:
 
     def __init__(self, url: str, document: dict[str, Any], parts: list[dict[str, Any]]) -> None:
         self.url = url
+        self.document = document
+        """`store.json`."""
         self.spec = WindowSpec.from_dict(document["spec"])
         self.fingerprint: str = document["fingerprint"]
         self.snapshot: dict[str, Any] = document["snapshot"]
@@ -92,6 +94,10 @@ class WindowStore:
         for row in self._all_parts:
             reasons.setdefault((row["cohort"], row["split"]), Counter()).update(dict(row["dropped"] or ()))
         return {key: dict(sorted(counter.items())) for key, counter in sorted(reasons.items())}
+
+    def part_rows(self) -> list[dict[str, Any]]:
+        """The rows of the index in the order of their ids, parts without a window among them."""
+        return [{**row, "dropped": dict(row["dropped"] or ())} for row in self._all_parts]
 
     def segments(self, split: str) -> list[Segment]:
         """The parts of a split in the order of their ids. Raises InputError for a split that is none."""
