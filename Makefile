@@ -4,11 +4,11 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: help setup demo test test-slow lint format types bench cluster clean
+.PHONY: help setup demo challenge2015 test test-slow lint format types bench cluster clean
 .DEFAULT_GOAL := help
 
 help:  ## show this list
-	@grep -hE '^[a-z-]+:.*## ' Makefile | sed -E 's/:.*## /\t/' | expand -t 14
+	@grep -hE '^[a-z0-9-]+:.*## ' Makefile | sed -E 's/:.*## /\t/' | expand -t 16
 
 setup: $(READY)  ## make the virtual environment
 
@@ -19,6 +19,9 @@ $(READY): pyproject.toml constraints.txt
 
 demo: $(READY)  ## the whole mission once, on simulated cohorts: ingest, pretrain, evaluate, re-embed, report
 	$(BIN)/python -m xmae_dist.testing.demo --out demo-out
+
+challenge2015: $(READY)  ## the main job on real recordings: make challenge2015 RECORDINGS=folder
+	$(BIN)/python -m xmae_dist.testing.challenge2015 $(RECORDINGS)
 
 test: $(READY)  ## the tests that CI runs
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow" $(PYTEST_ARGS)
@@ -44,4 +47,4 @@ cluster: $(READY)  ## a local Ray cluster and an S3 server to play with, until C
 	$(BIN)/python cluster/local.py
 
 clean:  ## remove what the targets made
-	rm -rf $(VENV) demo-out build dist *.egg-info
+	rm -rf $(VENV) demo-out challenge2015-out build dist *.egg-info

@@ -15,6 +15,7 @@ import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -107,10 +108,8 @@ def run(demo: Demo) -> Path:
     return demo.out / "report" / "report.html"
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, default=Path("demo-out"), help="folder for report, figures and logs")
-    out = parser.parse_args().out.resolve()
+def on_embedded_store(mission: Callable[[Demo], Path], out: Path) -> int:
+    """Runs a mission on an S3 server and a Ray cluster of two raylets; prints times and the report's path."""
     shutil.rmtree(out, ignore_errors=True)
     (out / "logs").mkdir(parents=True)
     started = time.monotonic()
@@ -121,20 +120,26 @@ def main() -> int:
         ):
             print(f"S3 server and a Ray cluster of two raylets are up after {time.monotonic() - started:.0f} s")
             demo = Demo(
-                store=server.bucket_url("xmae-demo"),
+                store=server.bucket_url("xmae"),
                 out=out,
                 cluster=cluster,
-                environment={**os.environ, **server.environment()},
+                environment={**os.environ, "RAY_AUTH_MODE": "disabled", **server.environment()},
             )
-            report = run(demo)
+            report = mission(demo)
     except XmaeError as error:
-        print(f"demo: error: {error}", file=sys.stderr)
+        print(f"{error}", file=sys.stderr)
         return error.exit_status
     print("\nstage                        seconds")
     for stage, seconds in demo.took_s.items():
         print(f"{stage:<28} {seconds:7.1f}")
     print(f"{'all':<28} {time.monotonic() - started:7.1f}\n\nreport: {report}")
     return 0
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, default=Path("demo-out"), help="folder for report, figures and logs")
+    return on_embedded_store(run, parser.parse_args().out.resolve())
 
 
 def _for_nodes(storage: dict[str, str]) -> dict[str, str]:
@@ -150,7 +155,15 @@ def _is_noise(line: str) -> bool:
     # Ray's own hints on how to ask for the job again; the full text is in the stage's log.
     return any(
         mark in line
-        for mark in ("cli.py:", "working_dir.py:", "dashboard_sdk.py:", "packaging.py:", "sdk.py:", "job_manager.py:")
+        for mark in (
+            "cli.py:",
+            "working_dir.py:",
+            "dashboard_sdk.py:",
+            "packaging.py:",
+            "sdk.py:",
+            "job_manager.py:",
+            "core_worker.cc:",
+        )
     )
 
 
