@@ -195,6 +195,8 @@ class ShardedReader:
         try:
             return decode_chunk(data, self.dtype, (self.chunk_rows, *self.shape[1:]))
         except ChecksumError as error:
+            with self._lock:
+                self._ahead.clear()  # a short answer, perhaps: who tries again must get it from the store
             raise self._damage(number, str(error)) from error
 
     def _fetch(self, shard: int, numbers: list[int]) -> dict[int, bytes]:
@@ -233,12 +235,9 @@ class ShardedReader:
         return index
 
     def _ranges(self, shard: int, starts: list[int], stops: list[int], number: int) -> list[bytes]:
-        fs, path = uri.filesystem(uri.join(self.url, shard_key(shard, len(self.shape) - 1)))
         with uri.storage_errors(self.url):
             try:
-                if len(starts) == 1:
-                    return [fs.cat_file(path, start=starts[0], end=stops[0])]
-                return list(fs.cat_ranges([path] * len(starts), starts, stops, on_error="raise"))
+                return uri.read_ranges(uri.join(self.url, shard_key(shard, len(self.shape) - 1)), starts, stops)
             except FileNotFoundError as error:
                 raise self._damage(number, "its object is missing") from error
             except OSError as error:

@@ -11,7 +11,7 @@ import hashlib
 import os
 import threading
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -24,6 +24,7 @@ from xmae_dist.core.errors import StorageError
 from xmae_dist.storage.diagnose import storage_errors
 
 __all__ = [
+    "PATIENCE_VARIABLE",
     "StoredObject",
     "create_exclusively",
     "delete",
@@ -40,6 +41,7 @@ __all__ = [
     "probe",
     "probe_conditional_put",
     "read_bytes",
+    "read_ranges",
     "storage_errors",
     "upload_tree",
     "write_bytes",
@@ -49,8 +51,14 @@ SCHEMES = ("file", "s3", "gs")
 
 # Short enough that a dead endpoint is told within seconds, long enough for a busy store.
 _CONNECT_TIMEOUT_S = 2.5
-_READ_TIMEOUT_S = 60
 _PROBE_READ_TIMEOUT_S = 4
+
+# The clients' own limits multiply (attempts within retries), and a body that drips in never meets them: a ranged
+# read has a deadline of its own, which covers all of its attempts.
+PATIENCE_VARIABLE = "XMAE_STORE_PATIENCE_S"
+_PATIENCE_S = 60.0
+_SLOWEST_BYTES_S = 100_000.0
+_WHOLE_OBJECT_FACTOR = 30  # their size is not known beforehand: half an hour
 
 _filesystems: dict[tuple[object, ...], AbstractFileSystem] = {}
 _filesystems_lock = threading.Lock()
@@ -105,7 +113,7 @@ def filesystem(url: str) -> tuple[AbstractFileSystem, str]:
 
 def _filesystem(scheme: str, *, probing: bool) -> AbstractFileSystem:
     environment = "\0".join(f"{k}={v}" for k, v in sorted(os.environ.items()) if k.startswith("AWS_"))
-    key = (os.getpid(), scheme, probing, hashlib.sha256(environment.encode()).digest())
+    key = (os.getpid(), scheme, probing, _patience_s(), hashlib.sha256(environment.encode()).digest())
     with _filesystems_lock:
         if key not in _filesystems:
             _filesystems[key] = _new_filesystem(scheme, probing)
@@ -119,7 +127,7 @@ def _new_filesystem(scheme: str, probing: bool) -> AbstractFileSystem:
     if scheme == "s3":
         options["config_kwargs"] = {
             "connect_timeout": _CONNECT_TIMEOUT_S,
-            "read_timeout": _PROBE_READ_TIMEOUT_S if probing else _READ_TIMEOUT_S,
+            "read_timeout": _PROBE_READ_TIMEOUT_S if probing else _patience_s() / 4,
             "retries": {"mode": "standard", "total_max_attempts": 2 if probing else 4},
             "max_pool_connections": 32,
         }
@@ -137,11 +145,39 @@ def _new_filesystem(scheme: str, probing: bool) -> AbstractFileSystem:
     return fs
 
 
+def _patience_s() -> float:
+    text = os.environ.get(PATIENCE_VARIABLE, "")
+    try:
+        patience_s = float(text or _PATIENCE_S)
+    except ValueError:
+        patience_s = 0.0
+    if not patience_s > 0:
+        raise StorageError(PATIENCE_VARIABLE, value=repr(text), expected="seconds above 0")
+    return patience_s
+
+
+def _within(fs: AbstractFileSystem, seconds: float) -> dict[str, float]:
+    """The option that bounds a call of a remote client; local files have none."""
+    return {"timeout": seconds} if fs.async_impl else {}
+
+
 def read_bytes(url: str) -> bytes:
     """The whole object. Raises StorageError where there is none."""
     fs, path = filesystem(url)
     with storage_errors(url):
-        return bytes(fs.cat_file(path))
+        return bytes(fs.cat_file(path, **_within(fs, _patience_s() * _WHOLE_OBJECT_FACTOR)))
+
+
+def read_ranges(url: str, starts: Sequence[int], stops: Sequence[int]) -> list[bytes]:
+    """Bytes [start, stop) of one object for each pair, all within XMAE_STORE_PATIENCE_S (60 s) and 10 s for each MB.
+
+    Raises what the client raises: put it in `storage_errors`.
+    """
+    fs, path = filesystem(url)
+    limit = _within(fs, _patience_s() + (sum(stops) - sum(starts)) / _SLOWEST_BYTES_S)
+    if len(starts) == 1:
+        return [fs.cat_file(path, start=starts[0], end=stops[0], **limit)]
+    return list(fs.cat_ranges([path] * len(starts), list(starts), list(stops), on_error="raise", **limit))
 
 
 def write_bytes(url: str, data: bytes | bytearray | memoryview) -> None:

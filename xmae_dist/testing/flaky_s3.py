@@ -4,6 +4,10 @@
     "reset"      the connection breaks before the request arrives
     "lost"       the request is carried out, then the connection breaks instead of the answer
     "cut"        the answer's body ends in the middle
+    "short"      the answer holds half of the body, and says that this is all
+    "mute"       the request is taken, and never answered
+    "stall"      half of the body arrives, then nothing, on a connection that stays open
+    "drip"       the body arrives byte by byte, five a second
     "careless"   a conditional put is carried out without its condition
 
 It runs in a process of its own: delta-rs holds the interpreter lock while it waits for an answer.
@@ -20,6 +24,7 @@ import struct
 import subprocess
 import sys
 import threading
+import time
 import urllib.request
 from collections import Counter
 from collections.abc import Iterator
@@ -110,6 +115,8 @@ class _Handler(BaseHTTPRequestHandler):
         fault = self.script.next_fault(self.command, self.path)
         if fault == "reset":
             return self._break()
+        if fault == "mute":
+            return self._hang()
         if fault == "busy":
             return self._answer(503, [], _BUSY)
         headers = {name: value for name, value in self.headers.items() if name.lower() not in _HOP_HEADERS}
@@ -118,7 +125,10 @@ class _Handler(BaseHTTPRequestHandler):
         status, answered, data = self._forward(headers, body)
         if fault == "lost":
             return self._break()
-        self._answer(status, answered, data, cut=fault == "cut")
+        if fault == "short" and self.command != "HEAD":
+            data = data[: len(data) // 2]
+            answered = [(name, value) for name, value in answered if name.lower() != "content-length"]
+        self._answer(status, answered, data, body=fault or "whole")
         return None
 
     do_GET = do_PUT = do_POST = do_HEAD = do_DELETE = handle_any
@@ -151,7 +161,7 @@ class _Handler(BaseHTTPRequestHandler):
         while self.rfile.readline().strip():
             pass  # trailers
 
-    def _answer(self, status: int, headers: list[tuple[str, str]], data: bytes, *, cut: bool = False) -> None:
+    def _answer(self, status: int, headers: list[tuple[str, str]], data: bytes, *, body: str = "whole") -> None:
         self.send_response_only(status)
         length = str(len(data))
         for name, value in headers:
@@ -161,10 +171,30 @@ class _Handler(BaseHTTPRequestHandler):
                 self.send_header(name, value)
         self.send_header("Content-Length", length)
         self.end_headers()
-        if self.command != "HEAD":
-            self.wfile.write(data[: len(data) // 2] if cut else data)
-        if cut:
+        if self.command == "HEAD":
+            return
+        self.wfile.write(data[: len(data) // 2] if body in ("cut", "stall") else b"" if body == "drip" else data)
+        if body == "cut":
             self._break()
+        elif body == "stall":
+            self._hang()
+        elif body == "drip":
+            self._drip(data)
+
+    def _hang(self) -> None:
+        """Says nothing more until the client gives up."""
+        self.close_connection = True
+        self.wfile.flush()
+        with contextlib.suppress(OSError):
+            while self.connection.recv(4096):
+                pass
+
+    def _drip(self, data: bytes) -> None:
+        self.close_connection = True
+        with contextlib.suppress(OSError):  # the client gave up
+            for value in data:
+                self.wfile.write(bytes([value]))
+                time.sleep(0.2)
 
     def _break(self) -> None:
         self.wfile.flush()
