@@ -46,7 +46,7 @@ def test_plan_show_prints_what_a_rank_sees(store: WindowStore, capsys: pytest.Ca
 def test_audit_of_a_run_lists_every_step_that_saw_a_subject(
     store: WindowStore, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    train = {"seed": 2, "global_batch": 16, "steps": 70}
+    train = {"seed": 2, "global_batch": 16, "steps": 70, "read_windows": 16, "block_steps": 8}
     mixture = {"weights": {}, "repeats": {}, "temperature": 1.0, "epoch_windows": None}
     run = {"store": store.url, "config": {"train": train, "mixture": mixture}}
     uri.write_bytes(uri.join(str(tmp_path), "run.json"), json.dumps(run).encode())
@@ -54,7 +54,7 @@ def test_audit_of_a_run_lists_every_step_that_saw_a_subject(
     audited = asked(capsys, "audit", "--subject", subject, "--run", str(tmp_path))
     meta = store.meta("train", ["subject_id", "window_id"]).to_pandas()
     own = meta.window_id[meta.subject_id == subject].to_numpy()
-    plan = plan_for(store, OrderConfig(seed=2, global_batch=16))
+    plan = plan_for(store, OrderConfig(seed=2, global_batch=16, read_windows=16, block_steps=8))
     expected = [
         {"step": step, "ids": ids[np.isin(ids, own)].tolist()}
         for step in range(70)

@@ -9,9 +9,12 @@ import pytest
 
 from xmae_dist.cli import pretrain as command
 from xmae_dist.core.errors import ConfigError, UsageError
+from xmae_dist.data.plan import OrderConfig, plan_of
+from xmae_dist.data.window_store import Segment
 from xmae_dist.recipes import RECIPES, recipe
 from xmae_dist.train.config import EngineConfig, PretrainConfig, TrainConfig, check, model_config
 from xmae_dist.train.launch import config_dict
+from xmae_dist.train.order import order_of
 from xmae_dist.train.state import Identity
 
 
@@ -35,6 +38,10 @@ def test_every_recipe_is_sound(name: str) -> None:
         (TrainConfig(global_batch=63, micro_batch=16, workers=2), "--train.global-batch", "--train.global-batch 64"),
         (TrainConfig(workers=2, min_workers=3), "--train.min-workers", None),
         (TrainConfig(steps=0), "--train.steps", None),
+        (TrainConfig(read_windows=100), "--train.read-windows", "--train.read-windows 128"),
+        (TrainConfig(read_windows=128, block_steps=48), "--train.block-steps", "--train.block-steps 16"),
+        (TrainConfig(read_windows=256, block_steps=4), "--train.read-windows", "--train.block-steps 256"),
+        (TrainConfig(block_steps=0), "--train.block-steps", None),
     ],
 )
 def test_batches_and_workers_that_do_not_fit_name_the_option_and_the_fix(
@@ -46,6 +53,16 @@ def test_batches_and_workers_that_do_not_fit_name_the_option_and_the_fix(
     assert refused.value.exit_status == 2
     if fix:
         assert refused.value.fix == fix
+
+
+def test_reads_are_part_of_the_order_and_their_defaults_leave_it_as_it_was() -> None:
+    segments = [Segment(cohort="a", part="p0", first_id=0, n=5000)]
+
+    def fingerprint(**train: Any) -> str:
+        return plan_of(segments, 64, order_of(config(train=TrainConfig(**train)))).fingerprint()
+
+    assert fingerprint() == plan_of(segments, 64, OrderConfig(seed=0, global_batch=64)).fingerprint()
+    assert len({fingerprint(), fingerprint(read_windows=128), fingerprint(read_windows=128, block_steps=64)}) == 3
 
 
 def test_the_advice_works() -> None:

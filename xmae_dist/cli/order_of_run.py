@@ -24,6 +24,10 @@ class OrderOptions:
     global_batch: int = 256
     """Windows in one step over all ranks."""
     split: str = "train"
+    read_windows: int | None = None
+    """Neighbouring windows read in one request; None: those of a chunk."""
+    block_steps: int | None = None
+    """Steps fed by the same stretches; None: `read_windows`."""
     mixture: MixtureConfig = field(default_factory=MixtureConfig)
 
 
@@ -46,7 +50,12 @@ def order_from(options: OrderOptions) -> Order:
         return _order_of_run(options.run)
     store = WindowStore.open(str(options.windows))
     config = OrderConfig(
-        seed=options.seed, global_batch=options.global_batch, split=options.split, mixture=options.mixture
+        seed=options.seed,
+        global_batch=options.global_batch,
+        split=options.split,
+        mixture=options.mixture,
+        read_windows=options.read_windows,
+        block_steps=options.block_steps,
     )
     return Order(store=store, plan=plan_for(store, config), split=options.split, steps=None)
 
@@ -58,10 +67,14 @@ def _order_of_run(run: str) -> Order:
         raise UsageError("--run", value=run, expected="the URL of a pretraining run (no run.json there)")
     document = json.loads(uri.read_bytes(document_url))
     config = document["config"]
+    train = config["train"]
     order = OrderConfig(
-        seed=config["train"]["seed"],
-        global_batch=config["train"]["global_batch"],
+        seed=train["seed"],
+        global_batch=train["global_batch"],
         mixture=MixtureConfig(**config["mixture"]),
+        # Runs of versions without these options had the defaults.
+        read_windows=train.get("read_windows"),
+        block_steps=train.get("block_steps"),
     )
     store = WindowStore.open(document["store"])
-    return Order(store=store, plan=plan_for(store, order), split=order.split, steps=config["train"]["steps"])
+    return Order(store=store, plan=plan_for(store, order), split=order.split, steps=train["steps"])

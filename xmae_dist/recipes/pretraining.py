@@ -53,7 +53,9 @@ RECIPES: dict[str, tuple[str, PretrainConfig]] = {
         "the published size, its defects mended, on one GPU",
         PretrainConfig(
             model=ModelConfig(preset="paper"),
-            train=TrainConfig(steps=100_000, global_batch=512, micro_batch=512, workers=1),
+            train=TrainConfig(
+                steps=100_000, global_batch=512, micro_batch=512, workers=1, read_windows=256, block_steps=64
+            ),
             engine=EngineConfig(zero_stage=0),
             resources=ResourceConfig(worker_cpus=4, gpus=True, readers=4),
             checkpoint=CheckpointConfig(every_steps=1000, keep_every=20_000),
@@ -64,7 +66,9 @@ RECIPES: dict[str, tuple[str, PretrainConfig]] = {
         "a base model on one machine of eight GPUs, optimizer state divided among them",
         PretrainConfig(
             model=ModelConfig(preset="base"),
-            train=TrainConfig(steps=200_000, global_batch=2048, micro_batch=256, workers=8),
+            train=TrainConfig(
+                steps=200_000, global_batch=2048, micro_batch=256, workers=8, read_windows=256, block_steps=64
+            ),
             engine=EngineConfig(zero_stage=1),
             schedule=ScheduleConfig(peak_lr=6e-4),
             resources=ResourceConfig(worker_cpus=4, gpus=True, readers=4),
@@ -77,7 +81,14 @@ RECIPES: dict[str, tuple[str, PretrainConfig]] = {
         PretrainConfig(
             model=ModelConfig(preset="large"),
             train=TrainConfig(
-                steps=300_000, global_batch=4096, micro_batch=32, workers=64, min_workers=16, max_failures=-1
+                steps=300_000,
+                global_batch=4096,
+                micro_batch=32,
+                workers=64,
+                min_workers=16,
+                max_failures=-1,
+                read_windows=256,
+                block_steps=64,
             ),
             engine=EngineConfig(zero_stage=2),
             schedule=ScheduleConfig(peak_lr=3e-4),

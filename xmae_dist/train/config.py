@@ -7,6 +7,7 @@ Every field is a dotted option (`--train.steps 200`, `--engine.zero-stage 2`); r
 from __future__ import annotations
 
 import dataclasses
+import math
 import os
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
@@ -61,6 +62,12 @@ class TrainConfig:
     """Fewest workers to go on with when the cluster shrinks. None: as many as `workers`."""
     seed: int = 0
     """Determines initial weights, order, masks and dropout."""
+    read_windows: int | None = None
+    """Neighbouring windows read in one request, a multiple of the 64 in a chunk, which is the default. Far object
+    stores like fewer, larger requests; a batch then draws on fewer, longer stretches. Part of the order."""
+    block_steps: int | None = None
+    """Steps fed by the same stretches; None: `read_windows`, for the most diverse batches. A worker holds about
+    4 · block-steps · its share of the batch windows in memory. Part of the order."""
     threads: int = 1
     """Compute threads of a worker on the CPU; with 1 a run gives the same bits on any machine of its kind."""
     max_bad_steps: int = 20
@@ -191,6 +198,7 @@ def check(config: PretrainConfig) -> None:
         if number < 1:
             raise ConfigError(option, value=number, expected="1 or more")
     _check_workers(config.train)
+    _check_order(config)
     _check_engine(config.engine, config.resources)
 
 
@@ -221,6 +229,41 @@ def _check_workers(train: TrainConfig) -> None:
             value=f"{batch}, which {train.workers} workers × micro-batch {train.micro_batch} do not divide",
             expected=f"a multiple of {together}",
             fix=_batch_advice(train),
+        )
+
+
+def _check_order(config: PretrainConfig) -> None:
+    """A stretch of neighbouring windows must fill whole columns of a block, and fit into a worker's share of it."""
+    train = config.train
+    for option, number in (("--train.read-windows", train.read_windows), ("--train.block-steps", train.block_steps)):
+        if number is not None and number < 1:
+            raise ConfigError(option, value=number, expected="1 or more")
+    if train.read_windows is None and train.block_steps is None:
+        return
+    chunk = config.store_config().chunk_windows
+    read = train.read_windows or chunk
+    if read % chunk:
+        raise ConfigError(
+            "--train.read-windows",
+            value=read,
+            expected=f"a multiple of {chunk}, the windows in a chunk",
+            fix=f"--train.read-windows {-(-read // chunk) * chunk}",
+        )
+    steps = train.block_steps or read
+    if read % steps and steps % read:
+        raise ConfigError(
+            "--train.block-steps",
+            value=f"{steps} with --train.read-windows {read}",
+            expected="one of the two to divide the other",
+            fix=f"--train.block-steps {math.gcd(steps, read)}",
+        )
+    share = train.global_batch // train.workers
+    if read > steps * share:
+        raise ConfigError(
+            "--train.read-windows",
+            value=f"{read}, more than {steps} steps × {share} windows of a worker take",
+            expected=f"at most {steps * share}",
+            fix=f"--train.block-steps {read}",
         )
 
 
