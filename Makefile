@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: help setup demo challenge2015 test test-slow lint format types bench cluster clean
+.PHONY: help setup demo challenge2015 test test-slow lint format types bench align-study cluster clean
 .DEFAULT_GOAL := help
 
 help:  ## show this list
@@ -42,6 +42,9 @@ types: $(READY)  ## mypy
 
 bench: $(READY)  ## the tables of bench/, each file paired within one run
 	@for file in bench/*.py; do echo "== $$file"; OMP_NUM_THREADS=1 $(BIN)/python $$file || exit 1; done
+
+align-study: $(READY)  ## clocks found again on planted truth, and unrelated people rejected
+	OMP_NUM_THREADS=1 $(BIN)/python bench/align.py --pairs 200
 
 cluster: $(READY)  ## a local Ray cluster and an S3 server to play with, until Ctrl-C
 	$(BIN)/python cluster/local.py
