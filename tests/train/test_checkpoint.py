@@ -120,9 +120,7 @@ def _killed(url: str, fatal: int, after: bool, log: str) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("after", [False, True])
-def test_killed_at_any_change_of_the_store_the_newest_complete_checkpoint_is_found(
-    after: bool, tmp_path: Path
-) -> None:
+def test_killed_at_any_change_of_the_store_the_newest_complete_checkpoint_is_found(after: bool, tmp_path: Path) -> None:
     spawn = multiprocessing.get_context("forkserver")
     spawn.set_forkserver_preload(["xmae_dist.testing.toy_training", "xmae_dist.train.upload"])
     outcomes = []

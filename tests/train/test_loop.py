@@ -33,6 +33,7 @@ from xmae_dist.train.state import TrainState
 from xmae_dist.train.upload import Saver
 
 LENGTH = 200
+N_PATCHES = presets.config("tiny", length=LENGTH).n_patches
 CONFIG = PretrainConfig(train=TrainConfig(global_batch=16, micro_batch=4, workers=4))
 
 
@@ -110,9 +111,7 @@ def run(
         saved = SavedFiles(checkpoint.fetch(where, manifest, folder), manifest)
         state = TrainState(**manifest["state"])
     notes = Notes(stop_after if rank == world - 1 else None)
-    plan = plan_of(
-        [Segment(cohort="a", part="p0", first_id=0, n=300)], 8, OrderConfig(seed=1, global_batch=16)
-    )
+    plan = plan_of([Segment(cohort="a", part="p0", first_id=0, n=300)], 8, OrderConfig(seed=1, global_batch=16))
     loop = Loop(
         config=LoopConfig(
             steps=steps,
@@ -125,7 +124,7 @@ def run(
             validate_every=0,
         ),
         engine=engine(kind, ranks, saved, dropout),
-        masking=Masking(seed=1, n_patches=10, mode="scatter"),
+        masking=Masking(seed=1, n_patches=N_PATCHES, mode="scatter"),
         ranks=ranks,
         saver=Saver(url, ranks, RetentionConfig(), lambda kind, **_: notes.events.append(kind), "attempt"),
         callbacks=notes,

@@ -90,9 +90,7 @@ def test_the_same_command_gives_the_same_bits(corpus: str, uninterrupted: Path, 
 
 
 @pytest.mark.timeout(1800)
-def test_killed_and_started_again_it_ends_with_the_same_bits(
-    corpus: str, uninterrupted: Path, tmp_path: Path
-) -> None:
+def test_killed_and_started_again_it_ends_with_the_same_bits(corpus: str, uninterrupted: Path, tmp_path: Path) -> None:
     run = tmp_path / "killed"
     process = pretrain(corpus, run)
     wait_for_checkpoint(run, 6, process)

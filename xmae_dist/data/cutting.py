@@ -3,7 +3,7 @@
 B windows of L samples. All times are seconds on the clock of the recording, 0 at its earliest channel.
 """
 
-# ruff: noqa: N815  (fields carry their shape as a suffix, as arrays do)
+
 from __future__ import annotations
 
 from collections import Counter

@@ -19,9 +19,7 @@ def run_ranks(world: int, work: Callable[..., Any], folder: Path, *args: Any) ->
     return [torch.load(folder / f"rank-{rank}.pt", weights_only=True) for rank in range(world)]
 
 
-def _rank(
-    rank: int, world: int, rendezvous: str, folder: str, work: Callable[..., Any], args: tuple[Any, ...]
-) -> None:
+def _rank(rank: int, world: int, rendezvous: str, folder: str, work: Callable[..., Any], args: tuple[Any, ...]) -> None:
     torch.set_num_threads(1)
     os.environ.update(RANK=str(rank), WORLD_SIZE=str(world), LOCAL_RANK=str(rank), DS_ACCELERATOR="cpu")
     dist.init_process_group("gloo", init_method=f"file://{rendezvous}", rank=rank, world_size=world)

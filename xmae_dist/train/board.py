@@ -44,4 +44,3 @@ class Board:
 
     def error(self) -> XmaeError | None:
         return self._error
-

@@ -57,9 +57,7 @@ def copy_pieces(pieces: Iterable[Piece]) -> dict[str, torch.Tensor]:
     return {f"{p.kind}|{p.name}|{p.start}": p.data.detach().to("cpu", copy=True).contiguous() for p in pieces}
 
 
-def write_shard(
-    url: str, tensors: dict[str, torch.Tensor], *, attempt: str, rank: int, world: int
-) -> ShardFile:
+def write_shard(url: str, tensors: dict[str, torch.Tensor], *, attempt: str, rank: int, world: int) -> ShardFile:
     """Uploads one rank's copied pieces and says what it wrote."""
     data = save(tensors)
     name = f"{attempt}-{rank:05d}-of-{world:05d}.safetensors"

@@ -218,9 +218,7 @@ def _counts(config: PretrainConfig) -> list[tuple[str, int]]:
 def _check_workers(train: TrainConfig) -> None:
     fewest = train.workers if train.min_workers is None else train.min_workers
     if not 1 <= fewest <= train.workers:
-        raise ConfigError(
-            "--train.min-workers", value=fewest, expected=f"1 to {train.workers}, the number of workers"
-        )
+        raise ConfigError("--train.min-workers", value=fewest, expected=f"1 to {train.workers}, the number of workers")
     together = train.workers * train.micro_batch
     batch = train.global_batch
     if batch % together:
@@ -280,12 +278,16 @@ def _batch_advice(train: TrainConfig) -> str:
 def _check_engine(engine: EngineConfig, resources: ResourceConfig) -> None:
     if engine.offload_parameters and engine.zero_stage != 3:
         raise ConfigError(
-            "--engine.offload-parameters", value=f"with ZeRO stage {engine.zero_stage}", expected="stage 3",
+            "--engine.offload-parameters",
+            value=f"with ZeRO stage {engine.zero_stage}",
+            expected="stage 3",
             fix="--engine.zero-stage 3",
         )
     if engine.offload_optimizer and engine.zero_stage == 0:
         raise ConfigError(
-            "--engine.offload-optimizer", value="with ZeRO stage 0", expected="stage 1, 2 or 3",
+            "--engine.offload-optimizer",
+            value="with ZeRO stage 0",
+            expected="stage 1, 2 or 3",
             fix="--engine.zero-stage 1",
         )
     if engine.precision == "bf16" and not resources.gpus and not os.environ.get("XMAE_CPU_BF16"):

@@ -231,7 +231,6 @@ def _initialize(
     return engine
 
 
-
 def _settings(
     zero: ZeroConfig, optimizer: OptimizerConfig, micro_batch: int, accumulation: int, elements: int
 ) -> dict[str, Any]:

@@ -59,9 +59,7 @@ def pretrain(config: PretrainConfig) -> Outcome:
     from xmae_dist.data.materialise import materialise
     from xmae_dist.train.figures import draw_run
 
-    store = materialise(
-        config.corpus, str(config.windows), config.store_config(), version=config.snapshot
-    )
+    store = materialise(config.corpus, str(config.windows), config.store_config(), version=config.snapshot)
     identity = _identity(config, store)
     _check_continues(config, identity)
     _remember(config, store)
@@ -171,9 +169,7 @@ def check_cluster(config: PretrainConfig) -> None:
 # -- the run ---------------------------------------------------------------------------------------------------------
 
 
-def _train(
-    config: PretrainConfig, store: WindowStore, identity: Identity, shown: Shown, marks: Marks
-) -> int:
+def _train(config: PretrainConfig, store: WindowStore, identity: Identity, shown: Shown, marks: Marks) -> int:
     """Trains to the last step, again and again after preemptions; returns the step."""
     from xmae_dist.train.worker import Job
 

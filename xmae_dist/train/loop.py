@@ -128,9 +128,7 @@ class Loop:
         clock.mark("optimizer")
         mean_loss, stopping = self._agree(loss_sum)
         clock.mark("agree")
-        state = TrainState(
-            step=state.step + 1, windows_seen=seen, optimizer_steps=self.engine.optimizer_steps
-        )
+        state = TrainState(step=state.step + 1, windows_seen=seen, optimizer_steps=self.engine.optimizer_steps)
         self._note_bad(outcome, state.step)
         self._report(state, mean_loss, outcome, lr, ratio, clock)
         return state, stopping

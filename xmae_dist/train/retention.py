@@ -22,9 +22,7 @@ class RetentionConfig:
             raise ConfigError("checkpoint.retention.keep_recent", value=self.keep_recent, expected="1 or more")
 
 
-def to_delete(
-    found: list[Found], config: RetentionConfig, *, committed: int, best: int | None = None
-) -> list[Found]:
+def to_delete(found: list[Found], config: RetentionConfig, *, committed: int, best: int | None = None) -> list[Found]:
     """The checkpoints to delete after `committed` became complete, the oldest first.
 
     Never the newest complete one, never one newer than `committed` (it may be in the making), never `best`.

@@ -32,8 +32,10 @@ class Identity:
         if not refused:
             return
         name = refused[0]
-        advice = "use a new --run" if name == "model" else (
-            f"use a new --run, or go on from it all the same with --checkpoint.accept {' '.join(differing)}"
+        advice = (
+            "use a new --run"
+            if name == "model"
+            else (f"use a new --run, or go on from it all the same with --checkpoint.accept {' '.join(differing)}")
         )
         raise ConfigError(
             f"checkpoint {where}, {name}",

@@ -101,9 +101,7 @@ class _Worker:
         self._mark("store")
         torch.manual_seed(config.train.seed)
         module = presets.from_config(model_config(config))
-        masking = Masking(
-            seed=config.train.seed, n_patches=module.config.n_patches, mode=module.config.mask_mode
-        )
+        masking = Masking(seed=config.train.seed, n_patches=module.config.n_patches, mode=module.config.mask_mode)
         ratio = module.config.mask_ratio
         with tempfile.TemporaryDirectory(prefix="xmae-restore-") as folder:
             saved, state = self._restore(Path(folder))
@@ -126,9 +124,7 @@ class _Worker:
     ) -> dict[str, Any]:
         config = self._config
         assert self._engine is not None
-        retention = RetentionConfig(
-            keep_recent=config.checkpoint.keep_recent, keep_every=config.checkpoint.keep_every
-        )
+        retention = RetentionConfig(keep_recent=config.checkpoint.keep_recent, keep_every=config.checkpoint.keep_every)
         loop = Loop(
             config=self._loop_config(ratio),
             engine=self._engine,
@@ -329,4 +325,3 @@ def _preempted() -> bool:
     from ray.train.v2._internal.execution.context import get_train_context
 
     return get_train_context().preemption_context.preemption_info is not None
-
