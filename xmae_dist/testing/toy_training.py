@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import nn
@@ -38,6 +38,9 @@ def toy(seed: int = 3) -> Toy:
     return Toy()
 
 
+_STAGES: dict[str, Literal[0, 1, 2, 3]] = {"zero0": 0, "zero1": 1, "zero2": 2, "zero3": 3}
+
+
 def build(kind: str, rank: int, world: int, *, micro: int = 2, saved: Saved | None = None, **model: Any) -> Engine:
     """`kind` is "torch" or "zero0" … "zero3"."""
     accumulation = GLOBAL_BATCH // (world * micro)
@@ -47,7 +50,7 @@ def build(kind: str, rank: int, world: int, *, micro: int = 2, saved: Saved | No
         )
     return DeepSpeedEngine(
         toy(**model),
-        zero=ZeroConfig(stage=int(kind[-1])),
+        zero=ZeroConfig(stage=_STAGES[kind]),
         optimizer=OPTIMIZER,
         micro_batch=micro,
         accumulation=accumulation,
