@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import pickle
 import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,8 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from xmae_dist.core.errors import IntegrityError, XmaeError
-from xmae_dist.core.events import EventLog, Progress
 from xmae_dist.core.fingerprint import canonical_json, digest_json, sha256_hex
+from xmae_dist.core.progress import Progress
 from xmae_dist.core.seeds import generator, hash_u64, uniform01
 from xmae_dist.core.units import canonical_unit
 
@@ -79,15 +77,6 @@ def test_units_have_one_name(unit: str, kept: tuple[str, float]) -> None:
 def test_an_unknown_unit_is_refused_by_name() -> None:
     with pytest.raises(XmaeError, match="furlong"):
         canonical_unit("furlong")
-
-
-def test_events_are_one_json_object_a_line(tmp_path: Path) -> None:
-    log = EventLog(tmp_path / "runs" / "events.jsonl")
-    log.emit("step", step=1, loss=0.5)
-    log.emit("step", step=2, loss=0.25)
-    log.close()
-    rows = [json.loads(line) for line in (tmp_path / "runs" / "events.jsonl").read_text().splitlines()]
-    assert [(row["kind"], row["step"]) for row in rows] == [("step", 1), ("step", 2)]
 
 
 def test_progress_without_a_terminal_tells_rate_and_remaining_time(

@@ -64,7 +64,7 @@ def _windows_of(order: Order, subject: str) -> tuple[str, np.ndarray]:
         "--subject",
         value=subject,
         expected=f"a subject with windows in {order.store.url}",
-        fix="`xmae inspect` lists the subjects of a corpus",
+        fix="check the id (`subject_id` of the corpus index); a subject whose windows were all dropped has none",
     )
 
 

@@ -7,7 +7,6 @@ import json
 import sys
 from collections.abc import Sequence
 
-from xmae_dist.core.errors import UsageError
 from xmae_dist.recipes import RECIPES, recipe
 from xmae_dist.train.config import PretrainConfig
 
@@ -31,8 +30,6 @@ def parse(argv: Sequence[str]) -> Args:
         raise SystemExit(0 if argv else 2)
     name, rest = argv[0], list(argv[1:])
     default = recipe(name)
-    if name.startswith("-"):
-        raise UsageError("recipe", value="nothing", expected="one of " + ", ".join(RECIPES))
     flags = {flag: flag in rest for flag in ("--dry-run", "--json")}
     import tyro
 

@@ -11,7 +11,7 @@ from typing import Annotated
 
 import tyro
 
-from xmae_dist.core.events import progress
+from xmae_dist.core.progress import progress
 from xmae_dist.storage.corpus import Corpus
 from xmae_dist.storage.snapshot import Snapshot
 from xmae_dist.storage.verify import Finding, size_mib, verify

@@ -16,8 +16,8 @@ from typing import Any
 import pyarrow as pa
 
 from xmae_dist.core.errors import InputError, XmaeError
-from xmae_dist.core.events import progress
 from xmae_dist.core.fingerprint import canonical_json, digest_json
+from xmae_dist.core.progress import progress
 from xmae_dist.data.split import SPLITS, SplitConfig
 from xmae_dist.data.window_part import PartPlan, plan_parts, write_part
 from xmae_dist.data.window_spec import ALGORITHM, WindowSpec

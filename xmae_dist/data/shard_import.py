@@ -19,8 +19,8 @@ from typing import Any
 import numpy as np
 
 from xmae_dist.core.errors import InputError, IntegrityError
-from xmae_dist.core.events import Progress, progress
 from xmae_dist.core.fingerprint import canonical_json, digest_json, sha256_hex
+from xmae_dist.core.progress import Progress, progress
 from xmae_dist.data.materialise import commit_index
 from xmae_dist.data.shard_samples import Sample, digest_of_object, meta_table, samples
 from xmae_dist.data.shards import SHARDS_FORMAT, read_index

@@ -22,8 +22,8 @@ from typing import Any
 import numpy as np
 
 from xmae_dist.core.errors import ConfigError, InputError, StorageError
-from xmae_dist.core.events import progress
 from xmae_dist.core.fingerprint import canonical_json, digest_json, sha256_hex
+from xmae_dist.core.progress import progress
 from xmae_dist.data.direct import RetryConfig, read_with_retries
 from xmae_dist.data.split import SPLITS
 from xmae_dist.data.window_store import WindowStore, part_path

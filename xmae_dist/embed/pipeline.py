@@ -15,7 +15,7 @@ import ray
 from ray.data import ActorPoolStrategy
 
 from xmae_dist.core.errors import RunError, XmaeError
-from xmae_dist.core.events import progress
+from xmae_dist.core.progress import progress
 from xmae_dist.embed import staging
 from xmae_dist.embed.backlog import open_request
 from xmae_dist.embed.encode import LoadedEncoder, encode_batch

@@ -16,8 +16,8 @@ import ray
 from numpy.typing import NDArray
 
 from xmae_dist.core.errors import InputError, RunError, XmaeError
-from xmae_dist.core.events import progress
 from xmae_dist.core.fingerprint import digest_json, sha256_hex
+from xmae_dist.core.progress import progress
 from xmae_dist.data.window_store import WindowStore
 from xmae_dist.evaluate.encoder_spec import EncoderSpec
 from xmae_dist.evaluate.results import Result, ResultTable

@@ -14,7 +14,6 @@ from xmae_dist.evaluate.metrics import METRICS, gained
 from xmae_dist.evaluate.results import PREDICTION_COLUMNS, Result, ResultTable
 from xmae_dist.storage import uri
 
-FILES = ("report.html", "report.json", "results.parquet")
 _FIGURE_CAPTIONS = {
     "curves": "Training and validation loss of the pretraining run.",
     "reconstruct": "ECG reconstructed from PPG on held-out subjects: original, what the model saw, its reconstruction, "

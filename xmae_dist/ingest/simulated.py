@@ -13,8 +13,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from xmae_dist.core.errors import UsageError
-from xmae_dist.core.events import progress
 from xmae_dist.core.fingerprint import digest_json
+from xmae_dist.core.progress import progress
 from xmae_dist.core.units import canonical_unit
 from xmae_dist.ingest import fanout
 from xmae_dist.ingest.convert import Outcome, WrittenPart

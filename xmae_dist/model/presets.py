@@ -46,8 +46,6 @@ PRESETS: dict[str, Config] = {
     "random": PAPER,
 }
 NAMES = tuple(PRESETS)
-UNTRAINED = frozenset({"random"})
-"""Presets that are used as they are initialised."""
 
 
 def config(name: str, **overrides: Any) -> Config:

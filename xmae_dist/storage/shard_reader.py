@@ -77,10 +77,6 @@ class ShardedReader:
     def n_chunks(self) -> int:
         return -(-self.length // self.chunk_rows)
 
-    @property
-    def n_shards(self) -> int:
-        return -(-self.length // self.shard_rows)
-
     def read_rows(self, start: int, stop: int) -> np.ndarray:
         """Rows [start, stop) as stored: (stop - start, *row_shape)."""
         if not 0 <= start <= stop <= self.length:

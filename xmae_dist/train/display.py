@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import time
 
-from xmae_dist.core.events import Progress
+from xmae_dist.core.progress import Progress
 from xmae_dist.train.metrics import Row
 
 _EVENTS = {

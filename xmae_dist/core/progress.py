@@ -1,39 +1,12 @@
-"""What a run says while it works: a JSONL log for programs, and progress for people."""
+"""Progress of long work, told to people: a live bar on a terminal, a line now and then elsewhere."""
 
 from __future__ import annotations
 
 import contextlib
-import json
 import sys
 import time
 from collections.abc import Iterator
-from pathlib import Path
-from typing import Any, TextIO
-
-
-class EventLog:
-    """Appends one JSON object a line to `path`; with no path it drops what it is told.
-
-    Each line is flushed, so that a killed process loses nothing it has said.
-    """
-
-    def __init__(self, path: str | Path | None) -> None:
-        self._file: TextIO | None = None
-        if path is not None:
-            Path(path).parent.mkdir(parents=True, exist_ok=True)
-            self._file = open(path, "a", encoding="utf-8")  # noqa: SIM115  (closed by close())
-
-    def emit(self, kind: str, **fields: Any) -> None:
-        """Writes `{"time_s": …, "kind": kind, **fields}`."""
-        if self._file is None:
-            return
-        self._file.write(json.dumps({"time_s": round(time.time(), 3), "kind": kind, **fields}) + "\n")
-        self._file.flush()
-
-    def close(self) -> None:
-        if self._file is not None:
-            self._file.close()
-            self._file = None
+from typing import Any
 
 
 class Progress:
