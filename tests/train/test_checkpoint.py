@@ -14,7 +14,7 @@ import torch
 
 from xmae_dist.core.errors import IntegrityError
 from xmae_dist.storage import uri
-from xmae_dist.testing.toy_training import build, gather, train
+from xmae_dist.testing.small_training import build, gather, train
 from xmae_dist.train import checkpoint
 from xmae_dist.train.checkpoint import SavedFiles
 from xmae_dist.train.collective import Ranks
@@ -122,7 +122,7 @@ def _killed(url: str, fatal: int, after: bool, log: str) -> None:
 @pytest.mark.parametrize("after", [False, True])
 def test_killed_at_any_change_of_the_store_the_newest_complete_checkpoint_is_found(after: bool, tmp_path: Path) -> None:
     spawn = multiprocessing.get_context("forkserver")
-    spawn.set_forkserver_preload(["xmae_dist.testing.toy_training", "xmae_dist.train.upload"])
+    spawn.set_forkserver_preload(["xmae_dist.testing.small_training", "xmae_dist.train.upload"])
     outcomes = []
     for fatal in range(1, 40):
         folder = tmp_path / f"{fatal}"
