@@ -3,7 +3,6 @@
 B windows of L samples. All times are seconds on the clock of the recording, 0 at its earliest channel.
 """
 
-
 from __future__ import annotations
 
 from collections import Counter
