@@ -106,7 +106,7 @@ def test_the_ray_stream_comes_through(
     assert proxy.did()[rule.kind] >= 1
 
 
-@pytest.mark.parametrize("kind", ["busy", "mute", "stall", "drip"])
+@pytest.mark.parametrize("kind", ["busy", "reset", "cut", "mute", "stall", "drip"])
 def test_a_store_that_stays_so_is_one_error_in_bounded_time(store: WindowStore, proxy: FlakyS3, kind: str) -> None:
     proxy.follow(Rule(kind=kind, **CHUNKS))  # type: ignore[arg-type]
     flaky = behind(store, proxy, patience_s=1.5)

@@ -14,9 +14,10 @@ from dataclasses import dataclass
 from xmae_dist.core.errors import StorageError
 
 try:
+    from aiohttp import ClientError as TransportError
     from botocore.exceptions import BotoCoreError, ClientError
 
-    CLIENT_ERRORS: tuple[type[Exception], ...] = (OSError, BotoCoreError, ClientError)
+    CLIENT_ERRORS: tuple[type[Exception], ...] = (OSError, BotoCoreError, ClientError, TransportError)
 except ImportError:  # a file-only installation has no AWS client
     CLIENT_ERRORS = (OSError,)
 
@@ -110,6 +111,12 @@ _DIAGNOSES = (
         value="no answer from the endpoint",
         expected="a reachable object store",
         fix="check AWS_ENDPOINT_URL and the network, and that the server runs",
+    ),
+    _Diagnosis(
+        signs=("ClientPayloadError", "ContentLengthError", "IncompleteRead", "ServerDisconnected"),
+        value="answers that end too early, after retries",
+        expected="whole answers",
+        fix="check the network and any proxy between here and the store, then run this again",
     ),
     _Diagnosis(
         signs=("SlowDown", "ServiceUnavailable", "503 Service", "InternalError", "500 Internal"),
