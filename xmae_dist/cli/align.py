@@ -1,0 +1,145 @@
+"""`xmae align`: how the clocks of devices worn together differ, which pairs are trusted, and why others are not."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from xmae_dist.core.errors import InputError
+from xmae_dist.data.alignment import PairEstimate
+from xmae_dist.data.alignment_record import estimates, fingerprint, record_url, to_dict
+from xmae_dist.data.pairing import Candidate, PairConfig, candidates
+from xmae_dist.signals.align import AlignSpec
+from xmae_dist.storage.corpus import Corpus
+
+
+@dataclass(frozen=True, kw_only=True)
+class Args:
+    """Pair recordings of one subject on different clocks by their heart beats and show the estimates.
+
+    The estimates are stored in the corpus below `alignments/`; the same command again finds them there. The constant
+    that offset and pulse arrival time share is set by the prior: arrival times of aligned pairs are not absolute.
+    """
+
+    corpus: str
+    """URL of the corpus."""
+    out: Path | None = None
+    """Folder for the pictures: each rejected pair, and a typical accepted one of each two cohorts."""
+    snapshot: int | None = None
+    """Version of the corpus; the newest if not given."""
+    target: str = "ecg"
+    """Channel with R peaks, whose clock is the reference."""
+    source: str = "ppg"
+    """Channel with pulses, brought onto that clock."""
+    max_offset_s: float = 130.0
+    """Largest difference of two clocks."""
+    arrival_prior_s: float = 0.25
+    """Declared typical time from R peak to pulse foot."""
+    max_pictures: int = 50
+    """Most rejected pairs that are drawn."""
+    json: bool = False
+    """Print one JSON object instead of tables."""
+
+
+def run(args: Args) -> int:
+    """Carries the command out and returns its exit status."""
+    corpus = Corpus.open(args.corpus)
+    config = PairConfig(
+        target=args.target,
+        source=args.source,
+        align=AlignSpec(max_offset_s=args.max_offset_s, arrival_prior_s=args.arrival_prior_s),
+    )
+    pairs = candidates(corpus.snapshot(args.snapshot).recordings(), config)
+    if not pairs:
+        raise InputError(
+            args.corpus,
+            value="no pairs",
+            expected=f"{args.target} and {args.source} of one subject, at one time, on different clocks",
+            fix="check channels and wall times with `xmae inspect`, or raise --max-offset-s",
+        )
+    found = estimates(corpus.url, pairs, config)
+    pictures = _draw(args, pairs, found)
+    url = record_url(corpus.url, fingerprint(pairs, config))
+    if args.json:
+        print(json.dumps(_summary(found, url, pictures)))
+    else:
+        _show(found, url, pictures, Console())
+    return 0
+
+
+def _draw(args: Args, pairs: list[Candidate], found: list[PairEstimate]) -> list[Path]:
+    if args.out is None:
+        return []
+    from xmae_dist.cli.align_picture import draw  # matplotlib is slow to import
+
+    args.out.mkdir(parents=True, exist_ok=True)
+    rejected = [k for k, one in enumerate(found) if not one.found.accepted and np.isfinite(one.shift_s)]
+    drawn = []
+    for k in [*_typical(found), *rejected[: args.max_pictures]]:
+        state = "accepted" if found[k].found.accepted else f"rejected-{found[k].found.reason}"
+        path = args.out / f"{state}-{found[k].source_recording}-{found[k].target_recording}.png"
+        draw(path, pairs[k], found[k])
+        drawn.append(path)
+    return drawn
+
+
+def _typical(found: list[PairEstimate]) -> list[int]:
+    """Of each two cohorts the accepted pair whose residual is the median."""
+    groups: dict[tuple[str, str], list[int]] = {}
+    for k, one in enumerate(found):
+        if one.found.accepted:
+            groups.setdefault((one.target_cohort, one.source_cohort), []).append(k)
+    return [sorted(group, key=lambda k: found[k].found.residual_s)[len(group) // 2] for group in groups.values()]
+
+
+def _reasons(found: list[PairEstimate]) -> dict[str, int]:
+    return dict(Counter(one.found.reason for one in found if not one.found.accepted).most_common())
+
+
+def _summary(found: list[PairEstimate], url: str, pictures: list[Path]) -> dict[str, Any]:
+    return {
+        "estimates": url,
+        "accepted": sum(one.found.accepted for one in found),
+        "rejected": _reasons(found),
+        "pairs": [to_dict(one) for one in found],
+        "pictures": [str(path) for path in pictures],
+    }
+
+
+def _show(found: list[PairEstimate], url: str, pictures: list[Path], console: Console) -> None:
+    table = Table("subject", "source", "target", "result", title="Pairs", title_justify="left")
+    for heading in ("offset (s)", "drift (ppm)", "residual (ms)", "lag ± (ms)", "matched"):
+        table.add_column(heading, justify="right")
+    for one in found:
+        table.add_row(*_cells(one))
+    console.print(table)
+    accepted = sum(one.found.accepted for one in found)
+    reasons = ", ".join(f"{reason} {n}" for reason, n in _reasons(found).items())
+    console.print(f"{accepted} of {len(found)} pairs accepted" + (f"; rejected: {reasons}" if reasons else ""))
+    console.print(f"arrival time is the prior, {found[0].found.arrival_prior_s:g} s: not absolute")
+    console.print(f"estimates: {url}", soft_wrap=True)
+    for path in pictures:
+        console.print(f"picture: {path}", soft_wrap=True)
+
+
+def _cells(one: PairEstimate) -> list[str]:
+    found = one.found
+    named = [one.subject_id, one.source_recording, one.target_recording, found.reason or "accepted"]
+    if not found.segments:
+        return [*named, *["–"] * 5]
+    drift = " → ".join(f"{drift_ppm:.1f}" for *_, drift_ppm in found.segments)
+    return [
+        *named,
+        f"{found.offset_s:.3f}",
+        f"{drift} ± {found.drift_std_ppm:.1f}",
+        f"{1e3 * found.residual_s:.1f}",
+        f"{1e3 * found.lag_std_s:.1f}",
+        f"{found.matched_fraction:.0%}",
+    ]
