@@ -12,8 +12,8 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from xmae_dist.core.progress import progress
 from xmae_dist.core.fingerprint import canonical_json, digest_json
+from xmae_dist.core.progress import progress
 from xmae_dist.data.alignment import ALGORITHM, PairEstimate, estimate
 from xmae_dist.data.pairing import Candidate, PairConfig
 from xmae_dist.signals.align import Alignment
