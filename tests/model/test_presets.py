@@ -83,3 +83,14 @@ def test_bad_names_are_explained():
         presets.build("tiny", widht=3)
     with pytest.raises(ConfigError, match="window length: got 1005 samples; expected a multiple of 10"):
         presets.build("paper", length=1005)
+
+
+def test_every_parameter_has_a_first_dimension():
+    # DeepSpeed broadcasts and divides parameters by it.
+    for name in presets.NAMES:
+        with torch.device("meta"):
+            assert all(weight.ndim > 0 for weight in presets.build(name).parameters()), name
+
+
+def test_every_preset_has_a_learning_rate():
+    assert set(presets.PEAK_LR) == set(presets.NAMES)

@@ -125,3 +125,10 @@ def test_a_checkpoint_of_another_run_is_refused_by_name() -> None:
     own.check({**own.to_dict(), "snapshot": "x"}, ("snapshot",), "here")
     with pytest.raises(ConfigError, match=r"model.*new --run"):
         own.check({**own.to_dict(), "model": "x"}, ("snapshot", "windows", "plan"), "here")
+
+
+@pytest.mark.parametrize("name", [name for name in RECIPES if name != "debug_cpu2"])
+def test_recipes_begin_with_the_learning_rate_of_their_preset(name: str) -> None:
+    from xmae_dist.model.presets import PEAK_LR
+
+    assert recipe(name).schedule.peak_lr == PEAK_LR[recipe(name).model.preset]

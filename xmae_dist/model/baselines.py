@@ -40,7 +40,8 @@ class ContrastivePair(PretrainModel):
         self.projections = nn.ModuleDict(
             {name: nn.Linear(config.embedding_width, config.projection_width, bias=False) for name in ("ppg", "ecg")}
         )
-        self.log_scale = nn.Parameter(torch.tensor(math.log(1.0 / config.temperature)))
+        # One element, not none: DeepSpeed broadcasts parameters by their first dimension.
+        self.log_scale = nn.Parameter(torch.tensor([math.log(1.0 / config.temperature)]))
 
     def forward(self, ppg_BL: Tensor, ecg_BL: Tensor, mask_BN: Tensor, visible_BV: Tensor | None = None) -> Tensor:
         """Cross-entropy of picking each window's partner among the batch, both ways, a scalar."""

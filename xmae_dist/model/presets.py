@@ -47,6 +47,17 @@ PRESETS: dict[str, Config] = {
 }
 NAMES = tuple(PRESETS)
 
+PEAK_LR: dict[str, float] = {
+    **dict.fromkeys(PRESETS, 1e-3),
+    "published": 3e-4,
+    "tiny": 2e-3,
+    "base": 6e-4,
+    "large": 3e-4,
+    "huge": 1.5e-4,
+}
+"""Learning rate to begin with. That of `tiny` and `paper` was measured (docs/model.md): 2e-3 is too high for `paper`.
+That of `published` is its authors'; those of the larger sizes follow the width and were not measured."""
+
 
 def config(name: str, **overrides: Any) -> Config:
     """The configuration of a preset with some fields replaced; ConfigError for an unknown name or field."""

@@ -57,6 +57,7 @@ RECIPES: dict[str, tuple[str, PretrainConfig]] = {
                 steps=100_000, global_batch=512, micro_batch=512, workers=1, read_windows=256, block_steps=64
             ),
             engine=EngineConfig(zero_stage=0),
+            schedule=ScheduleConfig(peak_lr=1e-3),
             resources=ResourceConfig(worker_cpus=4, gpus=True, readers=4),
             checkpoint=CheckpointConfig(every_steps=1000, keep_every=20_000),
             validation=ValidationConfig(every_steps=1000, windows=4096),
