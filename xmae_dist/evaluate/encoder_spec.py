@@ -9,13 +9,15 @@ from xmae_dist.core.errors import InputError
 @dataclass(frozen=True, kw_only=True)
 class EncoderSpec:
     """How to open an encoder on any node. `kind`: an exported `bundle`, the same architecture at `random`
-    initialisation, or pulse `features`. `identity` is filled by `resolve`."""
+    initialisation, or pulse `features`. `identity` is filled by `resolve`. `degrade` ("rate=25") spoils every window
+    before it is encoded (see `degradation`)."""
 
     name: str
     kind: Literal["bundle", "random", "features"]
     url: str = ""
     seed: int = 0
     identity: str = ""
+    degrade: str = ""
 
     @property
     def role(self) -> str:

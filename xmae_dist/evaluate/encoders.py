@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from xmae_dist.core.errors import ConfigError
 from xmae_dist.core.fingerprint import digest_json
 from xmae_dist.data.window_spec import WindowSpec
+from xmae_dist.evaluate.degradation import Degradation, parse_degradation
 from xmae_dist.evaluate.encoder_spec import EncoderSpec
 from xmae_dist.evaluate.features import pulse_features
 from xmae_dist.model import presets
@@ -58,8 +59,13 @@ def check_windows(spec: EncoderSpec, bundle: Bundle, windows: WindowSpec) -> Non
             )
 
 
-def open_encoder(spec: EncoderSpec, rate_hz: float) -> Encoder:
+def open_encoder(spec: EncoderSpec, windows: WindowSpec) -> Encoder:
     """The encoder, ready on this node. Raises what loading the bundle raises."""
+    encoder = _open(spec, windows.rate_hz)
+    return DegradedEncoder(encoder, parse_degradation(spec.degrade), windows) if spec.degrade else encoder
+
+
+def _open(spec: EncoderSpec, rate_hz: float) -> Encoder:
     if spec.kind == "features":
         return FeatureEncoder(spec.name, rate_hz)
     bundle = load(spec.url)
@@ -76,6 +82,18 @@ class FeatureEncoder:
 
     def encode(self, x_BL: NDArray[np.float32]) -> NDArray[np.float32]:
         return pulse_features(x_BL, self._rate_hz)
+
+
+class DegradedEncoder:
+    """Another encoder, given windows as a worse device would have delivered them."""
+
+    def __init__(self, encoder: Encoder, degradation: Degradation, windows: WindowSpec) -> None:
+        self.name, self.reads = encoder.name, encoder.reads
+        self._encoder, self._degradation, self._windows = encoder, degradation, windows
+
+    def encode(self, x_BL: NDArray[np.float32]) -> NDArray[np.float32]:
+        band_hz = self._windows.ecg_band_hz if self.reads == "ecg" else self._windows.ppg_band_hz
+        return self._encoder.encode(self._degradation.apply(x_BL, self._windows.rate_hz, band_hz))
 
 
 class ModelEncoder:

@@ -32,7 +32,7 @@ def run_fits(plan: Plan, store: WindowStore, window_ids_W: NDArray[np.int64], ou
     table = ResultTable(out_url)
     missing = [r for r in plan.requests if r.request not in table.committed()]
     if missing:
-        _connect()
+        connect()
         encoders = list({r.encoder.identity: r.encoder for r in missing}.values())
         embedded = embed_all(encoders, store, window_ids_W, out_url)
         with progress("evaluate", len(missing), "fits") as shown:
@@ -76,7 +76,7 @@ def _embed_block(spec: EncoderSpec, store: WindowStore, ids_B: NDArray[np.int64]
         return np.asarray(np.load(io.BytesIO(uri.read_bytes(url))))
     from xmae_dist.evaluate.encoders import open_encoder  # torch: not needed by the workers that only fit
 
-    encoder = open_encoder(spec, store.spec.rate_hz)
+    encoder = open_encoder(spec, store.spec)
     ecg_BL, ppg_BL = store.read(ids_B)
     x_BL = ecg_BL if encoder.reads == "ecg" else ppg_BL
     if x_BL is None:
@@ -103,10 +103,10 @@ def _fits(missing: list[FitRequest], plan: Plan, embedded: dict[str, Any]) -> It
     pending = [_fit.remote(r, examples[r.task.name], embedded[r.encoder.identity]) for r in sized]
     while pending:
         done, pending = ray.wait(pending)
-        yield from _get(done)
+        yield from fetched(done)
 
 
-def _connect() -> None:
+def connect() -> None:
     """Join the cluster that RAY_ADDRESS (or a submitted job) names, or start Ray on this machine."""
     if ray.is_initialized():
         return
@@ -117,7 +117,7 @@ def _connect() -> None:
     ray.init(address=address, log_to_driver=False, include_dashboard=False, logging_level=logging.WARNING)
 
 
-def _get(refs: Any) -> Any:
+def fetched(refs: Any) -> Any:
     """`ray.get` that raises a task's own XmaeError as it was, and RunError for what a cluster did to a task."""
     try:
         return ray.get(refs)

@@ -87,27 +87,36 @@ def cross_fit(
     check_folds(subject_N, y_N, fold_N, kind=kind, task=task)
     x_NE, target_NC = np.asarray(x_NE, float), targets(kind, y_N)
     code_N = np.unique(subject_N, return_inverse=True)[1]
-    folds = [int(k) for k in np.unique(fold_N)]
-    best_K = _choose_penalties(x_NE, y_N, target_NC, fold_N, folds, kind, config)
     linear_NC = np.zeros(target_NC.shape)
     influence_SNC = np.zeros((code_N.max() + 1, *target_NC.shape))
-    for best, fold in zip(best_K, folds, strict=True):
+    models = fold_models(x_NE, y_N, fold_N, kind=kind, config=config)
+    for fold, path in models.items():
         test_N = fold_N == fold
-        path = _solve(x_NE[~test_N], target_NC[~test_N], kind, config, config.penalties[: best + 1])
         linear_NC[test_N] = path(x_NE[test_N])[-1]
         influence_SNC[:, test_N] = path.influence(
             x_NE[~test_N], target_NC[~test_N], code_N[~test_N], len(influence_SNC), x_NE[test_N]
         )
-    n_sets = len(folds) * (len(folds) - 1) // 2
+    n_sets = len(models) * (len(models) - 1) // 2
     pred_NC = respond(kind, linear_NC)
     return Fit(
         predictions=Predictions(subject_N=subject_N, y_N=y_N, pred_NC=pred_NC, fold_N=fold_N),
         linear_NC=linear_NC,
         influence_SNC=influence_SNC,
         kind=kind,
-        penalty_of_fold={fold: config.penalties[best] for best, fold in zip(best_K, folds, strict=True)},
-        n_fits=(n_sets * len(config.penalties) + len(folds)) * target_NC.shape[1],
+        penalty_of_fold={fold: path.penalties[-1] for fold, path in models.items()},
+        n_fits=(n_sets * len(config.penalties) + len(models)) * target_NC.shape[1],
     )
+
+
+def fold_models(x_NE: Floats, y_N: Floats, fold_N: Ints, *, kind: str, config: ProbeConfig) -> dict[int, "Path"]:
+    """The model of each outer fold, fitted to the other folds with a penalty chosen among those; its last is it."""
+    target_NC = targets(kind, y_N)
+    folds = [int(k) for k in np.unique(fold_N)]
+    best_K = _choose_penalties(x_NE, y_N, target_NC, fold_N, folds, kind, config)
+    return {
+        fold: _solve(x_NE[fold_N != fold], target_NC[fold_N != fold], kind, config, config.penalties[: best + 1])
+        for best, fold in zip(best_K, folds, strict=True)
+    }
 
 
 def _choose_penalties(
