@@ -108,9 +108,11 @@ def cross_fit(
     )
 
 
-def fold_models(x_NE: Floats, y_N: Floats, fold_N: Ints, *, kind: str, config: ProbeConfig) -> dict[int, "Path"]:
+def fold_models(
+    x_NE: NDArray[np.floating], y_N: Floats, fold_N: Ints, *, kind: str, config: ProbeConfig
+) -> dict[int, "Path"]:
     """The model of each outer fold, fitted to the other folds with a penalty chosen among those; its last is it."""
-    target_NC = targets(kind, y_N)
+    x_NE, target_NC = np.asarray(x_NE, float), targets(kind, y_N)
     folds = [int(k) for k in np.unique(fold_N)]
     best_K = _choose_penalties(x_NE, y_N, target_NC, fold_N, folds, kind, config)
     return {
