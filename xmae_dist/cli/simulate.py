@@ -27,7 +27,7 @@ class Args:
     """
 
     preset: Annotated[str, tyro.conf.Positional]
-    """What is worn and by whom: bedside, patch_watch, patch_ring, ring, night or telemetry."""
+    """What is worn and by whom: bedside, patch_watch, patch_ring, ring, night, sleep_lab or telemetry."""
     corpus: str
     """URL of the corpus; made if there is none."""
     cohort: str | None = None

@@ -3,7 +3,7 @@
 Legend: W windows of the table, N units of the task, E features.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pyarrow as pa
@@ -21,23 +21,37 @@ MAPS = ("labels", "label_text")
 
 @dataclass(frozen=True, kw_only=True)
 class Examples:
-    """Units of a task: y_N, the subject and a readable name of each, and which windows (rows_M) feed unit_M."""
+    """Units of a task: y_N, the subject and a readable name of each, and which windows (rows_M) feed unit_M.
+
+    `centred`: features are deviations from the subject's mean, as y_N is.
+    """
 
     y_N: Floats
     subject_N: NDArray[np.str_]
     name_N: NDArray[np.str_]
     rows_M: Ints
     unit_M: Ints
+    centred: bool = False
 
     def features(self, embedding_WE: NDArray[np.floating]) -> Floats:
         """(N, E): the embedding of each window, or the mean embedding of the windows of each unit."""
-        taken_ME = embedding_WE[self.rows_M].astype(float)
+        x_NE = self._pooled(embedding_WE[self.rows_M].astype(float))
+        return x_NE - self._subject_mean(x_NE) if self.centred else x_NE
+
+    def centre(self) -> "Examples":
+        """These units with labels (and, when asked for, features) as deviations from each subject's mean."""
+        return replace(self, y_N=self.y_N - self._subject_mean(self.y_N[:, None])[:, 0], centred=True)
+
+    def _pooled(self, taken_ME: Floats) -> Floats:
         n_units = len(self.y_N)
         if len(self.rows_M) == n_units and np.array_equal(self.unit_M, np.arange(n_units)):
             return taken_ME
-        total_NE = np.zeros((n_units, taken_ME.shape[1]))
-        np.add.at(total_NE, self.unit_M, taken_ME)
-        return total_NE / np.bincount(self.unit_M, minlength=n_units)[:, None]
+        return _sum_by(self.unit_M, taken_ME, n_units) / np.bincount(self.unit_M, minlength=n_units)[:, None]
+
+    def _subject_mean(self, x_NE: Floats) -> Floats:
+        code_N = np.unique(self.subject_N, return_inverse=True)[1]
+        count_S = np.bincount(code_N)
+        return (_sum_by(code_N, x_NE, len(count_S)) / count_S[:, None])[code_N]
 
 
 def examples(task: Task, windows: pa.Table, *, max_windows_per_subject: int = 0, seed: int = 0) -> Examples:
@@ -61,12 +75,27 @@ def examples(task: Task, windows: pa.Table, *, max_windows_per_subject: int = 0,
             expected="labelled windows",
             fix="check `cohorts`, `min_quality` and `classes` of the task against `xmae inspect`",
         )
+    found = _units(task, y_W, subject_W, recording_W, start_W, rows_M)
+    return found.centre() if task.centred else found
+
+
+def _units(
+    task: Task,
+    y_W: Floats,
+    subject_W: NDArray[np.str_],
+    recording_W: NDArray[np.str_],
+    start_W: Floats,
+    rows_M: Ints,
+) -> Examples:
     if task.unit == "window":
         name_M = np.char.add(np.char.add(recording_W[rows_M], "@"), np.round(start_W[rows_M], 3).astype(str))
         return Examples(
             y_N=y_W[rows_M], subject_N=subject_W[rows_M], name_N=name_M, rows_M=rows_M, unit_M=np.arange(len(rows_M))
         )
-    key_M = (recording_W if task.unit == "recording" else subject_W)[rows_M]
+    key_M = (subject_W if task.unit == "subject" else recording_W)[rows_M]
+    if task.unit == "epoch":
+        epoch_M = np.floor(start_W[rows_M] / task.epoch_s).astype(int)
+        key_M = np.char.add(key_M, np.char.mod("#%05d", epoch_M))
     name_N, first_N, unit_M = np.unique(key_M, return_index=True, return_inverse=True)
     mean_N = np.bincount(unit_M, weights=y_W[rows_M]) / np.bincount(unit_M)
     y_N = mean_N if task.kind == "regression" else _majority(y_W[rows_M], unit_M, len(name_N))
@@ -76,6 +105,8 @@ def examples(task: Task, windows: pa.Table, *, max_windows_per_subject: int = 0,
 def label_values(task: Task, windows: pa.Table) -> Floats:
     """(W,) label of each window as a number; NaN where it has none. Raises InputError when no window has it."""
     column = label_column(task, windows)
+    if task.epoch_s:
+        column = _letters(task, column, np.asarray(windows["start_s"].to_numpy(zero_copy_only=False), float))
     if task.classes:
         return _class_index(task, column)
     if pa.types.is_string(column.type) or pa.types.is_large_string(column.type):
@@ -88,6 +119,8 @@ def label_values(task: Task, windows: pa.Table) -> Floats:
     y_W = np.asarray(pc.fill_null(pc.cast(column, pa.float64()), float("nan")).to_numpy(), float).copy()
     if task.valid_range:
         y_W[(y_W < task.valid_range[0]) | (y_W > task.valid_range[1])] = np.nan
+    if task.below is not None:
+        y_W = np.where(np.isfinite(y_W), y_W < task.below, np.nan)
     if task.threshold is not None:
         y_W = np.where(np.isfinite(y_W), y_W >= task.threshold, np.nan)
     if task.kind == "binary" and not set(np.unique(y_W[np.isfinite(y_W)])) <= {0.0, 1.0}:
@@ -95,7 +128,7 @@ def label_values(task: Task, windows: pa.Table) -> Floats:
             f"task {task.name}: label {task.label!r}",
             value=f"up to {np.nanmax(y_W):g}",
             expected="0 or 1 for a binary task",
-            fix="give the task a `threshold` or `classes`",
+            fix="give the task a `threshold`, `below` or `classes`",
         )
     return y_W
 
@@ -125,6 +158,25 @@ def available_labels(windows: pa.Table) -> list[str]:
             keys = column.keys if isinstance(column, pa.MapArray) else pa.array([], pa.string())
             names += [str(key) for key in pc.unique(keys).to_pylist()]
     return sorted(set(names))
+
+
+def _letters(task: Task, column: pa.ChunkedArray, start_W: Floats) -> pa.ChunkedArray:
+    """The letter of the epoch in which each window starts; null where the text is missing or too short."""
+    texts = column.combine_chunks().dictionary_encode()
+    words = [word if isinstance(word, str) else "" for word in texts.dictionary.to_pylist()]
+    width = max(map(len, words), default=0) + 1
+    letters = np.array([list(word.ljust(width)) for word in words]).reshape(len(words), width)
+    code_W = np.asarray(pc.fill_null(texts.indices, -1).to_numpy(zero_copy_only=False))
+    place_W = np.minimum(np.floor(start_W / task.epoch_s).astype(int), width - 1)
+    found_W = letters[code_W, place_W] if len(words) else np.full(len(code_W), " ")
+    return pa.chunked_array([pa.array(found_W, mask=(code_W < 0) | (found_W == " "))])
+
+
+def _sum_by(code_N: Ints, x_NE: Floats, n: int) -> Floats:
+    """(n, E): rows of `x_NE` summed by their code."""
+    order_N = np.argsort(code_N, kind="stable")
+    first = np.searchsorted(code_N[order_N], np.arange(n))
+    return np.add.reduceat(x_NE[order_N], first, axis=0)
 
 
 def _class_index(task: Task, column: pa.ChunkedArray) -> Floats:

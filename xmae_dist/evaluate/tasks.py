@@ -16,9 +16,9 @@ from xmae_dist.evaluate.metrics import METRICS
 from xmae_dist.storage import uri
 
 Kind = Literal["binary", "multiclass", "regression"]
-Unit = Literal["window", "recording", "subject"]
+Unit = Literal["window", "epoch", "recording", "subject"]
 KINDS = ("binary", "multiclass", "regression")
-UNITS = ("window", "recording", "subject")
+UNITS = ("window", "epoch", "recording", "subject")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,9 +26,13 @@ class Task:
     """One downstream question about an encoder.
 
     `label` names a column of the window table, a key of its `labels` map, or of its `label_text` map.
-    With `threshold`, a binary label is `value >= threshold`; with `classes`, text or numbers are mapped to
-    their index in that list and anything else is left out. Values outside `valid_range` (low, high) are left out:
-    no body has them. `cohorts` (empty: all) and `min_quality` select windows.
+    With `threshold`, a binary label is `value >= threshold`, with `below` it is `value < below`; with `classes`, text
+    or numbers are mapped to their index in that list and anything else is left out. Values outside `valid_range`
+    (low, high) are left out: no body has them. `cohorts` (empty: all) and `min_quality` select windows.
+
+    With `epoch_s`, the label is a text of one letter for each stretch of that many seconds of the recording (sleep
+    stages), and `unit = "epoch"` predicts such a stretch from the windows that start in it. With `centred`, label and
+    embedding are taken as deviations from the person's own mean: does the encoder follow changes within a person?
     """
 
     name: str
@@ -40,6 +44,9 @@ class Task:
     family: str = "other"
     label_unit: str = ""
     threshold: float | None = None
+    below: float | None = None
+    epoch_s: float = 0.0
+    centred: bool = False
     classes: tuple[Any, ...] = ()
     valid_range: tuple[float, ...] = ()
     cohorts: tuple[str, ...] = ()
@@ -59,6 +66,20 @@ class Task:
                 value=list(self.valid_range),
                 expected="[low, high] with low below high",
                 fix="correct it, or leave it out",
+            )
+        if (self.unit == "epoch") > (self.epoch_s > 0):
+            raise InputError(
+                thing=f"task {self.name}: epoch_s",
+                value=self.epoch_s,
+                expected="the seconds of an epoch, for unit = 'epoch'",
+                fix="epoch_s = 30.0 for sleep stages",
+            )
+        if self.centred and (self.kind != "regression" or self.unit == "subject"):
+            raise InputError(
+                thing=f"task {self.name}: centred",
+                value=f"{self.kind} by {self.unit}",
+                expected="a regression with several units of a person",
+                fix="leave `centred` out",
             )
         if self.kind == "multiclass" and len(self.classes) < 3:
             raise InputError(

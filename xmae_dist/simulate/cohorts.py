@@ -117,6 +117,14 @@ PRESETS: dict[str, CohortSpec] = {
             asleep=True,
             gap_scale=0.5,
         ),
+        CohortSpec(
+            name="sleep_lab",
+            devices=(DEVICES["bedside_monitor"],),
+            subjects=40,
+            minutes=60.0,
+            subject_prefix="lab",
+            asleep=True,
+        ),
         CohortSpec(name="telemetry", devices=(DEVICES["telemetry_unit"],), subjects=40, subject_prefix="tele"),
     )
 }

@@ -11,6 +11,9 @@ from xmae_dist.simulate.rhythm import ATRIAL, FIBRILLATION, SINUS, VENTRICULAR
 from xmae_dist.simulate.sleep import stage_text
 from xmae_dist.simulate.traits import PWV_PER_MMHG
 
+ANAEMIA_BELOW_G_DL = {False: 12.0, True: 13.0}
+"""Women, men (World Health Organization)."""
+
 
 def numbers(wearing: Wearing, truth: Truth, channels: dict[str, SimulatedChannel]) -> dict[str, float]:
     """All numeric labels of a recording. Labels that do not apply are left out, never NaN."""
@@ -51,6 +54,7 @@ def _person(wearing: Wearing) -> dict[str, float]:
         "antihypertensive": float(body.treated),
         "af_history": float(subject.rhythm.af),
         "frequent_ectopy": float(subject.rhythm.ectopy),
+        "anaemia": float(body.blood.haemoglobin_g_dl < ANAEMIA_BELOW_G_DL[body.male]),
         **laboratory(body.blood, fibrillation=in_fibrillation, stiffness=subject.vessels.stiffness),
     }
 

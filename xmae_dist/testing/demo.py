@@ -97,7 +97,7 @@ def run(demo: Demo) -> Path:
     demo.command("export", "export", "--run", run_url, "--out", bundle)
     demo.job(
         *("evaluate", "jobs/evaluate.py", "--corpus", corpus, "--windows", windows, "--bundle", bundle),
-        *("--suite", "simulated", "--run", run_url, "--out", evaluation),
+        *("--suite", "simulated", "--skip-unusable", "--run", run_url, "--out", evaluation),
     )
     reembed = ("jobs/reembed.py", "--corpus", corpus, "--bundle", bundle, "--table", table)
     demo.job("embed the first cohort", *reembed)
