@@ -1,12 +1,16 @@
 """Task files and what becomes of labels."""
 
+from dataclasses import replace
+
 import numpy as np
 import pyarrow as pa
 import pytest
 
 from xmae_dist.core.errors import InputError
+from xmae_dist.data.window_store import META_SCHEMA
 from xmae_dist.evaluate.examples import examples
 from xmae_dist.evaluate.tasks import Suite, Task, builtin_suites, load_suite, parse_suite
+from xmae_dist.simulate.cohorts import PRESETS, simulate_subject
 
 
 def windows() -> pa.Table:
@@ -53,6 +57,11 @@ def test_builtin_suites_load_and_change_their_fingerprint_with_meaning_only() ->
         ("[[task]]\nname='a'\ntitle='a'\nkind='binary'\nlabel='x'\nwat=1\n", "key: got wat"),
         ("[[task]]\nname='a'\ntitle='a'\nkind='regression'\nlabel='x'\nvalid_range=[2,1]\n", "low below high"),
         ("[[task]]\nname='a'\ntitle='a'\nkind='multiclass'\nlabel='x'\n", "three or more classes"),
+        ("[[task]]\nname='a'\ntitle='a'\nkind='binary'\nlabel='x'\nunit='epoch'\n", "seconds of an epoch"),
+        (
+            "[[task]]\nname='a'\ntitle='a'\nkind='regression'\nlabel='x'\nunit='subject'\ncentred=true\n",
+            "several units",
+        ),
     ],
 )
 def test_a_wrong_task_file_says_what_is_wrong(text: str, says: str) -> None:
@@ -83,6 +92,45 @@ def test_units_pool_their_windows() -> None:
     assert by_recording.subject_N.tolist() == ["s0", "s0", "s1", "s1", "s2", "s2"]
     only_b = examples(task(unit="subject", cohorts=("b",), min_quality=0.89), table)
     assert only_b.name_N.tolist() == ["s2"] and only_b.rows_M.tolist() == [10, 11]
+
+
+def test_a_letter_an_epoch() -> None:
+    table = windows()
+    stages = [[("sleep_stages", "WR" if i < 8 else "R?")] for i in range(12)]
+    column = pa.array(stages, pa.map_(pa.string(), pa.string()))
+    table = table.set_column(table.column_names.index("label_text"), "label_text", column)
+    awake = task(label="sleep_stages", kind="binary", classes=("R", "W"), unit="epoch", epoch_s=10.0)
+    found = examples(awake, table)
+    assert found.y_N.tolist() == [1, 0] * 4 + [0] * 2, "windows start at 0 and 10 s; an unscored epoch is left out"
+    assert found.name_N[:2].tolist() == ["a/r0#00000", "a/r0#00001"]
+    longer = examples(task(label="sleep_stages", kind="binary", classes=("R", "W"), unit="epoch", epoch_s=20.0), table)
+    assert longer.y_N.tolist() == [1] * 4 + [0] * 2 and np.bincount(longer.unit_M).tolist() == [2] * 6
+
+
+def test_centred_tasks_know_nothing_of_the_person() -> None:
+    table = windows()
+    found = examples(task(label="heart_rate_bpm", centred=True), table)
+    rng = np.random.default_rng(0)
+    x_NE = found.features(rng.normal(size=(12, 3)) + 100 * np.arange(12)[:, None] // 4)
+    for person in np.unique(found.subject_N):
+        here = found.subject_N == person
+        assert abs(found.y_N[here].mean()) < 1e-5 and np.ptp(found.y_N[here]) > 0
+        np.testing.assert_allclose(x_NE[here].mean(axis=0), 0, atol=1e-9)
+
+
+def test_below_is_the_abnormal_side() -> None:
+    low = examples(task(label="age", kind="binary", below=41.0, unit="subject"), windows())
+    assert low.y_N.tolist() == [1, 0, 0]
+
+
+def test_the_simulated_suite_asks_only_for_labels_that_the_simulator_gives() -> None:
+    given = set(META_SCHEMA.names)
+    for name in ("bedside", "sleep_lab"):
+        recording = simulate_subject(replace(PRESETS[name], minutes=2.0), 0)[0]
+        given |= set(recording.labels) | set(recording.label_text)
+    tasks = load_suite("simulated").tasks
+    assert len(tasks) >= 19 and {"cardiovascular", "sleep", "laboratory", "demographics"} <= {t.family for t in tasks}
+    assert {t.label for t in tasks} <= given
 
 
 def test_a_cap_takes_the_same_windows_in_any_order() -> None:
