@@ -24,7 +24,8 @@ def test_the_error_is_over_masked_samples_alone():
     predicted_BL[0, :2] = 3.0
     predicted_BL[:, 4:] = 100.0
     assert masked_error(predicted_BL, target_BL, mask_BN).tolist() == [9.0, 1.0]
-    assert float(masked_mse(predicted_BL, target_BL, mask_BN)) == 5.0
+    loss, error_B = masked_mse(predicted_BL, target_BL, mask_BN)
+    assert float(loss) == 5.0 and error_B.tolist() == [9.0, 1.0]
 
 
 class _Copier(torch.nn.Module):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,11 +22,14 @@ from xmae_dist.testing.ranks import run_ranks
 from xmae_dist.train import checkpoint
 from xmae_dist.train.batch import Masking
 from xmae_dist.train.checkpoint import SavedFiles
-from xmae_dist.train.collective import Ranks
+from xmae_dist.train.clock import Clock
+from xmae_dist.train.collective import Ranks, timed_collectives
 from xmae_dist.train.config import PretrainConfig, TrainConfig
 from xmae_dist.train.engine_deepspeed import DeepSpeedEngine, ZeroConfig
 from xmae_dist.train.engine_torch import TorchEngine
 from xmae_dist.train.loop import Loop, LoopConfig, Stop
+from xmae_dist.train.losses import Cohorts
+from xmae_dist.train.measure import Measures, Yardstick
 from xmae_dist.train.optimizer_config import OptimizerConfig
 from xmae_dist.train.retention import RetentionConfig
 from xmae_dist.train.schedule import ScheduleConfig
@@ -34,6 +38,11 @@ from xmae_dist.train.upload import Saver
 
 LENGTH = 200
 N_PATCHES = presets.config("tiny", length=LENGTH).n_patches
+SEGMENTS = [
+    Segment(cohort="a", part="p0", first_id=0, n=100),
+    Segment(cohort="b", part="p0", first_id=100, n=150),
+    Segment(cohort="a", part="p1", first_id=250, n=50),
+]
 CONFIG = PretrainConfig(train=TrainConfig(global_batch=16, micro_batch=4, workers=4))
 
 
@@ -77,7 +86,7 @@ def model(dropout: float = 0.0) -> torch.nn.Module:
     return presets.build("tiny", length=LENGTH, width=32, heads=2, dropout=dropout)
 
 
-def engine(kind: str, ranks: Ranks, saved: SavedFiles | None, dropout: float, make: Any = model) -> Any:
+def engine(kind: str, ranks: Ranks, saved: SavedFiles | None, dropout: float, clock: Clock, make: Any = model) -> Any:
     accumulation = CONFIG.accumulation(ranks.world)
     if kind == "torch":
         return TorchEngine(
@@ -87,6 +96,7 @@ def engine(kind: str, ranks: Ranks, saved: SavedFiles | None, dropout: float, ma
             rank=ranks.rank,
             world=ranks.world,
             saved=saved,
+            clock=clock,
         )
     return DeepSpeedEngine(
         make(dropout),
@@ -95,6 +105,7 @@ def engine(kind: str, ranks: Ranks, saved: SavedFiles | None, dropout: float, ma
         micro_batch=4,
         accumulation=accumulation,
         saved=saved,
+        clock=clock,
     )
 
 
@@ -111,7 +122,9 @@ def run(
         saved = SavedFiles(checkpoint.fetch(where, manifest, folder), manifest)
         state = TrainState(**manifest["state"])
     notes = Notes(stop_after if rank == world - 1 else None)
-    plan = plan_of([Segment(cohort="a", part="p0", first_id=0, n=300)], 8, OrderConfig(seed=1, global_batch=16))
+    plan = plan_of(SEGMENTS, 8, OrderConfig(seed=1, global_batch=16))
+    clock = Clock()
+    built = engine(kind, ranks, saved, dropout, clock)
     loop = Loop(
         config=LoopConfig(
             steps=steps,
@@ -123,18 +136,23 @@ def run(
             checkpoint_every=100,
             validate_every=0,
         ),
-        engine=engine(kind, ranks, saved, dropout),
+        engine=built,
         masking=Masking(seed=1, n_patches=N_PATCHES, mode="scatter"),
         ranks=ranks,
         saver=Saver(url, ranks, RetentionConfig(), lambda kind, **_: notes.events.append(kind), "attempt"),
         callbacks=notes,
         about=lambda state: {"state": state.to_dict()},
+        measures=Measures(
+            Cohorts.of(SEGMENTS), ranks, built.device, clock, Yardstick(flops_per_window=10**6, peak_flops=1e12)
+        ),
     )
     batches = tensor_batches(
         direct.step_batches(Waves(), plan, start_step=state.step, stop_step=steps, world=world, rank=rank)
     )
-    state, stopped = loop.run(batches, state)
+    with timed_collectives(clock):
+        state, stopped = loop.run(batches, state)
     return {
+        "rows": notes.rows,
         "losses": [row["loss"] for row in notes.rows],
         "step": state.step,
         "stopped": stopped is Stop.ASKED,
@@ -159,7 +177,29 @@ def test_a_stopped_run_goes_on_with_the_same_bits(tmp_path: Path) -> None:
 
 def test_a_finished_run_does_nothing_more(tmp_path: Path) -> None:
     alone(tmp_path)
-    assert alone(tmp_path) == {"losses": [], "step": 24, "stopped": False, "events": []}
+    assert alone(tmp_path) == {"rows": [], "losses": [], "step": 24, "stopped": False, "events": []}
+
+
+@pytest.mark.parametrize(
+    ("world", "kind"), [(1, "torch"), (2, "zero1"), pytest.param(2, "zero3", marks=pytest.mark.slow)]
+)
+def test_every_step_tells_where_its_time_and_its_loss_lie(tmp_path: Path, world: int, kind: str) -> None:
+    started = time.perf_counter()
+    found = alone(tmp_path) if world == 1 else run_ranks(world, run, tmp_path, f"file://{tmp_path}", kind, 24)[0]
+    took_s = time.perf_counter() - started
+    rows, parts = found["rows"], ("data", "forward", "backward", "optimizer", "validation", "checkpoint", "other")
+    for row in rows:
+        spent_s = [row[f"{part}_s"] for part in parts] + ([row["communication_s"]] if world > 1 else [])
+        assert min(spent_s) >= 0 and min(spent_s[1:4]) > 0
+        assert sum(spent_s) == pytest.approx(16 / row["windows_per_s"], rel=0.01)
+        assert row["peak_share"] == pytest.approx(1e6 * row["windows_per_s"] / 1e12 / world, abs=1e-4)
+        assert 0 <= row["data_stall"] <= 1 and len(row["rss_mb"]) == world and min(row["rss_mb"]) > 50
+    assert sum(16 / row["windows_per_s"] for row in rows) < took_s
+    # 16 windows a step over 24 steps: an epoch and a bit of 300, so cohort b, half of all, has about half of them.
+    ecg = [row["losses"]["ecg"] for row in rows]
+    assert {name for one in ecg for name in one} == {"a", "b"} and all("ppg" not in row["losses"] for row in rows)
+    for row, one in zip(rows, ecg, strict=True):
+        assert min(one.values()) * 0.999 <= row["loss"] <= max(one.values()) * 1.001
 
 
 def test_gradients_that_stay_bad_end_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

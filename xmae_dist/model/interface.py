@@ -5,6 +5,8 @@ Shapes: B batch, L samples, N patches, E embedding width. Masks are boolean, Tru
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any, ClassVar, Protocol
 
 from torch import Tensor, nn
@@ -40,6 +42,8 @@ class PretrainModel(nn.Module):
     """A model that can be pretrained on pairs and then embeds one of the two signals."""
 
     config: ModelConfig
+    errors: Mapping[str, Tensor] = MappingProxyType({})
+    """Masked error of each window, (B,), in the last `forward`, by signal; none where the loss has no such parts."""
 
     @property
     def reconstructs(self) -> str | None:

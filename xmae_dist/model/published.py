@@ -163,7 +163,9 @@ class PublishedXMAE(PretrainModel):
 
     def forward(self, ppg_BL: Tensor, ecg_BL: Tensor, mask_BN: Tensor, visible_BV: Tensor | None = None) -> Tensor:
         """Mean squared error over the masked ECG samples, a scalar."""
-        return masked_mse(self.reconstruct(ppg_BL, ecg_BL, mask_BN, visible_BV), ecg_BL, mask_BN)
+        loss, error_B = masked_mse(self.reconstruct(ppg_BL, ecg_BL, mask_BN, visible_BV), ecg_BL, mask_BN)
+        self.errors = {"ecg": error_B}
+        return loss
 
     def reconstruct(self, ppg_BL: Tensor, ecg_BL: Tensor, mask_BN: Tensor, visible_BV: Tensor | None = None) -> Tensor:
         """The whole ECG, (B, L), from all PPG and the ECG patches where the mask is False."""

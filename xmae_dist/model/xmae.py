@@ -168,10 +168,12 @@ class XMAE(PretrainModel):
     def forward(self, ppg_BL: Tensor, ecg_BL: Tensor, mask_BN: Tensor, visible_BV: Tensor | None = None) -> Tensor:
         """Mean squared error over masked samples, averaged over the signals that are reconstructed."""
         signals, view = {"ppg": ppg_BL, "ecg": ecg_BL}, View.of(mask_BN, visible_BV)
-        losses = [
-            masked_mse(self._rebuild(name, signals, view), signals[name], self._view_of(name, view).mask_BN)
-            for name in self.decoders
-        ]
+        losses, errors = [], {}
+        for name in self.decoders:
+            rebuilt_BL = self._rebuild(name, signals, view)
+            loss, errors[name] = masked_mse(rebuilt_BL, signals[name], self._view_of(name, view).mask_BN)
+            losses.append(loss)
+        self.errors = errors
         return torch.stack(losses).mean()
 
     def reconstruct(self, ppg_BL: Tensor, ecg_BL: Tensor, mask_BN: Tensor, visible_BV: Tensor | None = None) -> Tensor:

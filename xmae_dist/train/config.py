@@ -134,6 +134,9 @@ class ResourceConfig:
     with CPUs to spare."""
     readers: int = 2
     """Read tasks of one worker at a time."""
+    peak_tflops: float | None = None
+    """What one worker's device promises, in TFLOP/s, for the share of peak in the metrics. None: measured at the
+    start by a matrix product, which on GPUs reaches about two thirds of the data sheet."""
     may_grow: bool = False
     """The cluster can add nodes: do not refuse workers that do not fit now."""
 

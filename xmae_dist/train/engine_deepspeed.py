@@ -20,6 +20,7 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
+from xmae_dist.train.clock import Clock
 from xmae_dist.train.engine import (
     MOMENTS,
     WEIGHT,
@@ -62,8 +63,10 @@ class DeepSpeedEngine:
         bf16: bool = False,
         device: torch.device | str = "cpu",
         saved: Saved | None = None,
+        clock: Clock | None = None,
     ) -> None:
         self._device = torch.device(device)
+        self._clock = clock or Clock(self._device)
         self._zero, self._clip_norm, self._bf16 = zero, optimizer.clip_norm, bf16
         self._accumulation = accumulation
         self._optimizer_steps = 0
@@ -92,9 +95,11 @@ class DeepSpeedEngine:
     def forward_backward(self, *inputs: Any, weight: float = 1.0) -> torch.Tensor:
         with torch.autocast(self._device.type, torch.bfloat16, enabled=self._bf16):
             loss = self._engine(*inputs)
+        self._clock.mark("forward")
         self._engine.backward(loss * weight if weight != 1.0 else loss)
         if not self._engine.is_gradient_accumulation_boundary():
             self._engine.step()
+        self._clock.mark("backward")
         return loss.detach()
 
     def step(self, lr: float) -> StepOutcome:

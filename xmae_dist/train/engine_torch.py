@@ -15,6 +15,7 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
+from xmae_dist.train.clock import Clock
 from xmae_dist.train.engine import (
     EXP_AVG,
     EXP_AVG_SQ,
@@ -44,8 +45,10 @@ class TorchEngine:
         rank: int = 0,
         world: int = 1,
         saved: Saved | None = None,
+        clock: Clock | None = None,
     ) -> None:
         self._device = torch.device(device)
+        self._clock = clock or Clock(self._device)
         self._rank, self._world, self._accumulation, self._bf16 = rank, world, accumulation, bf16
         self._clip_norm = optimizer.clip_norm
         if saved is not None:
@@ -73,7 +76,9 @@ class TorchEngine:
     def forward_backward(self, *inputs: Any, weight: float = 1.0) -> torch.Tensor:
         with torch.autocast(self._device.type, torch.bfloat16, enabled=self._bf16):
             loss = self._module(*inputs)
+        self._clock.mark("forward")
         (loss * (weight / self._accumulation)).backward()
+        self._clock.mark("backward")
         return loss.detach()
 
     def step(self, lr: float) -> StepOutcome:

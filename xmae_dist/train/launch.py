@@ -17,6 +17,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -51,7 +52,7 @@ def pretrain(config: PretrainConfig) -> Outcome:
     marks = Marks()
     check(config)
     config = _pinned(_normalised(config))
-    model_config(config)
+    flops = _flops_ahead(config)
     marks.note("checks")
     _connect()
     marks.note("ray")
@@ -65,7 +66,7 @@ def pretrain(config: PretrainConfig) -> Outcome:
     _remember(config, store)
     marks.note("windows")
     with Shown(config.train.steps) as shown:
-        step = _train(config, store, identity, shown, marks)
+        step = _train(config, store, identity, flops.result(), shown, marks)
     return Outcome(run=config.run, step=step, loss=shown.last_loss, figures=draw_run(config.run))
 
 
@@ -169,7 +170,17 @@ def check_cluster(config: PretrainConfig) -> None:
 # -- the run ---------------------------------------------------------------------------------------------------------
 
 
-def _train(config: PretrainConfig, store: WindowStore, identity: Identity, shown: Shown, marks: Marks) -> int:
+def _flops_ahead(config: PretrainConfig) -> Future[int]:
+    """FLOPs of a window, counted while Ray starts. Raises ConfigError for a model that cannot be."""
+    from xmae_dist.train.flops import flops_per_window
+
+    model = model_config(config)
+    return ThreadPoolExecutor(max_workers=1, thread_name_prefix="flops").submit(flops_per_window, model)
+
+
+def _train(
+    config: PretrainConfig, store: WindowStore, identity: Identity, flops_per_window: int, shown: Shown, marks: Marks
+) -> int:
     """Trains to the last step, again and again after preemptions; returns the step."""
     from xmae_dist.train.worker import Job
 
@@ -180,6 +191,7 @@ def _train(config: PretrainConfig, store: WindowStore, identity: Identity, shown
         store_url=store.url,
         identity=identity,
         board=board,
+        flops_per_window=flops_per_window,
         driver_s=marks.seconds,
         handed_over_s=time.time(),
     )

@@ -8,18 +8,19 @@ uploads stand. Whatever ranks must agree on rides on that, so every rank runs th
 from __future__ import annotations
 
 import enum
-import time
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
-from typing import Any, Protocol
+from dataclasses import dataclass
+from typing import Any, Protocol, cast
 
 import torch
 
 from xmae_dist.core.errors import RunError
 from xmae_dist.data.collate import TensorBatch
+from xmae_dist.model.interface import PretrainModel
 from xmae_dist.train.batch import Masking, micro_batches, seed_dropout
 from xmae_dist.train.collective import Ranks
 from xmae_dist.train.engine import Engine, StepOutcome
+from xmae_dist.train.measure import Measures
 from xmae_dist.train.schedule import ScheduleConfig, learning_rate, mask_ratio
 from xmae_dist.train.state import TrainState
 from xmae_dist.train.upload import Saver
@@ -65,25 +66,6 @@ class Callbacks(Protocol):
 
 
 @dataclass
-class Clock:
-    """Seconds of the current step by what they were spent on."""
-
-    seconds: dict[str, float] = field(default_factory=dict)
-    _last: float = field(default_factory=time.perf_counter)
-
-    def mark(self, what: str) -> None:
-        """Books the time since the last mark on `what`."""
-        now = time.perf_counter()
-        self.seconds[what] = self.seconds.get(what, 0.0) + now - self._last
-        self._last = now
-
-    def take(self) -> dict[str, float]:
-        """The step's seconds, and a fresh start."""
-        taken, self.seconds = self.seconds, {}
-        return taken
-
-
-@dataclass
 class Loop:
     """A run on one rank. `about(state)` is what a checkpoint's manifest says beside its files."""
 
@@ -94,6 +76,7 @@ class Loop:
     saver: Saver
     callbacks: Callbacks
     about: Callable[[TrainState], dict[str, Any]]
+    measures: Measures
     _bad_steps: int = 0
     _saved_step: int = -1
 
@@ -102,59 +85,72 @@ class Loop:
 
         Raises RunError after `max_bad_steps` consecutive steps with non-finite gradients.
         """
-        clock = Clock()
         stopping: Stop | None = None
         self._saved_step = state.step
         for batch in batches:
-            clock.mark("data")
-            state, stopping = self._step(batch, state, clock)
+            self.measures.clock.mark("data")
+            state, stopping, row = self._step(batch, state)
+            self.measures.clock.mark("other")
             self._validate(state, stopping)
-            clock.mark("validate")
+            self.measures.clock.mark("validation")
             self._save(state, stopping)
-            clock.mark("checkpoint")
+            self.measures.clock.mark("checkpoint")
+            self.callbacks.on_step(self.measures.finish(row, self.config.global_batch))
             if stopping:
                 break
         self.saver.finish()
         return state, stopping
 
-    def _step(self, batch: TensorBatch, state: TrainState, clock: Clock) -> tuple[TrainState, Stop | None]:
+    def _step(self, batch: TensorBatch, state: TrainState) -> tuple[TrainState, Stop | None, dict[str, Any]]:
         config = self.config
         seen = state.windows_seen + config.global_batch
         ratio = mask_ratio(config.schedule, config.model_mask_ratio, seen, config.steps * config.global_batch)
         lr = learning_rate(config.schedule, seen, config.steps * config.global_batch)
         loss_sum = self._forward_backward(batch, ratio)
-        clock.mark("compute")
         outcome = self.engine.step(lr)
-        clock.mark("optimizer")
-        mean_loss, stopping = self._agree(loss_sum)
-        clock.mark("agree")
+        self.measures.clock.mark("optimizer")
+        agreed, stopping = self._agree(loss_sum)
         state = TrainState(step=state.step + 1, windows_seen=seen, optimizer_steps=self.engine.optimizer_steps)
         self._note_bad(outcome, state.step)
-        self._report(state, mean_loss, outcome, lr, ratio, clock)
-        return state, stopping
+        row = {
+            "step": state.step,
+            "windows_seen": state.windows_seen,
+            **agreed,
+            "lr": lr,
+            "mask_ratio": ratio,
+            "grad_norm": outcome.grad_norm,
+            "applied": outcome.applied,
+        }
+        return state, stopping, row
 
     def _forward_backward(self, batch: TensorBatch, ratio: float) -> torch.Tensor:
         """The sum of the losses of this rank's windows, 0-dim."""
         seed_dropout(self.config.seed, batch.step, self.ranks.rank)
         mask_BN = self.masking.draw(batch.ids_B, batch.epoch, ratio)
-        count, losses = self.config.accumulation, []
+        cohort_B = self.measures.cohorts.of_windows(batch.ids_B)
+        model = cast(PretrainModel, self.engine.module)
+        count, losses, start = self.config.accumulation, [], 0
         even = self.config.global_batch / (self.ranks.world * count)
+        self.measures.clock.mark("other")
         for ppg, ecg, mask in micro_batches(batch, mask_BN, count, self.engine.device):
             # A world size that does not divide the batch gives shares that differ by a window; every window
             # still counts 1/G in the gradient.
             loss = self.engine.forward_backward(ppg, ecg, mask, weight=len(mask) / even)
             losses.append(loss * len(mask))
+            self.measures.losses.add(model.errors, cohort_B[start : start + len(mask)])
+            start += len(mask)
         return torch.stack(losses).sum()
 
-    def _agree(self, loss_sum: torch.Tensor) -> tuple[float, Stop | None]:
-        """(mean loss over ranks, why any rank wants to stop); settles a save whose uploads have all ended."""
+    def _agree(self, loss_sum: torch.Tensor) -> tuple[dict[str, Any], Stop | None]:
+        """(what all ranks tell of this step, why any rank wants to stop); settles a save whose uploads have ended."""
         busy, failed = self.saver.status
         wish = self.callbacks.wants_stop()
-        mine = [float(loss_sum), wish is Stop.ASKED, wish is Stop.PREEMPTED, busy, failed]
-        total = self.ranks.sum(torch.tensor(mine, dtype=torch.float64)).tolist()
-        self.saver.settle(busy=bool(total[3]), failed=bool(total[4]))
-        stopping = Stop.ASKED if total[1] else Stop.PREEMPTED if total[2] else None
-        return total[0] / self.config.global_batch, stopping
+        mine = [float(loss_sum), wish is Stop.ASKED, wish is Stop.PREEMPTED, busy, failed]  # waits for the device
+        vector = torch.tensor([*mine, *self.measures.take()], dtype=torch.float64)
+        loss, asked, preempted, busy, failed, *rest = self.ranks.sum(vector).tolist()
+        self.saver.settle(busy=bool(busy), failed=bool(failed))
+        stopping = Stop.ASKED if asked else Stop.PREEMPTED if preempted else None
+        return {"loss": loss / self.config.global_batch, **self.measures.read(rest)}, stopping
 
     def _note_bad(self, outcome: StepOutcome, step: int) -> None:
         if outcome.applied:
@@ -169,25 +165,6 @@ class Loop:
                 expected="finite gradients",
                 fix="lower --schedule.peak-lr, or look for bad windows with `xmae verify`",
             )
-
-    def _report(
-        self, state: TrainState, loss: float, outcome: StepOutcome, lr: float, ratio: float, clock: Clock
-    ) -> None:
-        seconds = clock.take()
-        took_s = sum(seconds.values())
-        self.callbacks.on_step(
-            {
-                "step": state.step,
-                "windows_seen": state.windows_seen,
-                "loss": loss,
-                "lr": lr,
-                "mask_ratio": ratio,
-                "grad_norm": outcome.grad_norm,
-                "applied": outcome.applied,
-                "windows_per_s": self.config.global_batch / max(took_s, 1e-9),
-                **{f"{what}_s": round(spent, 5) for what, spent in seconds.items()},
-            }
-        )
 
     def _due(self, every: int, state: TrainState, stopping: Stop | None) -> bool:
         last = state.step >= self.config.steps

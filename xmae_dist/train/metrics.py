@@ -40,6 +40,23 @@ def read_metrics(run_url: str) -> list[Row]:
     return [by_key[key] for key in sorted(by_key)]
 
 
+def numbers(row: Row) -> dict[str, float]:
+    """What of a row can be drawn as curves, by a flat name: of values by rank the largest, of losses each.
+
+    Names of steps stand alone; those of events begin with the kind (`validation/own`).
+    """
+    prefix = "" if row["kind"] == "step" else f"{row['kind']}/"
+    found: dict[str, float] = {}
+    for name, value in row.items():
+        if isinstance(value, dict):
+            found |= {f"{prefix}{name}/{signal}/{of}": x for signal, by in value.items() for of, x in by.items()}
+        elif name not in _NOT_CURVES and isinstance(value, int | float):
+            found[prefix + name] = value
+        elif isinstance(value, list):
+            found[f"{prefix}largest_{name}"] = max(value)
+    return found
+
+
 class MetricsWriter:
     """Rank 0's writer. `listen(rows)` is called with every bunch of new rows, in the writing thread.
 
@@ -120,10 +137,8 @@ class MetricsWriter:
 
             self._curves = SummaryWriter(self._curves_place(), purge_step=self._start_step + 1, flush_secs=10)
         for row in rows:
-            for name, value in row.items():
-                if name not in _NOT_CURVES and isinstance(value, (int, float)):
-                    place = name if row["kind"] == "step" else f"{row['kind']}/{name}"
-                    self._curves.add_scalar(place, value, row["step"], row["time_s"])
+            for name, value in numbers(row).items():
+                self._curves.add_scalar(name, value, row["step"], row["time_s"])
 
     def _curves_place(self) -> str:
         url = uri.join(self._run_url, "tensorboard")

@@ -29,10 +29,14 @@ from xmae_dist.model import presets
 from xmae_dist.train import checkpoint
 from xmae_dist.train.batch import Masking
 from xmae_dist.train.checkpoint import SavedFiles
-from xmae_dist.train.collective import Ranks
+from xmae_dist.train.clock import Clock
+from xmae_dist.train.collective import Ranks, timed_collectives
 from xmae_dist.train.config import PretrainConfig, model_config
 from xmae_dist.train.engine import Engine, Saved, bf16_is_fast
+from xmae_dist.train.flops import measured_peak_flops
 from xmae_dist.train.loop import Loop, LoopConfig, Stop
+from xmae_dist.train.losses import Cohorts
+from xmae_dist.train.measure import Measures, Yardstick
 from xmae_dist.train.metrics import MetricsWriter, Row
 from xmae_dist.train.order import order_of
 from xmae_dist.train.retention import RetentionConfig
@@ -51,6 +55,7 @@ class Job:
     identity: Identity
     board: Any
     """Handle of the `Board` actor."""
+    flops_per_window: int
     driver_s: dict[str, float]
     """Seconds the driver spent before it handed over, by what on."""
     handed_over_s: float
@@ -85,6 +90,7 @@ class _Worker:
         if device.type == "cpu":
             torch.set_num_threads(config.train.threads)
         self._ranks = Ranks(rank=context.get_world_rank(), world=context.get_world_size(), device=device)
+        self._clock = Clock(device)
         self._attempt = self._ranks.from_first(attempt)
         self._stop: Stop | None = None
         self._share: HeldOut | None = None
@@ -95,6 +101,10 @@ class _Worker:
         self._mark("workers")
 
     def run(self) -> dict[str, Any]:
+        with timed_collectives(self._clock):
+            return self._run()
+
+    def _run(self) -> dict[str, Any]:
         config = self._config
         store = WindowStore.open(self._job.store_url)
         plan = plan_for(store, order_of(config))
@@ -115,12 +125,15 @@ class _Worker:
                 store, config.validation.split, config.validation.windows, masking, ratio, self._ranks
             )
         self._mark("held_out")
+        measures = Measures(
+            Cohorts.of(store.segments("train")), self._ranks, self._engine.device, self._clock, self._yardstick()
+        )
         with self._telling(state.step):
             self._tell("start", step=state.step, world=self._ranks.world, **self._marks)
-            return self._loop(batches, masking, ratio, state)
+            return self._loop(batches, masking, ratio, state, measures)
 
     def _loop(
-        self, batches: Iterator[TensorBatch], masking: Masking, ratio: float, state: TrainState
+        self, batches: Iterator[TensorBatch], masking: Masking, ratio: float, state: TrainState, measures: Measures
     ) -> dict[str, Any]:
         config = self._config
         assert self._engine is not None
@@ -133,6 +146,7 @@ class _Worker:
             saver=Saver(config.run, self._ranks, retention, self._tell, self._attempt),
             callbacks=self,
             about=self._about,
+            measures=measures,
         )
         state, stop = loop.run(batches, state)
         if self._share is not None and stop is None:
@@ -197,14 +211,13 @@ class _Worker:
 
     def _build_engine(self, module: torch.nn.Module, saved: Saved | None) -> Engine:
         config, ranks = self._config, self._ranks
-        precision = config.engine.precision
-        bf16 = precision == "bf16" or (precision == "auto" and bf16_is_fast(ranks.device))
         common: dict[str, Any] = {
             "optimizer": config.optimizer,
             "accumulation": config.accumulation(ranks.world),
-            "bf16": bf16,
+            "bf16": self._bf16,
             "device": ranks.device,
             "saved": saved,
+            "clock": self._clock,
         }
         if config.engine.kind == "torch":
             from xmae_dist.train.engine_torch import TorchEngine
@@ -218,6 +231,16 @@ class _Worker:
             offload_parameters=config.engine.offload_parameters,
         )
         return DeepSpeedEngine(module, zero=zero, micro_batch=config.train.micro_batch, **common)
+
+    @property
+    def _bf16(self) -> bool:
+        precision = self._config.engine.precision
+        return precision == "bf16" or (precision == "auto" and bf16_is_fast(self._ranks.device))
+
+    def _yardstick(self) -> Yardstick:
+        given = self._config.resources.peak_tflops
+        peak = given * 1e12 if given else measured_peak_flops(self._ranks.device, bf16=self._bf16)
+        return Yardstick(flops_per_window=self._job.flops_per_window, peak_flops=peak)
 
     def _about(self, state: TrainState) -> dict[str, Any]:
         return {
