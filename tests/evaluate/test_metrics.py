@@ -47,13 +47,35 @@ def test_pearson_and_macro_auroc_equal_the_reference() -> None:
     np.testing.assert_allclose(METRICS["macro_auroc"].score(y3_N, p_N3, fold_N, one), want, atol=1e-12)
 
 
-@pytest.mark.parametrize("name", sorted(set(METRICS) - {"macro_auroc"}))
+@pytest.mark.parametrize("name", sorted(set(METRICS) - {"macro_auroc", "calibration_error"}))
 def test_an_integer_weight_is_a_repetition(name: str) -> None:
     y_N, pred_N1, fold_N, weight_N = sample(seed=2)
     again = np.repeat(np.arange(len(y_N)), weight_N.astype(int))
     weighted = METRICS[name].score(y_N, pred_N1, fold_N, weight_N[None])
     repeated = METRICS[name].score(y_N[again], pred_N1[again], fold_N[again], np.ones((1, len(again))))
     np.testing.assert_allclose(weighted, repeated, atol=1e-9)
+
+
+@pytest.mark.parametrize("name", sorted(METRICS))
+def test_weights_of_groups_are_weights_of_their_members(name: str) -> None:
+    rng = np.random.default_rng(5)
+    y_N, pred_NC, fold_N, _ = sample(seed=3)
+    if "multiclass" in METRICS[name].kinds:
+        y_N, pred_NC = rng.integers(0, 3, len(y_N)).astype(float), rng.dirichlet(np.ones(3), len(y_N))
+    group_N = rng.integers(0, 17, len(y_N))
+    weight_RG = rng.integers(0, 4, (6, 17)).astype(float)
+    by_group = METRICS[name].score(y_N, pred_NC, fold_N, weight_RG, group_N)
+    np.testing.assert_allclose(by_group, METRICS[name].score(y_N, pred_NC, fold_N, weight_RG[:, group_N]), atol=1e-12)
+    whole = METRICS[name].score(y_N, pred_NC, fold_N, np.ones((1, len(y_N))))[0]
+    assert METRICS[name].value(y_N, pred_NC, fold_N) == pytest.approx(whole, abs=1e-12)
+
+
+def test_calibration_error_is_the_gap_of_each_tenth() -> None:
+    p_N = np.repeat(np.linspace(0.05, 0.95, 10), 40)
+    y_N = (np.tile(np.arange(40), 10) < 40 * np.clip(p_N + 0.1, 0, 1)).astype(float)
+    gap = METRICS["calibration_error"].value(y_N, p_N[:, None], np.zeros(len(p_N), np.int64))
+    assert gap == pytest.approx(np.mean([abs(y_N[p_N == p].mean() - p) for p in np.unique(p_N)]), abs=1e-12)
+    assert 0.08 < gap < 0.11
 
 
 def test_auroc_compares_only_within_a_fold() -> None:

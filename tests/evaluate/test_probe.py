@@ -95,7 +95,7 @@ def test_influence_is_the_derivative_of_retraining(kind: str) -> None:
     person = 4
     draw_S = np.ones(12)
     draw_S[person] = 1.01
-    moved = fit.retrained(draw_S).pred_NC[:, 0]
+    moved = next(fit.retrained(draw_S[None])).pred_NC[:, 0]
     for k in range(3):
         train_N = fold_N != k
         weight_N = np.where(code_N == person, 1.01, 1.0)[train_N]

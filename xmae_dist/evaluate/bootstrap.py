@@ -14,7 +14,7 @@ percentile interval is stretched about the estimate by sqrt(1 + max(0, cov(T, U)
 Legend: N units, S subjects, R replicates, Q replicates used for U (Q <= R).
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -25,7 +25,6 @@ from xmae_dist.core.seeds import generator
 from xmae_dist.evaluate.metrics import METRICS
 
 Floats = NDArray[np.float64]
-CHUNK_CELLS = 4_000_000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,31 +60,25 @@ def draws(n_subjects: int, n_replicates: int, *parts: int | str) -> Floats:
 def replicates(metric: str, p: Predictions, draws_RS: Floats) -> Floats:
     """Metric value of each replicate, (R,); rows of `draws_RS` follow the sorted unique subjects."""
     code_N = np.unique(p.subject_N, return_inverse=True)[1]
-    rows = max(1, CHUNK_CELLS // max(1, len(code_N)))
-    score = METRICS[metric].score
-    parts = [
-        score(p.y_N, p.pred_NC, p.fold_N, draws_RS[i : i + rows][:, code_N]) for i in range(0, len(draws_RS), rows)
-    ]
-    return np.concatenate(parts)
+    return METRICS[metric].score(p.y_N, p.pred_NC, p.fold_N, draws_RS, code_N)
 
 
 def point(metric: str, p: Predictions) -> float:
-    return float(METRICS[metric].score(p.y_N, p.pred_NC, p.fold_N, np.ones((1, len(p.y_N))))[0])
+    return METRICS[metric].value(p.y_N, p.pred_NC, p.fold_N)
 
 
 def training_effect(
-    metric: str, retrained: Callable[[Floats], Predictions], draws_QS: Floats, step: float = 0.25
+    metric: str, retrained: Callable[[Floats], Iterator[Predictions]], draws_QS: Floats, step: float = 0.25
 ) -> Floats:
     """U_Q: slope of the metric as subjects weigh more or less in training, by a central difference along each draw.
 
-    `retrained(draw_S)` gives predictions had each subject counted `draw_S` times. A full step would let the
-    perturbation swamp a null probe's weights, which are themselves noise.
+    `retrained(draws_QS)` gives, for each draw, predictions had each subject counted so many times. A full step would
+    let the perturbation swamp a null probe's weights, which are themselves noise.
     """
-    effects = [
-        point(metric, retrained(1 + step * (draw_S - 1))) - point(metric, retrained(1 - step * (draw_S - 1)))
-        for draw_S in draws_QS
-    ]
-    return np.array(effects) / (2 * step)
+    more_Q, less_Q = (
+        np.array([point(metric, p) for p in retrained(1 + sign * step * (draws_QS - 1))]) for sign in (1, -1)
+    )
+    return (more_Q - less_Q) / (2 * step)
 
 
 def interval(

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from xmae_dist.core.errors import InputError
 from xmae_dist.core.seeds import hash_u64
+from xmae_dist.evaluate.metrics import sum_by
 from xmae_dist.evaluate.tasks import Task
 
 Floats = NDArray[np.float64]
@@ -46,12 +47,12 @@ class Examples:
         n_units = len(self.y_N)
         if len(self.rows_M) == n_units and np.array_equal(self.unit_M, np.arange(n_units)):
             return taken_ME
-        return _sum_by(self.unit_M, taken_ME, n_units) / np.bincount(self.unit_M, minlength=n_units)[:, None]
+        return sum_by(self.unit_M, taken_ME, n_units) / np.bincount(self.unit_M, minlength=n_units)[:, None]
 
     def _subject_mean(self, x_NE: Floats) -> Floats:
         code_N = np.unique(self.subject_N, return_inverse=True)[1]
         count_S = np.bincount(code_N)
-        return (_sum_by(code_N, x_NE, len(count_S)) / count_S[:, None])[code_N]
+        return (sum_by(code_N, x_NE, len(count_S)) / count_S[:, None])[code_N]
 
 
 def examples(task: Task, windows: pa.Table, *, max_windows_per_subject: int = 0, seed: int = 0) -> Examples:
@@ -170,13 +171,6 @@ def _letters(task: Task, column: pa.ChunkedArray, start_W: Floats) -> pa.Chunked
     place_W = np.minimum(np.floor(start_W / task.epoch_s).astype(int), width - 1)
     found_W = letters[code_W, place_W] if len(words) else np.full(len(code_W), " ")
     return pa.chunked_array([pa.array(found_W, mask=(code_W < 0) | (found_W == " "))])
-
-
-def _sum_by(code_N: Ints, x_NE: Floats, n: int) -> Floats:
-    """(n, E): rows of `x_NE` summed by their code."""
-    order_N = np.argsort(code_N, kind="stable")
-    first = np.searchsorted(code_N[order_N], np.arange(n))
-    return np.add.reduceat(x_NE[order_N], first, axis=0)
 
 
 def _class_index(task: Task, column: pa.ChunkedArray) -> Floats:

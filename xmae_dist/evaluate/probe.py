@@ -4,25 +4,31 @@ The outer folds give out-of-fold predictions; the penalty of each outer fold is 
 at a time, so no subject ever has a say in its own prediction. Both selections reuse one partition: with K folds, the
 inner fit for (test j, validate k) trains on the same subjects as (test k, validate j), so K(K-1)/2 + K training sets
 suffice where a grid search per outer fold fits K(K-1) + K of them. Each training set is solved for a whole path of
-penalties: ridge from fold-wise sufficient statistics and one eigendecomposition, logistic by warm-started Newton steps.
+penalties: ridge from fold-wise sufficient statistics and one eigendecomposition, logistic by warm-started L-BFGS.
 
 Penalties are per training unit (`lambda * n`), on features standardised by the training set. Several classes are
 one-against-rest logistic models whose probabilities are normalised. Legend: N units, S subjects, E features, F = E + 1
 (intercept last), K folds, P penalties, C prediction columns.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from itertools import combinations
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.linalg import LinAlgError, cho_factor, cho_solve
+from scipy.linalg import LinAlgError, cho_factor, cho_solve, cholesky, solve_triangular
+from scipy.optimize import minimize
 
 from xmae_dist.evaluate.bootstrap import Predictions
 from xmae_dist.evaluate.folds import check_folds
+from xmae_dist.evaluate.metrics import sum_by
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
+REUSE_STEPS = 12
+CHUNK_CELLS = 4_000_000
+SMALLEST_CURVATURE = 1e-8
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,7 +37,7 @@ class ProbeConfig:
 
     n_folds: int = 5
     penalties: tuple[float, ...] = (10.0, 1.0, 1e-1, 1e-2, 1e-3, 1e-4)
-    max_newton_steps: int = 20
+    max_steps: int = 200
     tolerance: float = 1e-5
 
 
@@ -67,10 +73,12 @@ class Fit:
     penalty_of_fold: dict[int, float]
     n_fits: int
 
-    def retrained(self, draw_S: Floats) -> Predictions:
-        """Predictions had each subject counted `draw_S` times in training; the units predicted stay the same."""
-        linear_NC = self.linear_NC + np.tensordot(draw_S - 1.0, self.influence_SNC, axes=1)
-        return replace(self.predictions, pred_NC=respond(self.kind, linear_NC))
+    def retrained(self, draws_QS: Floats) -> Iterator[Predictions]:
+        """Predictions had each subject counted so many times in training; the units predicted stay the same."""
+        rows = max(1, CHUNK_CELLS // self.linear_NC.size)
+        for i in range(0, len(draws_QS), rows):
+            for moved_NC in np.tensordot(draws_QS[i : i + rows] - 1.0, self.influence_SNC, axes=1):
+                yield replace(self.predictions, pred_NC=respond(self.kind, self.linear_NC + moved_NC))
 
 
 def cross_fit(
@@ -165,8 +173,7 @@ class Path:
             mean_N = _sigmoid(linear_NC[:, c]) if self.kind != "regression" else linear_NC[:, c]
             curve_N = mean_N * (1 - mean_N) if self.kind != "regression" else np.ones(len(mean_N))
             hessian_FF = _hessian(z_NF, curve_N, self.penalties[-1])
-            per_subject_SF = np.zeros((n_subjects, z_NF.shape[1]))
-            np.add.at(per_subject_SF, code_N, z_NF * (target_NC[:, c] - mean_N)[:, None])
+            per_subject_SF = sum_by(code_N, z_NF * (target_NC[:, c] - mean_N)[:, None], n_subjects)
             columns.append(per_subject_SF @ _solve_positive(hessian_FF, test_NF.T) / len(z_NF))
         return np.stack(columns, axis=-1)
 
@@ -205,42 +212,47 @@ def _ridge_path(z_NE: Floats, y_N: Floats, penalties: tuple[float, ...]) -> tupl
 def _logistic_path(
     z_NE: Floats, y_N: Floats, penalties: tuple[float, ...], config: ProbeConfig
 ) -> tuple[Floats, Floats]:
-    """min mean(log(1 + exp(-s(b + z w)))) + lambda/2 |w|^2 for each lambda, strongest first, each from the last."""
+    """min mean(log(1 + exp(-s(b + z w)))) + lambda/2 |w|^2 for each lambda, strongest first, each from the last.
+
+    L-BFGS in coordinates in which the curvature is about one. The curvature of the data is what costs, so it is kept
+    from one penalty to the next until that takes many steps.
+    """
     design_NF = _with_one(z_NE)
     rate = np.clip(y_N.mean(), 1e-6, 1 - 1e-6)
     beta_F = np.zeros(design_NF.shape[1])
     beta_F[-1] = np.log(rate / (1 - rate))
+    curvature_FF: Floats | None = None
     betas = []
     for lam in penalties:
-        beta_F = _newton(design_NF, y_N, lam, beta_F, config)
+        if curvature_FF is None:
+            prob_N = _sigmoid(design_NF @ beta_F)
+            curvature_FF = _hessian(design_NF, prob_N * (1 - prob_N), 0.0)
+        beta_F, steps = _descend(design_NF, y_N, lam, beta_F, curvature_FF, config)
+        if steps > REUSE_STEPS:
+            curvature_FF = None
         betas.append(beta_F)
     stack_PF = np.stack(betas)
     return stack_PF[:, :-1], stack_PF[:, -1]
 
 
-def _newton(design_NF: Floats, y_N: Floats, lam: float, beta_F: Floats, config: ProbeConfig) -> Floats:
-    """Damped Newton steps: halved until the penalised loss falls; the intercept (last) is not penalised."""
-    n, n_params = design_NF.shape
-    penalty_F = np.full(n_params, lam)
-    penalty_F[-1] = 0.0
-    objective = _logistic_objective(design_NF @ beta_F, y_N, beta_F, penalty_F)
-    for _ in range(config.max_newton_steps):
-        prob_N = _sigmoid(design_NF @ beta_F)
-        gradient_F = design_NF.T @ (prob_N - y_N) / n + penalty_F * beta_F
-        hessian_FF = _hessian(design_NF, prob_N * (1 - prob_N), lam)
-        step_F = _solve_positive(hessian_FF, gradient_F)
-        decrement = float(gradient_F @ step_F)
-        if decrement < config.tolerance**2 * n_params:
-            break
-        scale = 1.0
-        while scale > 1e-4:
-            trial_F = beta_F - scale * step_F
-            value = _logistic_objective(design_NF @ trial_F, y_N, trial_F, penalty_F)
-            if value <= objective - 1e-4 * scale * decrement:
-                break
-            scale /= 2
-        beta_F, objective = trial_F, value
-    return beta_F
+def _descend(
+    design_NF: Floats, y_N: Floats, lam: float, beta_F: Floats, curvature_FF: Floats, config: ProbeConfig
+) -> tuple[Floats, int]:
+    """The minimum and the number of steps; in these coordinates the gradient's size is the Newton decrement."""
+    penalty_F = np.full(len(beta_F), lam)
+    penalty_F[-1] = 0.0  # the intercept is free
+    root_FF = cholesky(curvature_FF + np.diag(penalty_F + SMALLEST_CURVATURE))
+
+    def loss(u_F: Floats) -> tuple[float, Floats]:
+        beta_F = solve_triangular(root_FF, u_F, check_finite=False)
+        linear_N = design_NF @ beta_F
+        gradient_F = design_NF.T @ (_sigmoid(linear_N) - y_N) / len(y_N) + penalty_F * beta_F
+        value = float(np.mean(np.logaddexp(0.0, linear_N) - y_N * linear_N) + 0.5 * np.sum(penalty_F * beta_F**2))
+        return value, solve_triangular(root_FF, gradient_F, trans=1, check_finite=False)
+
+    options = {"maxiter": config.max_steps, "gtol": config.tolerance, "ftol": 0.0, "maxcor": 10}
+    found = minimize(loss, root_FF @ beta_F, jac=True, method="L-BFGS-B", options=options)
+    return solve_triangular(root_FF, found.x), int(found.nit)
 
 
 def _solve_positive(hessian_FF: Floats, right: Floats) -> Floats:
@@ -250,13 +262,10 @@ def _solve_positive(hessian_FF: Floats, right: Floats) -> Floats:
         return np.asarray(np.linalg.lstsq(hessian_FF, right, rcond=None)[0])
 
 
-def _logistic_objective(linear_N: Floats, y_N: Floats, beta_F: Floats, penalty_F: Floats) -> float:
-    return float(np.mean(np.logaddexp(0.0, linear_N) - y_N * linear_N) + 0.5 * np.sum(penalty_F * beta_F**2))
-
-
 def _hessian(design_NF: Floats, curve_N: Floats, lam: float) -> Floats:
     """Curvature of the mean penalised loss; a trace of ridge keeps a saturated intercept solvable."""
-    hessian_FF = (design_NF * curve_N[:, None]).T @ design_NF / len(design_NF)
+    root_NF = design_NF * np.sqrt(curve_N / len(design_NF))[:, None]
+    hessian_FF = root_NF.T @ root_NF  # one matrix with itself: half the work
     hessian_FF[np.diag_indices(len(hessian_FF) - 1)] += lam
     hessian_FF[np.diag_indices(len(hessian_FF))] += 1e-10
     return hessian_FF
