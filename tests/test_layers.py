@@ -39,7 +39,7 @@ MAY_IMPORT: dict[str, set[str]] = {
 RAY_LIVES_IN = {
     "data/materialise.py",
     "data/stream.py",
-    "ingest/fanout.py",
+    "data/fanout.py",
     "train/launch.py",
     "train/worker.py",
     "evaluate/fanout.py",

@@ -9,40 +9,33 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from tests.data.conftest import WATCH, WORN
 from tests.data.corpora import corpus_of
 from xmae_dist.cli.main import main
+from xmae_dist.core.errors import StorageError
+from xmae_dist.data import alignment_record
 from xmae_dist.data.alignment import AlignedPair, aligned, beats_of_pair, estimate
-from xmae_dist.data.alignment_record import estimates, fingerprint, from_dict, record_url, to_dict
+from xmae_dist.data.alignment_record import estimates, fingerprint, from_dict, pair_id, stored, to_dict
 from xmae_dist.data.pairing import UNKNOWN_START, Candidate, PairConfig, candidates
-from xmae_dist.ingest.simulated import simulate_into
 from xmae_dist.signals.align import AlignSpec
 from xmae_dist.signals.beats import pulse_feet
 from xmae_dist.signals.defects import fill_gaps
 from xmae_dist.signals.filter import bandpass
-from xmae_dist.simulate.cohorts import PRESETS, simulate_subject
-from xmae_dist.storage import uri
+from xmae_dist.simulate.cohorts import simulate_subject
 from xmae_dist.storage.corpus import Corpus
 from xmae_dist.storage.snapshot import Recording
 
-SPEC = dataclasses.replace(PRESETS["patch_watch"], subjects=3, minutes=20.0)
 CONFIG = PairConfig()
 
 
 @pytest.fixture(scope="module")
-def corpus_url(tmp_path_factory: pytest.TempPathFactory) -> str:
-    url = f"file://{tmp_path_factory.mktemp('worn')}/corpus"
-    simulate_into(url, SPEC)
-    return url
+def pairs(worn_url: str) -> list[Candidate]:
+    return candidates(Corpus.open(worn_url).snapshot().recordings(), CONFIG)
 
 
 @pytest.fixture(scope="module")
-def pairs(corpus_url: str) -> list[Candidate]:
-    return candidates(Corpus.open(corpus_url).snapshot().recordings(), CONFIG)
-
-
-@pytest.fixture(scope="module")
-def ready(corpus_url: str, pairs: list[Candidate]) -> list[AlignedPair]:
-    found = estimates(corpus_url, pairs, CONFIG)
+def ready(worn_url: str, pairs: list[Candidate]) -> list[AlignedPair]:
+    found = estimates(Corpus.open(worn_url), pairs)
     return [one for pair, it in zip(pairs, found, strict=True) if (one := aligned(pair, it)) is not None]
 
 
@@ -52,9 +45,9 @@ def _starting(recording: Recording, start_time_ns: int | None) -> Recording:
 
 
 def test_devices_worn_together_are_paired_and_brought_onto_one_clock(ready: list[AlignedPair]) -> None:
-    assert len(ready) == SPEC.subjects
+    assert len(ready) == WORN.subjects
     for index, one in enumerate(ready):
-        patch, watch = simulate_subject(SPEC, index)
+        patch, watch = simulate_subject(WORN, index)
         assert one.pair.target.recording_id == patch.recording_id
         assert one.pair.source.recording_id == watch.recording_id
         true_s = np.linspace(20.0, 1180.0, 100)
@@ -134,38 +127,54 @@ def test_an_unknown_wall_time_is_a_reason_not_a_guess(pairs: list[Candidate]) ->
 
 
 def test_estimates_are_kept_in_the_corpus_and_found_again(
-    corpus_url: str, pairs: list[Candidate], ready: list[AlignedPair]
+    worn_url: str, pairs: list[Candidate], ready: list[AlignedPair]
 ) -> None:
-    url = record_url(corpus_url, fingerprint(pairs, CONFIG))
-    document = json.loads(uri.read_bytes(url))
-    stored = document["pairs"][0]
-    assert stored["arrival_time_absolute"] is False
-    assert 0 < stored["found"]["lag_std_s"] < 0.02
-    assert stored["found"]["drift_std_ppm"] > 0
-    assert [from_dict(values) for values in document["pairs"]] == [one.estimate for one in ready]
-    stored["found"]["offset_s"] = 1234.5
-    kept = uri.read_bytes(url)
-    uri.write_bytes(url, json.dumps(document).encode())
-    assert estimates(corpus_url, pairs, CONFIG)[0].found.offset_s == 1234.5
-    uri.write_bytes(url, kept)
+    corpus = Corpus.open(worn_url)
+    kept = stored(corpus, {WATCH})
+    assert [kept[pair_id(pair)] for pair in pairs] == [one.estimate for one in ready]
+    assert stored(corpus, {"another"}) == {}
+    one = to_dict(ready[0].estimate)
+    assert one["arrival_time_absolute"] is False
+    assert 0 < one["found"]["lag_std_s"] < 0.02
+    assert one["found"]["drift_std_ppm"] > 0
+    version = corpus.alignments.version()
+    assert estimates(corpus, pairs) == [one.estimate for one in ready]
+    assert corpus.alignments.version() == version  # nothing was made again
     other = PairConfig(align=AlignSpec(max_offset_s=130.0, arrival_prior_s=0.2))
-    assert fingerprint(pairs, other) != fingerprint(pairs, CONFIG)
-    assert fingerprint(pairs[:1], CONFIG) != fingerprint(pairs, CONFIG)
+    assert fingerprint([dataclasses.replace(pair, config=other) for pair in pairs]) != fingerprint(pairs)
+    assert fingerprint(pairs[:1]) != fingerprint(pairs)
+
+
+def test_a_job_that_failed_goes_on_where_it_was(
+    pairs: list[Candidate], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Estimates are committed as they are made; only those that are missing are made."""
+    corpus = Corpus.create(f"{tmp_path}/c")
+    monkeypatch.setattr(alignment_record, "_COMMIT_EVERY_S", 0.0)
+    lost = dataclasses.replace(pairs[2].source_row, array_path="signals/not/there/ppg")
+    torn = dataclasses.replace(pairs[2], source=dataclasses.replace(pairs[2].source, channels={"ppg": lost}))
+    with pytest.raises(StorageError, match="not/there"):
+        estimates(corpus, [*pairs[:2], torn])
+    assert set(stored(corpus, {WATCH})) == {pair_id(pair) for pair in pairs[:2]}
+    version = corpus.alignments.version()
+    assert len(estimates(corpus, pairs)) == 3
+    assert corpus.alignments.version() == version + 1
+    assert corpus.alignments.read().num_rows == 3
 
 
 def test_the_command_shows_pairs_and_draws_them(
-    corpus_url: str, ready: list[AlignedPair], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    worn_url: str, ready: list[AlignedPair], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main(["align", "--corpus", corpus_url, "--out", str(tmp_path / "pictures"), "--json"]) == 0
+    assert main(["align", "--corpus", worn_url, "--out", str(tmp_path / "pictures"), "--json"]) == 0
     shown = json.loads(capsys.readouterr().out)
-    assert shown["accepted"] == SPEC.subjects
+    assert shown["accepted"] == WORN.subjects
     assert shown["rejected"] == {}
     assert [Path(name).read_bytes()[1:4] for name in shown["pictures"]] == [b"PNG"]
     # Clocks that are a minute apart cannot be found within a second: each pair is told, and drawn, as rejected.
     narrow = ["--max-offset-s", "1", "--out", str(tmp_path / "narrow")]
-    assert main(["align", "--corpus", corpus_url, *narrow]) == 0
-    assert f"0 of {SPEC.subjects} pairs accepted; rejected: " in capsys.readouterr().out
-    assert len(list((tmp_path / "narrow").glob("rejected-*.png"))) == SPEC.subjects
+    assert main(["align", "--corpus", worn_url, *narrow]) == 0
+    assert f"0 of {WORN.subjects} pairs accepted; rejected: " in capsys.readouterr().out
+    assert len(list((tmp_path / "narrow").glob("rejected-*.png"))) == WORN.subjects
 
 
 def test_a_corpus_without_pairs_is_a_bad_input(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

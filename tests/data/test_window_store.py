@@ -14,6 +14,7 @@ from xmae_dist.core.fingerprint import canonical_json
 from xmae_dist.data import materialise, window_part
 from xmae_dist.data.materialise import StoreConfig
 from xmae_dist.data.split import SplitConfig
+from xmae_dist.data.window_source import window_sources
 from xmae_dist.data.window_spec import WindowSpec
 from xmae_dist.data.window_store import WindowStore
 from xmae_dist.data.windows import windows_of_recording
@@ -29,7 +30,10 @@ def plain_store(corpus: Corpus, url: str, config: StoreConfig = CONFIG) -> Windo
     document = materialise._document(snapshot, config)
     url = f"{url}/{document['fingerprint']}"
     materialise.uri.write_bytes(f"{url}/store.json", canonical_json(document))
-    plans = window_part.plan_parts(snapshot.recordings(), config.spec, config.split, url, config.chunk_windows)
+    sources = window_sources(snapshot.recordings(), (), ())
+    plans = window_part.plan_parts(
+        sources, config.spec, config.split, url, config.chunk_windows, on_the_fly=config.on_the_fly
+    )
     materialise.commit_index(url, document["fingerprint"], [window_part.write_part(plan) for plan in plans])
     return WindowStore.open(url)
 

@@ -14,7 +14,7 @@ from rich.table import Table
 
 from xmae_dist.core.errors import InputError
 from xmae_dist.data.alignment import PairEstimate
-from xmae_dist.data.alignment_record import estimates, fingerprint, record_url, to_dict
+from xmae_dist.data.alignment_record import estimates, to_dict
 from xmae_dist.data.pairing import Candidate, PairConfig, candidates
 from xmae_dist.signals.align import AlignSpec
 from xmae_dist.storage.corpus import Corpus
@@ -24,8 +24,10 @@ from xmae_dist.storage.corpus import Corpus
 class Args:
     """Pair recordings of one subject on different clocks by their heart beats and show the estimates.
 
-    The estimates are stored in the corpus below `alignments/`; the same command again finds them there. The constant
-    that offset and pulse arrival time share is set by the prior: arrival times of aligned pairs are not absolute.
+    The work is spread over the Ray cluster (or this machine's cores). The estimates are stored in the corpus, in the
+    table `alignments`, as they are made: the same command again finds them there, and one that was killed goes on.
+    `xmae windows --arrival-prior-s` cuts windows with them. The constant that offset and pulse arrival time share is
+    set by the prior: arrival times of aligned pairs are not absolute.
     """
 
     corpus: str
@@ -64,9 +66,9 @@ def run(args: Args) -> int:
             expected=f"{args.target} and {args.source} of one subject, at one time, on different clocks",
             fix="check channels and wall times with `xmae inspect`, or raise --max-offset-s",
         )
-    found = estimates(corpus.url, pairs, config)
+    found = estimates(corpus, pairs)
     pictures = _draw(args, pairs, found)
-    url = record_url(corpus.url, fingerprint(pairs, config))
+    url = corpus.alignments.url
     if args.json:
         print(json.dumps(_summary(found, url, pictures)))
     else:

@@ -19,6 +19,8 @@ COMMANDS: dict[str, str] = {
     "ingest": "read recordings of a device (WFDB, CSV, Parquet) into a corpus on object storage",
     "inspect": "show what a corpus holds: cohorts, hours, subjects, channels, quality; table and picture",
     "verify": "read every stored byte of a corpus and check it against its digest",
+    "withdraw": "take subjects out of a corpus; says what would go unless told to apply",
+    "vacuum": "remove bytes that no snapshot needs; says what would go unless told to apply",
     "align": "bring devices with clocks of their own onto one clock by their heart beats; table and pictures",
     "windows": "cut aligned, cleaned windows out of a corpus snapshot into a window store",
     "export-shards": "write a window store as WebDataset tar shards, for others to train on",

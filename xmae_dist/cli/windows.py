@@ -36,6 +36,8 @@ class Args:
     """Cohorts to take; none named takes all."""
     chunk_windows: int = 64
     """Windows in a chunk, the unit of reading and of the block shuffle."""
+    on_the_fly: bool = False
+    """Keep no signals, only where windows lie: they are cut out of the recordings whenever they are read."""
     tasks: int | None = None
     """Parts written at once; as many as there are CPUs if not given. The result is the same."""
     json: bool = False
@@ -46,7 +48,13 @@ class Args:
 
 def run(args: Args) -> int:
     """Carries the command out and returns its exit status: 1 where no window at all was kept."""
-    config = StoreConfig(spec=args.spec, split=args.split, cohorts=args.cohorts, chunk_windows=args.chunk_windows)
+    config = StoreConfig(
+        spec=args.spec,
+        split=args.split,
+        cohorts=args.cohorts,
+        chunk_windows=args.chunk_windows,
+        on_the_fly=args.on_the_fly,
+    )
     store = materialise(args.corpus, args.out, config, version=args.version, tasks=args.tasks)
     if args.json:
         print(json.dumps(_summary(store)))

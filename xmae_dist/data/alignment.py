@@ -120,6 +120,10 @@ class Stretch:
     rate_hz: float
     """Samples of the source per second of the target's clock."""
 
+    def source_s(self, at_s: np.ndarray, source_hz: float) -> np.ndarray:
+        """Times of the target's clock as seconds since the source's first sample, by the source's own rate."""
+        return (at_s - self.start_s) * self.rate_hz / source_hz
+
 
 @dataclass(frozen=True, kw_only=True)
 class AlignedPair:

@@ -18,8 +18,13 @@ import pyarrow as pa
 from xmae_dist.core.errors import InputError, XmaeError
 from xmae_dist.core.fingerprint import canonical_json, digest_json
 from xmae_dist.core.progress import progress
+from xmae_dist.data import fanout
+from xmae_dist.data.alignment_record import estimates
+from xmae_dist.data.alignment_record import fingerprint as pairs_fingerprint
+from xmae_dist.data.pairing import Candidate
 from xmae_dist.data.split import SPLITS, SplitConfig
 from xmae_dist.data.window_part import PartPlan, plan_parts, write_part
+from xmae_dist.data.window_source import pairs_among, window_sources
 from xmae_dist.data.window_spec import ALGORITHM, WindowSpec
 from xmae_dist.data.window_store import FORMAT, WindowStore, is_complete, transaction
 from xmae_dist.storage import uri
@@ -56,6 +61,9 @@ class StoreConfig:
     """Cohorts to take; none named takes all."""
     chunk_windows: int = 64
     """Windows in a chunk, the unit of reading and of the block shuffle."""
+    on_the_fly: bool = False
+    """Keep no signals, only where windows lie: they are cut out of the recordings whenever they are read. Same
+    windows, same ids, no room taken, more work for each read."""
 
 
 def materialise(
@@ -73,16 +81,19 @@ def materialise(
     for damaged recordings, naming them.
     """
     config = config or StoreConfig()
-    snapshot = Corpus.open(corpus_url).snapshot(version)
+    corpus = Corpus.open(corpus_url)
+    snapshot = corpus.snapshot(version)
     recordings = [r for name in _cohorts(snapshot, config) for r in snapshot.cohort(name).recordings()]
     if not recordings:
         raise InputError(corpus_url, value="no recordings", expected="a corpus with recordings", fix="ingest some")
-    document = _document(snapshot, config)
+    pairs = pairs_among(recordings, config.spec)
+    document = _document(snapshot, config, pairs)
     url = uri.join(uri.normalise(windows_url), document["fingerprint"])
     uri.probe(url)
     if not is_complete(url, document["fingerprint"]):
         uri.write_bytes(uri.join(url, "store.json"), canonical_json(document))
-        plans = plan_parts(recordings, config.spec, config.split, url, config.chunk_windows)
+        sources = window_sources(recordings, pairs, estimates(corpus, pairs))
+        plans = plan_parts(sources, config.spec, config.split, url, config.chunk_windows, on_the_fly=config.on_the_fly)
         commit_index(url, document["fingerprint"], list(_written(plans, tasks)))
     return WindowStore.open(url)
 
@@ -91,7 +102,7 @@ def _cohorts(snapshot: Snapshot, config: StoreConfig) -> list[str]:
     return sorted(set(config.cohorts)) if config.cohorts else snapshot.cohorts()
 
 
-def _document(snapshot: Snapshot, config: StoreConfig) -> dict[str, Any]:
+def _document(snapshot: Snapshot, config: StoreConfig, pairs: Sequence[Candidate] = ()) -> dict[str, Any]:
     """`store.json`. Its fingerprint covers the cohorts taken, so a store outlives the arrival of others."""
     content = {
         "format": FORMAT,
@@ -101,16 +112,20 @@ def _document(snapshot: Snapshot, config: StoreConfig) -> dict[str, Any]:
         "cohorts": {name: snapshot.cohort(name).fingerprint for name in _cohorts(snapshot, config)},
         "chunk_windows": config.chunk_windows,
     }
+    if pairs:
+        content["alignments"] = pairs_fingerprint(pairs)
+    if config.on_the_fly:
+        content["on_the_fly"] = True
     source = {"fingerprint": snapshot.fingerprint, "version": snapshot.version}
-    return {**content, "snapshot": source, "fingerprint": digest_json(content)}
+    place = {"corpus": snapshot.url} if config.on_the_fly else {}
+    return {**content, **place, "snapshot": source, "fingerprint": digest_json(content)}
 
 
 def _written(plans: Sequence[PartPlan], tasks: int | None) -> Iterator[dict[str, Any]]:
     """Write all parts as Ray tasks; yield their index rows as they finish."""
     import ray
 
-    if not ray.is_initialized():
-        ray.init(include_dashboard=False, log_to_driver=False, logging_level=logging.WARNING)
+    fanout.connect()
     for name in _CHATTER:
         logging.getLogger(name).setLevel(logging.ERROR)
     context = ray.data.DataContext.get_current().copy()
@@ -118,7 +133,7 @@ def _written(plans: Sequence[PartPlan], tasks: int | None) -> Iterator[dict[str,
     items = [{"plan": pickle.dumps(plan)} for plan in plans]
     with ray.data.DataContext.current(context):
         rows = ray.data.from_items(items, override_num_blocks=len(items)).map(_write, num_cpus=1, concurrency=tasks)
-    with progress("windows", sum(len(plan.recordings) for plan in plans), "recordings") as shown:
+    with progress("windows", sum(len(plan.sources) for plan in plans), "recordings") as shown:
         for row in rows.iter_rows():
             result = pickle.loads(row["result"])
             if isinstance(result, XmaeError):

@@ -95,6 +95,11 @@ def meta_table(rows: list[dict[str, Any]]) -> pa.Table:
 def _meta_row(meta: Mapping[str, Any]) -> dict[str, Any]:
     measures = {name: math.nan if meta.get(name) is None else float(meta[name]) for name in MEASURES}
     named = {name: meta.get(name) for name in ("subject_id", "recording_id", "cohort", "start_s")}
+    named |= {
+        "arrival_time_absolute": bool(meta.get("arrival_time_absolute", True)),
+        "target_recording_id": meta.get("target_recording_id"),
+        "target_start_s": meta.get("target_start_s"),
+    }
     labels, texts = meta.get("labels"), meta.get("label_text")
     if labels is None and texts is None:  # not ours: its own fields are the labels
         known = {*measures, *named, "window_id", "split"}

@@ -63,7 +63,8 @@ def export_shards(
         raise InputError(store.url, value="no windows", expected=f"windows in {', '.join(splits)}")
     content: dict[str, Any] = {
         "format": SHARDS_FORMAT,
-        "store": store.document,
+        # Shards hold the signals, whether the store does or not.
+        "store": {name: value for name, value in store.document.items() if name not in ("on_the_fly", "corpus")},
         "splits": sorted(set(splits), key=SPLITS.index),
         "order": ORDER,
         "shard_windows": shard_windows,

@@ -20,13 +20,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from xmae_dist.data.cutting import WindowBatch
+from xmae_dist.data.cut_reader import stored_signals, write_cuts
 from xmae_dist.data.split import SPLITS, SplitConfig, check_disjoint
+from xmae_dist.data.window_source import Cut, WindowSource
 from xmae_dist.data.window_spec import WindowSpec
 from xmae_dist.data.window_store import MEASURES, META_SCHEMA, part_path
-from xmae_dist.data.windows import possible_windows, spans_of_recording
 from xmae_dist.storage import uri
-from xmae_dist.storage.snapshot import Recording
 from xmae_dist.storage.zarr_store import WindowArrayWriter
 
 _MAX_PART_WINDOWS = 32_768  # 64 MiB of float16 for each signal
@@ -43,9 +42,11 @@ class PartPlan:
     cohort: str
     split: str
     part: str
-    recordings: Sequence[Recording]
+    sources: Sequence[WindowSource]
     spec: WindowSpec
     chunk_windows: int
+    on_the_fly: bool
+    """Count the windows and keep none: they are cut again when read."""
 
     @property
     def url(self) -> str:
@@ -53,47 +54,56 @@ class PartPlan:
 
 
 def plan_parts(
-    recordings: Sequence[Recording], spec: WindowSpec, split: SplitConfig, store_url: str, chunk_windows: int
+    sources: Sequence[WindowSource],
+    spec: WindowSpec,
+    split: SplitConfig,
+    store_url: str,
+    chunk_windows: int,
+    *,
+    on_the_fly: bool = False,
 ) -> list[PartPlan]:
-    """Divide recordings into parts, ordered by (split, cohort, part); every recording is in exactly one.
+    """Divide sources into parts, ordered by (split, cohort, part); every one is in exactly one.
 
-    A part holds whole recordings of one cohort and split, about as many windows as keep its objects between
+    A part holds whole sources of one cohort and split, about as many windows as keep its objects between
     a few and 64 MiB. Raises InputError for a subject in two splits.
     """
-    split_of = check_disjoint((r.subject_id, split.of(r.subject_id)) for r in recordings)
-    ordered = sorted(
-        recordings,
-        key=lambda r: (SPLITS.index(split_of[r.subject_id]), r.cohort, r.subject_id, r.recording_id),
-    )
-    possible = {id(r): possible_windows(r, spec) for r in ordered}
+    split_of = check_disjoint((s.recording.subject_id, split.of(s.recording.subject_id)) for s in sources)
+
+    def order(source: WindowSource) -> tuple[int, str, str, str]:
+        r = source.recording
+        return SPLITS.index(split_of[r.subject_id]), r.cohort, r.subject_id, r.recording_id
+
+    ordered = sorted(sources, key=order)
+    possible = {id(source): source.possible_windows(spec) for source in ordered}
     size = int(np.clip(sum(possible.values()) / _PARTS_WANTED, _MIN_PART_WINDOWS, _MAX_PART_WINDOWS))
     parts: list[PartPlan] = []
-    for (split_name, cohort), group in groupby(ordered, key=lambda r: (split_of[r.subject_id], r.cohort)):
+    for (split_number, cohort), group in groupby(ordered, key=lambda source: order(source)[:2]):
         for number, members in enumerate(_filled(list(group), possible, size)):
             parts.append(
                 PartPlan(
                     store_url=store_url,
                     cohort=cohort,
-                    split=split_name,
+                    split=SPLITS[split_number],
                     part=f"p{number:06d}",
-                    recordings=members,
+                    sources=members,
                     spec=spec,
                     chunk_windows=chunk_windows,
+                    on_the_fly=on_the_fly,
                 )
             )
     return parts
 
 
-def _filled(recordings: list[Recording], possible: dict[int, int], size: int) -> list[list[Recording]]:
-    """Consecutive recordings with up to about `size` possible windows together."""
-    groups: list[list[Recording]] = [[]]
+def _filled(sources: list[WindowSource], possible: dict[int, int], size: int) -> list[list[WindowSource]]:
+    """Consecutive sources with up to about `size` possible windows together."""
+    groups: list[list[WindowSource]] = [[]]
     filled = 0
-    for recording in recordings:
-        if groups[-1] and filled + possible[id(recording)] > size:
+    for source in sources:
+        if groups[-1] and filled + possible[id(source)] > size:
             groups.append([])
             filled = 0
-        groups[-1].append(recording)
-        filled += possible[id(recording)]
+        groups[-1].append(source)
+        filled += possible[id(source)]
     return groups
 
 
@@ -101,18 +111,33 @@ def write_part(plan: PartPlan) -> dict[str, Any]:
     """Write a part, unless it is there already; return its row of the store's index, less `first_id`."""
     if (facts := finished_part(plan.url)) is not None:
         return facts
-    tables: list[pa.Table] = []
+    tables: list[pa.Table] = [META_SCHEMA.empty_table()]
     dropped: Counter[str] = Counter()
-    with signal_writers(plan.url, plan.spec, plan.chunk_windows) as writers:
-        for recording in plan.recordings:
-            for batch, reasons in spans_of_recording(recording.corpus_url, recording, plan.spec):
-                dropped += reasons
-                tables.append(_meta_table(batch, recording))
-                for name, writer in writers.items():
-                    writer.append(getattr(batch, f"{name}_BL")[:, None, :].astype(np.float16))
-    meta = pa.concat_tables(tables)
-    sources = len(plan.recordings), len({recording.subject_id for recording in plan.recordings})
-    return finish_part(plan.url, (plan.cohort, plan.split, plan.part), meta, dropped, sources)
+    if plan.on_the_fly:
+        counts: list[tuple[int, int, int]] = []
+        for number, span, found in _cuts(plan, dropped):
+            tables.append(_meta_table(found, plan.sources[number]))
+            counts.append((number, span, len(found.windows)))
+        write_cuts(plan.url, plan.sources, counts)
+    else:
+        with signal_writers(plan.url, plan.spec, plan.chunk_windows) as writers:
+            for number, _, found in _cuts(plan, dropped):
+                tables.append(_meta_table(found, plan.sources[number]))
+                for name, signal_BL in stored_signals(found.windows).items():
+                    writers[name].append(signal_BL[:, None, :])
+    sizes = len(plan.sources), len({source.recording.subject_id for source in plan.sources})
+    return finish_part(plan.url, (plan.cohort, plan.split, plan.part), pa.concat_tables(tables), dropped, sizes)
+
+
+def _cuts(plan: PartPlan, dropped: Counter[str]) -> Iterator[tuple[int, int, Cut]]:
+    """(number of the source, number of its span, windows) of a part in order; adds to `dropped`."""
+    for number, source in enumerate(plan.sources):
+        spans, unusable = source.spans(plan.spec)
+        dropped.update(unusable)
+        for place, span in enumerate(spans):
+            found = source.cut(span, plan.spec)
+            dropped.update(found.dropped)
+            yield number, place, found
 
 
 def finished_part(url: str) -> dict[str, Any] | None:
@@ -148,17 +173,23 @@ def _writer(url: str, name: str, spec: WindowSpec, chunk_windows: int) -> Window
     )
 
 
-def _meta_table(batch: WindowBatch, recording: Recording) -> pa.Table:
+def _meta_table(found: Cut, source: WindowSource) -> pa.Table:
+    batch, recording, target = found.windows, source.recording, found.target
     n = len(batch)
-    labels, texts = sorted(recording.labels.items()), sorted(recording.label_text.items())
+    labels, texts = dict(recording.labels), dict(recording.label_text)
+    if target is not None:  # what is known of the source goes before what is known of its partner
+        labels, texts = {**target.labels, **labels}, {**target.label_text, **texts}
     columns: dict[str, Any] = {
         "subject_id": [recording.subject_id] * n,
         "recording_id": [recording.recording_id] * n,
         "cohort": [recording.cohort] * n,
         "start_s": batch.start_s_B,
         **{name: getattr(batch, f"{name}_B").astype(np.float32) for name in MEASURES},
-        "labels": [labels] * n,
-        "label_text": [texts] * n,
+        "labels": [sorted(labels.items())] * n,
+        "label_text": [sorted(texts.items())] * n,
+        "arrival_time_absolute": [target is None] * n,
+        "target_recording_id": [recording.recording_id if target is None else target.recording_id] * n,
+        "target_start_s": found.target_start_s_B,
     }
     return pa.Table.from_pydict(columns, schema=META_SCHEMA)
 

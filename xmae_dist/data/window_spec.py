@@ -48,6 +48,10 @@ class WindowSpec:
     """Smallest spread of a window relative to the median window of its recording; less is a lead that is off."""
     min_beats: int = 2
     """Fewest beats a window must show in each signal."""
+    arrival_prior_s: float | None = None
+    """Declared typical time from R peak to pulse foot. Given, a source on a clock of its own is paired with the
+    subject's target on another by their heart beats, and this is what their constant delay is set to. None: only
+    channels of one clock make windows."""
 
     def __post_init__(self) -> None:
         for name in ("window_s", "stride_s", "rate_hz"):
@@ -68,6 +72,13 @@ class WindowSpec:
                 value=self.require,
                 expected=f"({self.source!r},) or ({self.target!r}, {self.source!r})",
             )
+        if self.arrival_prior_s is not None and not (self.paired and 0 <= self.arrival_prior_s < 2):
+            raise ConfigError(
+                "windows.arrival_prior_s",
+                value=f"{self.arrival_prior_s} with {', '.join(self.require)} required",
+                expected="0 to 2 seconds, and both channels required",
+                fix="leave it out, or 0.25",
+            )
         if self.scaling != "minmax":
             raise ConfigError("windows.scaling", value=repr(self.scaling), expected="'minmax'")
 
@@ -83,14 +94,19 @@ class WindowSpec:
 
     def source_only(self) -> WindowSpec:
         """The same windows of the source alone, for recordings of a device without the target."""
-        return dataclasses.replace(self, require=(self.source,))
+        return dataclasses.replace(self, require=(self.source,), arrival_prior_s=None)
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values, fit for JSON; `from_dict` takes them back."""
-        return {
+        """Plain values, fit for JSON; `from_dict` takes them back. Without alignment its field is absent, as it was
+        before there was any: fingerprints stay.
+        """
+        values = {
             field.name: list(value) if isinstance(value := getattr(self, field.name), tuple) else value
             for field in dataclasses.fields(self)
         }
+        if self.arrival_prior_s is None:
+            del values["arrival_prior_s"]
+        return values
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> WindowSpec:

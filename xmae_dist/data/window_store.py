@@ -4,6 +4,7 @@
     <url>/index/                                       Delta table, a row per part; its commit makes the store visible
     <url>/parts/<cohort>/<split>/<part>/ecg, ppg       Zarr v3, (n, 1, L) float16 in [-1, 1], sharded along windows
     <url>/parts/<cohort>/<split>/<part>/meta.parquet   a row per window: where it comes from, qualities, labels
+    <url>/parts/<cohort>/<split>/<part>/cuts.json      instead of the signals, in a store that cuts them when read
 
 Window ids are int64, contiguous in each part, ordered by (split, cohort, part), with train first.
 """
@@ -24,9 +25,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from xmae_dist.core.errors import InputError, StorageError
+from xmae_dist.data.cut_reader import CutReader
 from xmae_dist.data.split import SPLITS
 from xmae_dist.data.window_spec import WindowSpec
 from xmae_dist.storage import uri
+from xmae_dist.storage.corpus import Corpus
 from xmae_dist.storage.table import Table
 from xmae_dist.storage.zarr_store import WindowArrayReader
 
@@ -63,18 +66,24 @@ class WindowStore:
         self.split: dict[str, Any] = document["split"]
         self.chunk_windows: int = document["chunk_windows"]
         """Windows in a chunk, the unit of reading; chunks begin anew in each part."""
+        self.on_the_fly: bool = document.get("on_the_fly", False)
+        """Whether signals are cut out of the recordings when they are read, not stored."""
         self._all_parts = sorted(parts, key=lambda row: (row["first_id"], row["n_windows"]))
         self._parts = [row for row in self._all_parts if row["n_windows"]]
         self._first_ids = np.array([row["first_id"] for row in self._parts], dtype=np.int64)
 
     @classmethod
     def open(cls, url: str) -> WindowStore:
-        """Raises StorageError where no complete store lies at `url`."""
+        """Raises StorageError where no complete store lies at `url`, InputError where its recordings are needed and
+        some were withdrawn.
+        """
         url = uri.normalise(url)
         uri.probe(url)
         document = _document(url)
         if not is_complete(url, document["fingerprint"]):
             raise _incomplete(url)
+        if document.get("on_the_fly"):
+            Corpus.open(document["corpus"]).snapshot(document["snapshot"]["version"])
         return cls(url, document, Table(uri.join(url, "index")).read().to_pylist())
 
     @property
@@ -109,8 +118,8 @@ class WindowStore:
         ]
 
     def read(self, ids_B: np.ndarray) -> tuple[np.ndarray | None, np.ndarray]:
-        """Windows by id, in the order asked for: (ecg_BL, ppg_BL), float16 as stored; each chunk is read
-        once.
+        """Windows by id, in the order asked for: (ecg_BL, ppg_BL), float16; each chunk is read once, or each span
+        cut once.
 
         `ecg_BL` is None in a store of the source alone. Raises InputError for an id that is not in the store,
         IntegrityError for a damaged chunk, naming it.
@@ -127,7 +136,15 @@ class WindowStore:
             here = np.flatnonzero(part_B == number)
             signals[name][here] = self._array(number, name).gather(ids_B[here] - self._first_ids[number])[:, 0]
 
-        jobs = [(int(number), name) for number in np.unique(part_B) for name in signals]
+        parts = [int(number) for number in np.unique(part_B)]
+        if self.on_the_fly:
+            for number in parts:
+                here = np.flatnonzero(part_B == number)
+                found = _cut_reader(self._url(number, ""), self.spec).gather(ids_B[here] - self._first_ids[number])
+                for name, signal_BL in signals.items():
+                    signal_BL[here] = found[name]
+            return ecg_BL, ppg_BL
+        jobs = [(number, name) for number in parts for name in signals]
         if uri.is_local(self.url):
             list(map(fill, jobs))
         else:
@@ -177,11 +194,15 @@ class WindowStore:
         stored = None if columns is None else [name for name in columns if name not in ("window_id", "split")]
         table = pq.read_table(io.BytesIO(uri.read_bytes(self._url(number, "meta.parquet"))), columns=stored)
         added = {
+            # Absent where windows were made before there was alignment: then all channels share a clock.
+            "arrival_time_absolute": pa.array([True] * row["n_windows"]),
+            "target_recording_id": pa.nulls(row["n_windows"], pa.string()),
+            "target_start_s": pa.nulls(row["n_windows"], pa.float64()),
             "window_id": pa.array(np.arange(row["first_id"], row["first_id"] + row["n_windows"])),
             "split": pa.array([row["split"]] * row["n_windows"]),
         }
         for name, values in added.items():
-            if columns is None or name in columns:
+            if name not in table.column_names and (columns is None or name in columns):
                 table = table.append_column(name, values)
         return table if columns is None else table.select(list(columns))
 
@@ -248,8 +269,17 @@ META_SCHEMA = pa.schema(
         *((name, pa.float32()) for name in MEASURES),
         ("labels", pa.map_(pa.string(), pa.float64())),
         ("label_text", pa.map_(pa.string(), pa.string())),
+        # False where target and source had clocks of their own: then their constant delay is the declared prior.
+        ("arrival_time_absolute", pa.bool_()),
+        ("target_recording_id", pa.string()),
+        ("target_start_s", pa.float64()),
     ]
 )
+
+
+@functools.lru_cache(maxsize=64)
+def _cut_reader(url: str, spec: WindowSpec) -> CutReader:
+    return CutReader(url, spec)
 
 
 @functools.lru_cache(maxsize=256)

@@ -137,7 +137,12 @@ def label_values(task: Task, windows: pa.Table) -> Floats:
 def label_column(task: Task, windows: pa.Table) -> pa.ChunkedArray:
     """The label's column: of the table, of its `labels` map, or of its `label_text` map."""
     if task.label in windows.column_names:
-        return windows[task.label]
+        column = windows[task.label]
+        if task.label == "pulse_arrival_s" and "arrival_time_absolute" in windows.column_names:
+            # Where two clocks were aligned the arrival time is a declared prior, which nothing can be tested on.
+            unknown = pa.scalar(None, column.type)
+            return pc.if_else(pc.fill_null(windows["arrival_time_absolute"], True), column, unknown)
+        return column
     for name in MAPS:
         if name in windows.column_names:
             found = pc.map_lookup(windows[name], task.label, "first")

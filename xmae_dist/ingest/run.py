@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 from xmae_dist.core.errors import UsageError
 from xmae_dist.core.progress import progress
-from xmae_dist.ingest import fanout
+from xmae_dist.data import fanout
 from xmae_dist.ingest.convert import Outcome, PartTask, Wear, WrittenPart, write_part
 from xmae_dist.ingest.discover import Found, Item, Refusal, discover
 from xmae_dist.ingest.grouping import groups

@@ -4,6 +4,7 @@
     <url>/index/                                            Delta table, a row per (recording, channel)
     <url>/signals/<cohort>/<part>/part.json                 claim of the writer of that part
     <url>/signals/<cohort>/<part>/<channel>/                Zarr v3 array: its recordings end to end
+    <url>/alignments/                                       Delta table, a row per pair of recordings on two clocks
 
 A part is written first and becomes visible by one commit to the index. See storage/FORMAT.md.
 """
@@ -30,6 +31,18 @@ from xmae_dist.storage.table import Table, sql_of
 __all__ = ["FORMAT", "Corpus", "IndexRow", "PartWriter", "Recording", "Snapshot"]
 
 FORMAT = "xmae-corpus/v1"
+ALIGNMENTS_SCHEMA = pa.schema(
+    [
+        pa.field("pair", pa.string(), nullable=False),
+        pa.field("subject_id", pa.string(), nullable=False),
+        pa.field("source_cohort", pa.string(), nullable=False),
+        pa.field("target_cohort", pa.string(), nullable=False),
+        pa.field("accepted", pa.bool_(), nullable=False),
+        pa.field("reason", pa.string(), nullable=False),
+        pa.field("estimate", pa.string(), nullable=False),
+    ]
+)
+"""Estimates of how the clocks of two recordings differ; `estimate` is JSON, `pair` names what determines it."""
 _IDENTITY = ("cohort", "subject_id", "recording_id", "channel", "digest")
 
 
@@ -41,6 +54,7 @@ class Corpus:
         self.format: str = document["format"]
         self.id: str = document["id"]
         self.index = Table(uri.join(url, "index"))
+        self.alignments = Table(uri.join(url, "alignments"))
 
     @classmethod
     def create(cls, url: str) -> Corpus:

@@ -4,7 +4,7 @@ reader.
 A part that nobody committed is invisible, but its writer may still be at work: nothing younger than a
 grace period is touched. Withdrawn samples lie inside shards shared with others: their part is copied
 without them, the copy replaces it in the index by one commit, and the old part is then an orphan like any
-other.
+other. Estimates of clocks of withdrawn subjects are deleted from their table.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from xmae_dist.storage.corpus import Corpus
 from xmae_dist.storage.index import IndexRow
 from xmae_dist.storage.part import PartWriter
 from xmae_dist.storage.shard_reader import ShardedReader
+from xmae_dist.storage.table import Table, sql_of
 from xmae_dist.storage.verify import rows_by_array
 from xmae_dist.storage.zarr_store import ChannelReader
 
@@ -49,7 +50,11 @@ class VacuumReport:
 
     removed: tuple[Orphan, ...]
     compacted: tuple[str, ...]
-    index_files: int
+    """Parts (cohort/part) copied without withdrawn samples."""
+    estimates: int
+    """Estimates of clocks that were of withdrawn subjects."""
+    table_files: int
+    """Files of the index and of the table of estimates that no version of the grace period needs."""
 
     @property
     def bytes(self) -> int:
@@ -84,10 +89,35 @@ def vacuum(corpus: Corpus, *, grace_s: float = GRACE_S, dry_run: bool = False) -
     if not dry_run:
         for orphan in collectable:
             uri.delete(orphan.url, recursive=True)
-    files = corpus.index.vacuum(retention_hours=math.ceil(max(0.0, grace_s) / 3600), dry_run=dry_run)
+    estimates = _forget_estimates(corpus, dry_run)
     return VacuumReport(
-        removed=tuple(collectable), compacted=tuple(f"{c}/{p}" for c, p in wasteful), index_files=len(files)
+        removed=tuple(collectable),
+        compacted=tuple(f"{c}/{p}" for c, p in wasteful),
+        estimates=estimates,
+        table_files=sum(_vacuumed(table, grace_s, dry_run) for table in (corpus.index, corpus.alignments)),
     )
+
+
+def _vacuumed(table: Table, grace_s: float, dry_run: bool) -> int:
+    """Files that a vacuum of a table removes; delta-rs also names those that are gone."""
+    if not table.exists():
+        return 0
+    there = {one.url for one in uri.list_details(table.url)}
+    removed = table.vacuum(retention_hours=math.ceil(max(0.0, grace_s) / 3600), dry_run=dry_run)
+    return len({uri.join(table.url, name) for name in removed} & there)
+
+
+def _forget_estimates(corpus: Corpus, dry_run: bool) -> int:
+    """Deletes the estimates of subjects who are not in the newest snapshot; returns how many there were."""
+    if not corpus.alignments.exists():
+        return 0
+    # The estimates come first: what was estimated had been committed to the index before.
+    subjects = corpus.alignments.read(columns=["subject_id"])["subject_id"].to_pylist()
+    present = set(corpus.index.read(columns=["subject_id"])["subject_id"].to_pylist())
+    gone = [subject for subject in subjects if subject not in present]
+    if gone and not dry_run:
+        corpus.alignments.delete(sql_of([("subject_id", "in", sorted(set(gone)))]))
+    return len(gone)
 
 
 def _listed_parts(corpus: Corpus) -> dict[PartKey, tuple[str, float, int]]:

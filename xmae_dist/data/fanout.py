@@ -1,4 +1,4 @@
-"""Part-writing tasks spread over a cluster as Ray tasks; outcomes stream back as they happen."""
+"""Work of one kind over many things, spread over a cluster as Ray tasks; outcomes stream back as they happen."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from xmae_dist.core.errors import RunError, XmaeError
 Task = TypeVar("Task")
 Event = TypeVar("Event")
 
-# A task lost with its node is run again from the start; its part gets another name.
+# A task lost with its node is run again from the start.
 _RETRIES = 3
 _STORE_BYTES = 200 * 2**20
 
@@ -93,7 +93,7 @@ def _told(error: Any) -> XmaeError:
     if isinstance(cause, XmaeError):
         return cause
     return RunError(
-        "ingest task",
+        "a task",
         value=str(error).strip().splitlines()[-1],
-        fix="run the same command again: parts that are done are not read again",
+        fix="run the same command again: what is done is not done again",
     )

@@ -1,0 +1,61 @@
+"""`xmae vacuum`: removes the bytes that no snapshot needs: of withdrawn subjects, and of writers that died."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from typing import Annotated
+
+import tyro
+
+from xmae_dist.core.errors import UsageError
+from xmae_dist.storage.corpus import Corpus
+from xmae_dist.storage.sweep import GRACE_S, VacuumReport, vacuum
+
+
+@dataclass(frozen=True, kw_only=True)
+class Args:
+    """Remove what no snapshot of a corpus needs: withdrawn samples and estimates, half-written parts.
+
+    Without --apply nothing is changed: it says what would go. Parts that also hold others' samples are first copied
+    without the withdrawn ones; the old part goes with the first vacuum that runs after the grace period. Safe to
+    interrupt, to repeat, and to run beside ingests.
+    """
+
+    corpus: Annotated[str, tyro.conf.Positional]
+    """URL of the corpus."""
+    grace_hours: float = GRACE_S / 3600
+    """Nothing younger is touched. Longer than the longest ingest of a part, and than readers hold an old snapshot."""
+    apply: bool = False
+    """Do it."""
+    json: bool = False
+    """Print one JSON object."""
+
+
+def run(args: Args) -> int:
+    """Carries the command out and returns its exit status."""
+    if args.grace_hours < 0:
+        raise UsageError("--grace-hours", value=args.grace_hours, expected="0 or more", fix="leave it out")
+    report = vacuum(Corpus.open(args.corpus), grace_s=args.grace_hours * 3600, dry_run=not args.apply)
+    if args.json:
+        print(json.dumps({"applied": args.apply, "bytes": report.bytes, **asdict(report)}))
+    else:
+        _show(report, args)
+    return 0
+
+
+def _show(report: VacuumReport, args: Args) -> None:
+    would = "" if args.apply else "would be "
+    for name in report.compacted:
+        print(f"{name}: {would}copied without withdrawn samples; the old part goes {args.grace_hours:g} h later")
+    for orphan in report.removed:
+        age_h, size_mib = orphan.age_s / 3600, orphan.bytes / 2**20
+        print(f"{orphan.cohort}/{orphan.part}: {would}removed, {size_mib:.1f} MiB, {age_h:.1f} h old")
+    if report.estimates:
+        print(f"estimates of clocks of withdrawn subjects: {report.estimates} {would}deleted")
+    if report.table_files:
+        print(f"files of tables that no version needs: {report.table_files} {would}removed")
+    if not (report.compacted or report.removed or report.estimates or report.table_files):
+        print(f"nothing to remove that is older than {args.grace_hours:g} h")
+    elif not args.apply:
+        print("nothing was changed: add --apply to do it")
