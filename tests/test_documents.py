@@ -1,0 +1,71 @@
+"""What the documents tell people to type exists: commands, their options, make targets, linked files."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import io
+import re
+from pathlib import Path
+
+import pytest
+
+from xmae_dist.cli.main import COMMANDS, main
+
+PROJECT = Path(__file__).resolve().parents[1]
+DOCUMENTS = sorted(
+    path
+    for path in [*PROJECT.glob("*.md"), *PROJECT.glob("docs/**/*.md"), *PROJECT.glob("*/README.md")]
+    if ".venv" not in path.parts
+)
+RECIPE = "debug_cpu2"
+# What a shell would run: to the end of the command, not into a comment, a pipe or the closing backtick.
+_CALL = re.compile(r"(?:\bxmae |\bjobs/)(?P<name>[a-z][a-z-]*)(?:\.py)?(?P<rest>[^\n#|`]*)")
+_OPTION = re.compile(r"(?<![\w.-])--([a-z][\w.-]*)")
+
+
+def _text(document: Path) -> str:
+    return re.sub(r"\\\n\s*", " ", document.read_text())
+
+
+@functools.cache
+def _help(name: str) -> str:
+    said = io.StringIO()
+    argv = [name, RECIPE, "--help"] if name == "pretrain" else [name, "--help"]
+    with contextlib.redirect_stdout(said), contextlib.suppress(SystemExit):
+        main(argv)
+    return said.getvalue()
+
+
+def test_there_are_documents() -> None:
+    assert {"README.md", "CONTRIBUTING.md"} <= {path.name for path in DOCUMENTS}
+    assert sum(len(_CALL.findall(_text(path))) for path in DOCUMENTS) > 10
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(PROJECT)))
+def test_commands_and_options_exist(document: Path) -> None:
+    for call in _CALL.finditer(_text(document)):
+        name, options = call["name"], _OPTION.findall(call["rest"])
+        is_call = call[0].startswith("jobs/") or name in COMMANDS or options
+        if not is_call:
+            continue  # prose: "xmae beats the random encoder"
+        assert name in COMMANDS, f"{call[0]!r}: no such command"
+        unknown = [option for option in options if not re.search(rf"--{re.escape(option)}(?![\w-])", _help(name))]
+        assert not unknown, f"{call[0].strip()!r}: `xmae {name} --help` does not know --{', --'.join(unknown)}"
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(PROJECT)))
+def test_make_targets_exist(document: Path) -> None:
+    targets = set(re.findall(r"^([a-z0-9-]+):", (PROJECT / "Makefile").read_text(), flags=re.MULTILINE))
+    said = re.findall(r"(?:^|`)make ([a-z0-9-]+)", _text(document), flags=re.MULTILINE)
+    assert set(said) <= targets
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(PROJECT)))
+def test_links_lead_somewhere(document: Path) -> None:
+    links = re.findall(r"\]\((?!https?:|#)([^)#\s]+)", _text(document))
+    missing = [link for link in links if not (document.parent / link).exists()]
+    assert not missing, f"links to nothing: {missing}"
+    named = re.findall(r"`((?:docs|bench|tests|storage|cluster|jobs)/[\w/.-]+\.\w+)(?:::\w+)?`", _text(document))
+    missing = [path for path in named if not (PROJECT / path).exists()]
+    assert not missing, f"names files that are not there: {missing}"
