@@ -24,7 +24,7 @@ import ray
 from ray.data import DataContext, Datasource, ReadTask
 from ray.data.block import BlockMetadata
 
-from xmae_dist.core.errors import RunError, XmaeError
+from xmae_dist.core.errors import ConfigError, RunError, XmaeError
 from xmae_dist.data.direct import Batch, RetryConfig, WindowReader, cut_into_steps, read_with_retries
 from xmae_dist.data.plan import Plan
 
@@ -38,6 +38,8 @@ class StreamConfig:
     read_cpus: float = 0.0
     """Logical CPUs that a read task reserves. 0 lets reads run where the training workers hold every CPU; 1 sends
     them to nodes with CPUs to spare."""
+    read_label: str = ""
+    """key=value: reads run only on nodes with this Ray label, as `ray start --labels` gives it. Empty: anywhere."""
     blocks_ahead: int = 4
     """Blocks that may wait in the object store, read and not yet trained on."""
     leg_blocks: int = 256
@@ -45,6 +47,17 @@ class StreamConfig:
     lost_readers: int = 10
     """How often one block may lose its reading process or node before the stream gives up."""
     retry: RetryConfig = field(default_factory=RetryConfig)
+
+    def __post_init__(self) -> None:
+        if self.read_label and not all(self.read_label.partition("=")):
+            raise ConfigError(
+                "read_label", value=repr(self.read_label), expected="key=value, such as role=reader", fix="correct it"
+            )
+
+    @property
+    def label_selector(self) -> dict[str, str] | None:
+        key, _, value = self.read_label.partition("=")
+        return {key: value} if key else None
 
 
 def step_batches(
@@ -156,6 +169,7 @@ def _leg(source: PlanDatasource, plan: Plan, block_bytes: int, config: StreamCon
         warnings.filterwarnings("ignore", message=".*ray_remote_args.*")
         dataset = ray.data.read_datasource(
             source,
+            label_selector=config.label_selector,
             ray_remote_args={"num_cpus": config.read_cpus, "max_retries": config.lost_readers},
             concurrency=min(config.readers, source.n_blocks),
             override_num_blocks=source.n_blocks,

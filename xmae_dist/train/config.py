@@ -132,6 +132,9 @@ class ResourceConfig:
     read_cpus: float = 0.0
     """Logical CPUs of a Ray Data read task. 0 lets reads run where workers hold every CPU; 1 sends them to nodes
     with CPUs to spare."""
+    read_label: str = ""
+    """key=value: read tasks run only on nodes with this Ray label (`ray start --labels`), such as a pool of CPU nodes
+    that cut windows on the fly."""
     readers: int = 2
     """Read tasks of one worker at a time."""
     peak_tflops: float | None = None
@@ -151,6 +154,9 @@ class PretrainConfig:
     """URL of the run: checkpoints, metrics, figures. The same URL again continues it."""
     windows: str | None = None
     """URL below which materialised window stores are kept. None: `windows` below the corpus."""
+    on_the_fly: bool = False
+    """Keep no window store, only where windows lie, and cut them out of the recordings as they are read. Same batches;
+    give the readers CPUs (--resources.read-cpus 1), if need be on nodes of their own (--resources.read-label)."""
     cohorts: tuple[str, ...] = ()
     """Cohorts to train on. None named: all of the snapshot."""
     snapshot: int | None = None
@@ -171,7 +177,7 @@ class PretrainConfig:
         """The window store that the run reads."""
         from xmae_dist.data.materialise import StoreConfig
 
-        return StoreConfig(spec=self.spec, split=self.split, cohorts=self.cohorts)
+        return StoreConfig(spec=self.spec, split=self.split, cohorts=self.cohorts, on_the_fly=self.on_the_fly)
 
     def accumulation(self, world: int) -> int:
         """Micro-batches of each of `world` workers in one step: as few as the micro-batch allows.

@@ -177,7 +177,9 @@ class _Worker:
         }
         if resources.reader == "direct":
             return tensor_batches(direct.step_batches(store, plan, **where))
-        reading = stream.StreamConfig(readers=resources.readers, read_cpus=resources.read_cpus)
+        reading = stream.StreamConfig(
+            readers=resources.readers, read_cpus=resources.read_cpus, read_label=resources.read_label
+        )
         return tensor_batches(stream.step_batches(store, plan, **where, config=reading))
 
     # -- state -----------------------------------------------------------------------------------------------------
