@@ -41,6 +41,7 @@ RAY_LIVES_IN = {
     "data/stream.py",
     "data/fanout.py",
     "train/launch.py",
+    "train/watch.py",
     "train/worker.py",
     "evaluate/fanout.py",
     "embed/pipeline.py",

@@ -20,10 +20,17 @@ import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from xmae_dist.core.errors import RunError
 from xmae_dist.testing.s3_server import free_port
 
+_SETTINGS = {
+    # `ray job stop` waits 3 s by default, which is less than a checkpoint may take.
+    "RAY_JOB_STOP_WAIT_TIME_S": "30",
+    # A machine that refuses connections is given up after 5 s instead of 15; one that does not answer, after 50.
+    "RAY_health_check_period_ms": "1000",
+}
 _RAY = str(Path(sys.executable).with_name("ray"))
 
 
@@ -63,6 +70,11 @@ class LocalCluster:
         _wait_for_nodes(self, _alive_nodes(self) + 1)
         return node
 
+    def node_id(self, node: subprocess.Popen[bytes]) -> str:
+        """Ray's name for the node of this process."""
+        ip = _node_ip(self.nodes.index(node))
+        return next(str(one["node_id"]) for one in _nodes(self) if one["node_ip"] == ip)
+
     def stop(self) -> None:
         """Ends every node (its whole process group), the head last, and removes the cluster's folder."""
         for node in reversed(self.nodes):
@@ -95,8 +107,7 @@ def local_cluster(
         dashboard_url=f"http://127.0.0.1:{web_port}",
         token_file=token_file,
         folder=folder,
-        # `ray job stop` waits 3 s by default, which is less than a checkpoint may take.
-        base_environment={**_inherited(), "RAY_JOB_STOP_WAIT_TIME_S": "30", **(environment or {})},
+        base_environment={**_inherited(), **_SETTINGS, **(environment or {})},
     )
     try:
         head = _start(
@@ -166,7 +177,8 @@ def _start(options: list[str], log: Path, environment: dict[str, str]) -> subpro
 
 def _wait_for_nodes(cluster: LocalCluster, wanted: int, patience_s: float = 90.0) -> None:
     deadline = time.monotonic() + patience_s
-    while time.monotonic() < deadline and all(node.poll() is None for node in cluster.nodes):
+    needed = (cluster.nodes[0], cluster.nodes[-1])  # those between may have been killed
+    while time.monotonic() < deadline and all(node.poll() is None for node in needed):
         if _alive_nodes(cluster) >= wanted:
             return
         time.sleep(0.3)
@@ -180,7 +192,12 @@ def _wait_for_nodes(cluster: LocalCluster, wanted: int, patience_s: float = 90.0
 
 
 def _alive_nodes(cluster: LocalCluster) -> int:
-    """How many nodes the head counts as alive; 0 while its dashboard does not answer.
+    """How many nodes the head counts as alive; 0 while its dashboard does not answer."""
+    return sum(node["state"] == "ALIVE" for node in _nodes(cluster))
+
+
+def _nodes(cluster: LocalCluster) -> list[dict[str, Any]]:
+    """The nodes the head knows; none while its dashboard does not answer.
 
     Asked over HTTP: Ray's own client fixes its authentication mode when it is first imported, and the process
     that starts a cluster may have imported Ray for another.
@@ -191,10 +208,10 @@ def _alive_nodes(cluster: LocalCluster) -> int:
     )
     try:
         with urllib.request.urlopen(request, timeout=5) as answer:
-            nodes = json.load(answer)["data"]["result"]["result"]
+            nodes: list[dict[str, Any]] = json.load(answer)["data"]["result"]["result"]
     except OSError:
-        return 0
-    return sum(node["state"] == "ALIVE" for node in nodes)
+        return []
+    return nodes
 
 
 def _end_group(process: subprocess.Popen[bytes]) -> None:

@@ -74,8 +74,16 @@ class TrainConfig:
     """Consecutive steps skipped for non-finite gradients after which the run fails."""
     max_failures: int = 3
     """Worker-group restarts after lost workers or nodes before the run fails; -1: no limit."""
+    max_controller_failures: int = -1
+    """Starts of a worker group that may fail in a row of a run (no room in the cluster) before it fails; -1: no
+    limit."""
+    silence_s: float = 30.0
+    """A worker that has not been heard of for so long (stopped, or its machine frozen) is named and killed, and the
+    group restarts."""
     collective_timeout_s: int = 300
-    """A collective that waits longer for a rank fails the worker group, which then restarts."""
+    """A worker that lets the others wait in a collective for longer is named, and the group restarts."""
+    resize_check_s: float = 60.0
+    """Seconds between looks at whether an elastic run could have more workers; it saves before it is resized."""
 
 
 @dataclass(frozen=True, kw_only=True)

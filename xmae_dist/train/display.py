@@ -13,6 +13,7 @@ _EVENTS = {
     "checkpoint": "checkpoint at step {step}: {megabytes:.1f} MB",
     "checkpoint_missed": "checkpoint at step {step} MISSED: {why}",
     "checkpoint_passed_over": "checkpoint passed over: {url}: {why}",
+    "hung": "HUNG, the workers are restarted: {why}",
     "retention_failed": "old checkpoints not removed: {why}",
     "step_skipped": "step {step} skipped on all workers: gradient norm {grad_norm}",
     "validation": "validation at step {step}: masked error own {own:.4f}, other {other:.4f}, none {none:.4f}, "

@@ -19,7 +19,6 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 from xmae_dist.core.errors import ConfigError, RunError, XmaeError
@@ -31,6 +30,7 @@ from xmae_dist.storage.corpus import Corpus
 from xmae_dist.train.board import Board
 from xmae_dist.train.config import PretrainConfig, check, model_config
 from xmae_dist.train.display import Display
+from xmae_dist.train.startup import Marks, process_started_s
 from xmae_dist.train.state import Identity
 
 
@@ -49,14 +49,21 @@ def pretrain(config: PretrainConfig) -> Outcome:
 
     Raises ConfigError and StorageError before any worker starts, RunError where the run fails or is stopped.
     """
-    marks = Marks()
+    marks = Marks(process_started_s())
+    marks.note("imports")
     check(config)
     config = _pinned(_normalised(config))
     flops = _flops_ahead(config)
     marks.note("checks")
-    _connect()
+    _connect(elastic=config.train.min_workers is not None)
+    import ray
+
+    from xmae_dist.train.memory import check_memory, count
+
     marks.note("ray")
     check_cluster(config)
+    if not config.resources.may_grow:
+        check_memory(config, count(model_config(config)), ray.nodes())
     from xmae_dist.data.materialise import materialise
     from xmae_dist.train.figures import draw_run
 
@@ -122,13 +129,14 @@ def _check_continues(config: PretrainConfig, identity: Identity) -> None:
 # -- cluster ---------------------------------------------------------------------------------------------------------
 
 
-def _connect() -> None:
+def _connect(*, elastic: bool) -> None:
     """Joins the cluster of RAY_ADDRESS (inside a Ray job, the job's), or starts a local Ray."""
     # Workers keep the working directory of the job: code is imported from there.
     os.environ.setdefault("RAY_CHDIR_TO_TRIAL_DIR", "0")
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")
-    # A busy machine may need minutes to start workers; the default gives up after one.
-    os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "300")
+    os.environ.setdefault("RAY_TRAIN_PREEMPTION_POLL_INTERVAL_S", "1")
+    # How long to wait for room for the workers. An elastic run then looks anew at how many there is room for.
+    os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "15" if elastic else "300")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     if not os.environ.get("RAY_ADDRESS"):
         # One machine that is taken away takes its watcher along.
@@ -182,6 +190,8 @@ def _train(
     config: PretrainConfig, store: WindowStore, identity: Identity, flops_per_window: int, shown: Shown, marks: Marks
 ) -> int:
     """Trains to the last step, again and again after preemptions; returns the step."""
+    import ray
+
     from xmae_dist.train.worker import Job
 
     board = _start_board()
@@ -205,6 +215,7 @@ def _train(
                 value=f"stopped at step {result['step']} of {config.train.steps}, with a checkpoint",
                 fix="run the same command again to go on",
             )
+        ray.get(board.note_time.remote("lost"))  # left before a machine was taken away: on with what there is
 
 
 def _start_board() -> Any:
@@ -228,7 +239,7 @@ def _supervised(job: Any, board: Any, shown: Shown) -> dict[str, Any]:
             if received and not told:
                 told = True
                 print("pretrain: stopping after this step, with a checkpoint", file=sys.stderr, flush=True)
-                board.ask_stop.remote()
+                board.ask_stop.remote("asked")
             for row in ray.get(board.take.remote()):
                 shown.row(row)
             time.sleep(0.2)
@@ -259,28 +270,35 @@ def _fit(job: Any) -> dict[str, Any]:
     from ray.train import FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchConfig, TorchTrainer
 
+    from xmae_dist.train.watch import Watch
     from xmae_dist.train.worker import train
 
     config: PretrainConfig = job.config
     settings, resources = config.train, config.resources
     fewest = settings.min_workers or settings.workers
+    watch = Watch(board=job.board, silence_s=settings.silence_s, wait_s=settings.collective_timeout_s)
     with tempfile.TemporaryDirectory(prefix="xmae-ray-train-") as folder:
         trainer = TorchTrainer(
             train,  # type: ignore[arg-type]
             train_loop_config={"job": job},
             scaling_config=ScalingConfig(
                 num_workers=(fewest, settings.workers) if fewest < settings.workers else settings.workers,  # type: ignore[arg-type]
+                elastic_resize_monitor_interval_s=settings.resize_check_s,  # type: ignore[call-arg]
                 use_gpu=resources.gpus,
                 resources_per_worker={
                     "CPU": resources.worker_cpus,
                     **({"GPU": 1.0} if resources.gpus else {}),
                 },
             ),
-            torch_config=TorchConfig(timeout_s=settings.collective_timeout_s),
+            # The watch names who is to blame; where it cannot (the controller is lost), the group still ends.
+            torch_config=TorchConfig(timeout_s=settings.collective_timeout_s + 30),
             run_config=RunConfig(
                 storage_path=folder,
                 name="run",
-                failure_config=FailureConfig(max_failures=settings.max_failures),
+                failure_config=FailureConfig(  # type: ignore[call-arg]
+                    max_failures=settings.max_failures, controller_failure_limit=settings.max_controller_failures
+                ),
+                callbacks=[watch],  # type: ignore[list-item]
             ),
         )
         result = trainer.fit()
@@ -325,30 +343,6 @@ def _signals() -> Iterator[list[str]]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-
-
-class Marks:
-    """Seconds since the start of the process, by what they were spent on."""
-
-    def __init__(self) -> None:
-        self.seconds: dict[str, float] = {}
-        self._last_s = _process_started_s()
-        self.note("imports")
-
-    def note(self, what: str) -> None:
-        """Books the time since the last note on `what`."""
-        now_s = time.time()
-        self.seconds[f"{what}_s"], self._last_s = round(now_s - self._last_s, 3), now_s
-
-
-def _process_started_s() -> float:
-    """Unix time at which this process began; now, where the system does not tell."""
-    try:
-        ticks = int(Path("/proc/self/stat").read_text().rsplit(")", 1)[1].split()[19])
-        since_boot_s = float(Path("/proc/uptime").read_text().split()[0])
-    except OSError:
-        return time.time()
-    return time.time() - since_boot_s + ticks / os.sysconf("SC_CLK_TCK")
 
 
 class Shown:

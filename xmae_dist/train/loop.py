@@ -49,6 +49,8 @@ class Stop(enum.Enum):
     """Somebody wants it to stop (SIGTERM, `ray job stop`)."""
     PREEMPTED = "preempted"
     """A node is about to be taken away; the run goes on elsewhere."""
+    RESIZED = "resized"
+    """The cluster has changed; the run goes on with another number of workers."""
 
 
 class Callbacks(Protocol):
@@ -145,11 +147,12 @@ class Loop:
         """(what all ranks tell of this step, why any rank wants to stop); settles a save whose uploads have ended."""
         busy, failed = self.saver.status
         wish = self.callbacks.wants_stop()
-        mine = [float(loss_sum), wish is Stop.ASKED, wish is Stop.PREEMPTED, busy, failed]  # waits for the device
+        mine = [float(loss_sum), busy, failed, *(wish is why for why in Stop)]  # waits for the device
         vector = torch.tensor([*mine, *self.measures.take()], dtype=torch.float64)
-        loss, asked, preempted, busy, failed, *rest = self.ranks.sum(vector).tolist()
+        loss, busy, failed, *rest = self.ranks.sum(vector).tolist()
         self.saver.settle(busy=bool(busy), failed=bool(failed))
-        stopping = Stop.ASKED if asked else Stop.PREEMPTED if preempted else None
+        wishes, rest = rest[: len(Stop)], rest[len(Stop) :]
+        stopping = next((why for why, votes in zip(Stop, wishes, strict=True) if votes), None)
         return {"loss": loss / self.config.global_batch, **self.measures.read(rest)}, stopping
 
     def _note_bad(self, outcome: StepOutcome, step: int) -> None:

@@ -74,7 +74,7 @@ class MetricsWriter:
         self._run_url, self._every_s, self._listen = run_url, every_s, listen
         self._segment, self._lines = start_step, list[str]()
         self._start_step = start_step
-        self._incoming: queue.SimpleQueue[Row | None] = queue.SimpleQueue()
+        self._incoming: queue.SimpleQueue[Row | threading.Event | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._work, name="metrics", daemon=True)
         self._curves: Any = None
         self._curves_folder: tempfile.TemporaryDirectory[str] | None = None
@@ -91,18 +91,26 @@ class MetricsWriter:
         """Queues one row; `row` has a "step". A "checkpoint" row also begins the next segment."""
         self._incoming.put({"kind": kind, "time_s": round(time.time(), 3), **row})
 
+    def flush(self, patience_s: float = 30.0) -> None:
+        """Waits until what has been added is written, or the store has refused it; not for long where it stalls."""
+        written = threading.Event()
+        self._incoming.put(written)
+        written.wait(patience_s)
+
     def _work(self) -> None:
         open_for_more = True
         while open_for_more:
-            rows, open_for_more = self._collect()
+            rows, flushed, open_for_more = self._collect()
             self._listen(rows)
             if rows:
                 with contextlib.suppress(XmaeError):  # the lines are kept and written with the next
                     self._write(rows)
+            if flushed is not None:
+                flushed.set()
         self._close_curves()
 
-    def _collect(self) -> tuple[list[Row], bool]:
-        """The rows of the next `every_s` seconds, and whether more may come."""
+    def _collect(self) -> tuple[list[Row], threading.Event | None, bool]:
+        """The rows of the next `every_s` seconds or up to a flush, that flush, and whether more may come."""
         rows: list[Row] = []
         deadline = time.monotonic() + self._every_s
         while (left_s := deadline - time.monotonic()) > 0:
@@ -111,9 +119,11 @@ class MetricsWriter:
             except queue.Empty:
                 break
             if row is None:
-                return rows, False
+                return rows, None, False
+            if isinstance(row, threading.Event):
+                return rows, row, True
             rows.append(row)
-        return rows, True
+        return rows, None, True
 
     def _write(self, rows: list[Row]) -> None:
         self._draw_curves(rows)

@@ -30,13 +30,23 @@ class _Pending:
 
 
 class Saver:
-    """One rank's side of saving checkpoints of a run. `tell(kind, **fields)` hears what becomes of them."""
+    """One rank's side of saving checkpoints of a run. `tell(kind, **fields)` hears what becomes of them.
+
+    `before_commit()` runs on rank 0 before a checkpoint becomes visible: what a run that goes on from it will not do
+    again, and has not stored yet (metrics), is stored then.
+    """
 
     def __init__(
-        self, run_url: str, ranks: Ranks, retention: RetentionConfig, tell: Callable[..., None], attempt: str
+        self,
+        run_url: str,
+        ranks: Ranks,
+        retention: RetentionConfig,
+        tell: Callable[..., None],
+        attempt: str,
+        before_commit: Callable[[], None] = lambda: None,
     ) -> None:
         self._run_url, self._ranks, self._retention, self._tell = run_url, ranks, retention, tell
-        self._attempt = attempt
+        self._attempt, self._before_commit = attempt, before_commit
         self._threads = ThreadPoolExecutor(max_workers=1, thread_name_prefix="checkpoint")
         self._pending: _Pending | None = None
         self._commit: Future[None] | None = None
@@ -89,6 +99,7 @@ class Saver:
         self._ranks.barrier()
 
     def _finish(self, pending: _Pending, files: list[ShardFile]) -> None:
+        self._before_commit()
         try:
             checkpoint.commit(pending.url, files, pending.about)
         except XmaeError as error:

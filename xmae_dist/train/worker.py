@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import tempfile
 import threading
-import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -39,7 +38,9 @@ from xmae_dist.train.losses import Cohorts
 from xmae_dist.train.measure import Measures, Yardstick
 from xmae_dist.train.metrics import MetricsWriter, Row
 from xmae_dist.train.order import order_of
+from xmae_dist.train.pulse import Pulse
 from xmae_dist.train.retention import RetentionConfig
+from xmae_dist.train.startup import Marks, process_started_s
 from xmae_dist.train.state import Identity, TrainState
 from xmae_dist.train.upload import Saver
 from xmae_dist.train.validation import HeldOut, held_out, reconstruct_panel, save_panel, validate
@@ -67,22 +68,38 @@ def train(settings: dict[str, Any]) -> dict[str, Any]:
     why it was the last if it is not that of the configuration.
     """
     job: Job = settings["job"]
-    attempt, failed = ray.get(job.board.begin.remote())
+    attempt, failed, times = ray.get(job.board.begin.remote())
     if failed:
         return {"step": 0, "stop": "failed"}
-    try:
-        return _Worker(job, attempt).run()
-    except StorageError:
-        raise  # the store may be back after a restart
-    except XmaeError as error:
-        ray.get(job.board.fail.remote(error))
-        raise
+    rank = ray.train.get_context().get_world_rank()
+    with Pulse(rank, job.board.beat.remote) as pulse:
+        try:
+            return _Worker(job, attempt, pulse, _marks(job, times)).run()
+        except StorageError:
+            raise  # the store may be back after a restart
+        except XmaeError as error:
+            ray.get(job.board.fail.remote(error))
+            raise
+
+
+def _marks(job: Job, times: dict[str, float]) -> Marks:
+    """Of a first start from the start of the driver, of a restart from when the group before was given up."""
+    if "lost" in times:
+        marks = Marks(times["lost"])
+        marks.note("old_group", times["starting"])
+    else:
+        marks = Marks(job.handed_over_s)
+        marks.seconds |= job.driver_s
+        marks.note("controller", times["starting"])
+    marks.note("processes", process_started_s())
+    marks.note("worker_imports")
+    return marks
 
 
 class _Worker:
     """One rank's run, from process start to the last step."""
 
-    def __init__(self, job: Job, attempt: str) -> None:
+    def __init__(self, job: Job, attempt: str, pulse: Pulse, marks: Marks) -> None:
         config = job.config
         context = ray.train.get_context()
         self._job, self._config = job, config
@@ -93,12 +110,12 @@ class _Worker:
         self._clock = Clock(device)
         self._attempt = self._ranks.from_first(attempt)
         self._stop: Stop | None = None
+        self._pulse = pulse
         self._share: HeldOut | None = None
         self._engine: Engine | None = None
         self._metrics: MetricsWriter | None = None
-        self._marks = dict(job.driver_s)
-        self._marked_s = job.handed_over_s
-        self._mark("workers")
+        self._marks = marks
+        self._marks.note("join")
 
     def run(self) -> dict[str, Any]:
         with timed_collectives(self._clock):
@@ -108,28 +125,29 @@ class _Worker:
         config = self._config
         store = WindowStore.open(self._job.store_url)
         plan = plan_for(store, order_of(config))
-        self._mark("store")
+        self._marks.note("store")
         torch.manual_seed(config.train.seed)
         module = presets.from_config(model_config(config))
         masking = Masking(seed=config.train.seed, n_patches=module.config.n_patches, mode=module.config.mask_mode)
         ratio = module.config.mask_ratio
         with tempfile.TemporaryDirectory(prefix="xmae-restore-") as folder:
             saved, state = self._restore(Path(folder))
-            self._mark("restore")
+            self._pulse.step = state.step
+            self._marks.note("restore")
             # The first read tasks start their processes while the engine is built.
             batches = _ahead(self._batches(store, plan, state.step))
             self._engine = self._build_engine(module, saved)
-        self._mark("engine")
+        self._marks.note("engine")
         if config.validation.windows and module.reconstructs:
             self._share = held_out(
                 store, config.validation.split, config.validation.windows, masking, ratio, self._ranks
             )
-        self._mark("held_out")
+        self._marks.note("held_out")
         measures = Measures(
             Cohorts.of(store.segments("train")), self._ranks, self._engine.device, self._clock, self._yardstick()
         )
         with self._telling(state.step):
-            self._tell("start", step=state.step, world=self._ranks.world, **self._marks)
+            self._tell("start", step=state.step, world=self._ranks.world, **self._marks.seconds)
             return self._loop(batches, masking, ratio, state, measures)
 
     def _loop(
@@ -143,7 +161,7 @@ class _Worker:
             engine=self._engine,
             masking=masking,
             ranks=self._ranks,
-            saver=Saver(config.run, self._ranks, retention, self._tell, self._attempt),
+            saver=Saver(config.run, self._ranks, retention, self._tell, self._attempt, self._flush),
             callbacks=self,
             about=self._about,
             measures=measures,
@@ -261,11 +279,6 @@ class _Worker:
 
     # -- telling ---------------------------------------------------------------------------------------------------
 
-    def _mark(self, what: str) -> None:
-        now_s = time.time()
-        self._marks[f"{what}_s"] = round(now_s - self._marked_s, 3)
-        self._marked_s = now_s
-
     def _telling(self, start_step: int) -> MetricsWriter | _Listener:
         if self._ranks.rank == 0:
             self._metrics = MetricsWriter(self._config.run, start_step, listen=self._listen)
@@ -276,14 +289,19 @@ class _Worker:
         """Hands rows to the driver and hears whether it wants the run to stop; in the telling thread."""
         if _preempted():
             self._stop = Stop.PREEMPTED
-        if self._ranks.rank == 0 and ray.get(self._job.board.post.remote(rows)):
-            self._stop = Stop.ASKED
+        if self._ranks.rank == 0 and (why := ray.get(self._job.board.post.remote(rows))):
+            self._stop = Stop(why)
 
     def _tell(self, kind: str, **fields: Any) -> None:
         if self._metrics is not None:
             self._metrics.add(kind, fields)
 
+    def _flush(self) -> None:
+        if self._metrics is not None:
+            self._metrics.flush()
+
     def on_step(self, row: Row) -> None:
+        self._pulse.step = row["step"]
         self._tell("step", **row)
 
     def on_event(self, kind: str, **fields: Any) -> None:
