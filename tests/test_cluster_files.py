@@ -24,8 +24,11 @@ def test_a_cloud_cluster_scales_from_zero_behind_a_token(name: str) -> None:
     assert kinds["trainer"]["resources"]["GPU"] == 1
     assert "spot" in str(kinds["trainer"]["node_config"]).lower()
     assert "spot" not in str(kinds["head"]["node_config"]).lower()
-    commands = " ".join(cluster["head_start_ray_commands"] + cluster["worker_start_ray_commands"])
-    assert commands.count("RAY_AUTH_MODE=token") == 2 and "--dashboard-host=127.0.0.1" in commands
+    commands = cluster["head_start_ray_commands"] + cluster["worker_start_ray_commands"]
+    starts = [command for command in commands if "ray start" in command]
+    assert len(starts) == 2 and all("RAY_AUTH_MODE=token" in start for start in starts)
+    assert "--dashboard-host=127.0.0.1" in starts[0]
+    assert any(f"cluster/notice.py {name.removesuffix('.yaml')} " in command for command in commands)
 
 
 def test_a_kuberay_cluster_scales_from_zero_behind_a_token() -> None:

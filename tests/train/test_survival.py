@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
+import http.server
 import json
 import os
 import re
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -28,7 +31,6 @@ from xmae_dist.train.metrics import read_metrics
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 
 ROOT = Path(__file__).resolve().parents[2]
-RAY = str(Path(sys.executable).with_name("ray"))
 # More steps than any test waits for: a run is stopped when it has shown what it should.
 OPTIONS = (
     *("--train.steps", "20000", "--train.global-batch", "16", "--train.silence-s", "8", "--train.resize-check-s", "3"),
@@ -192,8 +194,8 @@ def test_lost_hung_and_taken_away_it_ends_with_the_same_bits(run: Run, tmp_path:
     leaving = run.node_of(run.workers()[0])
     run.cluster.add_node(num_cpus=1, object_store_mib=150)
     done = run.last_step()
-    notify(run.cluster, leaving, 30)
-    began_s = time.monotonic()
+    with notice(run.cluster, leaving):
+        began_s = time.monotonic()
     run.until(
         "a checkpoint after the notice", lambda: not run.workers() or leaving not in map(run.node_of, run.workers())
     )
@@ -235,13 +237,32 @@ def test_an_elastic_run_goes_on_with_what_there_is(run: Run, tmp_path: Path) -> 
     np.testing.assert_allclose(found, losses, rtol=1e-3)
 
 
-def notify(cluster: LocalCluster, node: subprocess.Popen[bytes], grace_s: int) -> None:
-    """What a cloud's notice comes to: Ray is told that this machine is about to be taken away."""
-    options = ["--address", cluster.gcs_address, "--node-id", cluster.node_id(node)]
-    reason = ["--reason", "DRAIN_NODE_REASON_PREEMPTION", "--reason-message", "notice of the cloud"]
-    subprocess.run(
-        [RAY, "drain-node", *options, *reason, "--deadline-remaining-seconds", str(grace_s)],
-        env={**os.environ, **cluster.environment()},
-        check=True,
-        capture_output=True,
-    )
+@contextlib.contextmanager
+def notice(cluster: LocalCluster, node: subprocess.Popen[bytes]) -> Iterator[None]:
+    """The cloud's metadata service says that the machine will be taken away; `cluster/notice.py` passes it on."""
+
+    class Metadata(http.server.BaseHTTPRequestHandler):
+        asked = 0
+
+        def do_GET(self) -> None:
+            type(self).asked += 1
+            self.send_response(200 if self.headers["Metadata-Flavor"] == "Google" else 403)
+            self.end_headers()
+            self.wfile.write(b"TRUE" if self.asked > 1 else b"FALSE")
+
+        def log_message(self, format: str, *args: object) -> None:
+            """Quiet."""
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Metadata) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        url, words = f"http://127.0.0.1:{server.server_address[1]}", ("--address", cluster.gcs_address)
+        subprocess.run(
+            [sys.executable, "cluster/notice.py", "gcp", *words]
+            + ["--metadata-url", url, "--node-ip", cluster.node_ip(node), "--every-s", "0.5", "--grace-s", "30"],
+            env={**os.environ, **cluster.environment(), "RAY_ADDRESS": cluster.gcs_address},
+            cwd=ROOT,
+            check=True,
+            capture_output=True,
+        )
+        yield
+        server.shutdown()

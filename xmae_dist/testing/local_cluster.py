@@ -20,7 +20,6 @@ import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from xmae_dist.core.errors import RunError
 from xmae_dist.testing.s3_server import free_port
@@ -70,10 +69,9 @@ class LocalCluster:
         _wait_for_nodes(self, _alive_nodes(self) + 1)
         return node
 
-    def node_id(self, node: subprocess.Popen[bytes]) -> str:
-        """Ray's name for the node of this process."""
-        ip = _node_ip(self.nodes.index(node))
-        return next(str(one["node_id"]) for one in _nodes(self) if one["node_ip"] == ip)
+    def node_ip(self, node: subprocess.Popen[bytes]) -> str:
+        """The address of the node of this process."""
+        return _node_ip(self.nodes.index(node))
 
     def stop(self) -> None:
         """Ends every node (its whole process group), the head last, and removes the cluster's folder."""
@@ -192,12 +190,7 @@ def _wait_for_nodes(cluster: LocalCluster, wanted: int, patience_s: float = 90.0
 
 
 def _alive_nodes(cluster: LocalCluster) -> int:
-    """How many nodes the head counts as alive; 0 while its dashboard does not answer."""
-    return sum(node["state"] == "ALIVE" for node in _nodes(cluster))
-
-
-def _nodes(cluster: LocalCluster) -> list[dict[str, Any]]:
-    """The nodes the head knows; none while its dashboard does not answer.
+    """How many nodes the head counts as alive; 0 while its dashboard does not answer.
 
     Asked over HTTP: Ray's own client fixes its authentication mode when it is first imported, and the process
     that starts a cluster may have imported Ray for another.
@@ -208,10 +201,10 @@ def _nodes(cluster: LocalCluster) -> list[dict[str, Any]]:
     )
     try:
         with urllib.request.urlopen(request, timeout=5) as answer:
-            nodes: list[dict[str, Any]] = json.load(answer)["data"]["result"]["result"]
+            nodes = json.load(answer)["data"]["result"]["result"]
     except OSError:
-        return []
-    return nodes
+        return 0
+    return sum(node["state"] == "ALIVE" for node in nodes)
 
 
 def _end_group(process: subprocess.Popen[bytes]) -> None:

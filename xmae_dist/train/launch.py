@@ -58,12 +58,12 @@ def pretrain(config: PretrainConfig) -> Outcome:
     _connect(elastic=config.train.min_workers is not None)
     import ray
 
-    from xmae_dist.train.memory import check_memory, count
+    from xmae_dist.train.memory import check_fits
 
     marks.note("ray")
     check_cluster(config)
     if not config.resources.may_grow:
-        check_memory(config, count(model_config(config)), ray.nodes())
+        check_fits(config, ray.nodes())
     from xmae_dist.data.materialise import materialise
     from xmae_dist.train.figures import draw_run
 

@@ -2,7 +2,7 @@
 
 Per parameter: weights (4 bytes, float32), gradients (4), AdamW's moments (8), and under DeepSpeed the optimizer's own
 copy of the weights (4), each divided among R ranks from the ZeRO stage that divides it. On top come the activations
-that a micro-batch keeps for its backward pass, counted exactly, without memory, on PyTorch's meta device. Communication
+that a micro-batch keeps for its backward pass, counted by running the model on tensors without memory. Communication
 buffers, the allocator's slack and the libraries themselves are not in it, so a prediction is a lower bound.
 """
 
@@ -18,7 +18,7 @@ import torch
 from xmae_dist.core.errors import ConfigError
 from xmae_dist.model import presets
 from xmae_dist.model.mask import masked_count
-from xmae_dist.train.config import EngineConfig, PretrainConfig
+from xmae_dist.train.config import EngineConfig, PretrainConfig, model_config
 
 _GIB = 2**30
 _COUNTED = 8
@@ -80,16 +80,28 @@ class Counted:
         return state_need(self.parameters, config.engine, ranks, activations)
 
 
-def count(config: presets.Config) -> Counted:
-    """Builds and runs the model on the meta device, over a few windows as tables are kept once a micro-batch."""
-    with torch.device("meta"):
-        model = presets.from_config(config)
-        signal_BL = torch.zeros(_COUNTED, config.length)
-        mask_BN = torch.zeros(_COUNTED, config.n_patches, dtype=torch.bool)
-        visible = config.n_patches - masked_count(config.n_patches, config.mask_ratio)
-        visible_BV = torch.arange(visible).expand(_COUNTED, -1)
+def count(config: presets.Config, *, fused: bool) -> Counted:
+    """Runs the model without memory, over a few windows as tables are kept once a micro-batch.
+
+    With `fused`, attention keeps what the fused kernels keep, which takes seconds of imports to find out; without, also
+    its scores, as on PyTorch's meta device.
+    """
+    if fused:
+        from torch._subclasses.fake_tensor import FakeTensorMode
+
+        pretended: Any = FakeTensorMode()
+    else:
+        pretended = torch.device("meta")
+    with pretended:
+        return _counted(presets.from_config(config), config)
+
+
+def _counted(model: torch.nn.Module, config: presets.Config) -> Counted:
+    signal_BL = torch.zeros(_COUNTED, config.length)
+    mask_BN = torch.zeros(_COUNTED, config.n_patches, dtype=torch.bool)
+    visible = config.n_patches - masked_count(config.n_patches, config.mask_ratio)
     kept = {p.untyped_storage()._cdata: p.untyped_storage() for p in model.parameters()}
-    parameters = sum(storage.nbytes() for storage in kept.values())
+    weights = sum(storage.nbytes() for storage in kept.values())
 
     def keep(tensor: torch.Tensor) -> torch.Tensor:
         storage = tensor.untyped_storage()
@@ -97,9 +109,18 @@ def count(config: presets.Config) -> Counted:
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        model(signal_BL, signal_BL, mask_BN, visible_BV)
-    activations = sum(storage.nbytes() for storage in kept.values()) - parameters
+        model(signal_BL, signal_BL, mask_BN, torch.arange(visible).expand(_COUNTED, -1))
+    activations = sum(storage.nbytes() for storage in kept.values()) - weights
     return Counted(parameters=sum(p.numel() for p in model.parameters()), activation_bytes=activations // _COUNTED)
+
+
+def check_fits(config: PretrainConfig, nodes: Iterable[Mapping[str, Any]]) -> None:
+    """Raises ConfigError where the workers of this run cannot fit into these nodes (`ray.nodes()`)."""
+    model, nodes = model_config(config), list(nodes)
+    try:
+        check_memory(config, count(model, fused=False), nodes)
+    except ConfigError:
+        check_memory(config, count(model, fused=True), nodes)
 
 
 def check_memory(config: PretrainConfig, counted: Counted, nodes: Iterable[Mapping[str, Any]]) -> None:
