@@ -12,14 +12,16 @@ from xmae_dist.core.errors import UsageError
 from xmae_dist.data.split import SPLITS
 from xmae_dist.data.window_spec import WindowSpec
 from xmae_dist.evaluate.compare import comparisons, tallies
+from xmae_dist.evaluate.degradation import parse_degradations
 from xmae_dist.evaluate.encoder_spec import EncoderSpec, parse_bundles, with_controls
 from xmae_dist.evaluate.encoders import load, resolve
-from xmae_dist.evaluate.fanout import run_fits
+from xmae_dist.evaluate.fanout import run_fits, run_rows
 from xmae_dist.evaluate.metrics import METRICS
 from xmae_dist.evaluate.report import as_json, write_report
 from xmae_dist.evaluate.results import Result
 from xmae_dist.evaluate.run import EvaluateConfig, Plan, find_store, plan, window_table
 from xmae_dist.evaluate.tasks import builtin_suites, load_suite
+from xmae_dist.evaluate.transfer_run import plan_transfer, with_index_columns
 from xmae_dist.storage import uri
 
 
@@ -53,6 +55,12 @@ class Args:
     """Bootstrap draws of subjects."""
     max_windows_per_subject: int = 100
     """Windows of a subject in a window-level task, chosen by hash; 0 takes all."""
+    transfer_by: tuple[str, ...] = ()
+    """Train on one device and test on the others, as a matrix: cohort, device or body_site (these two with --corpus),
+    or any label of the windows, such as site.
+    """
+    degrade: tuple[str, ...] = ()
+    """Test on degraded windows: rate, noise or motion, each with levels if you like (rate=50,25 noise=10,0)."""
     skip_unusable: bool = False
     """Leave out tasks whose labels cannot be evaluated, naming them, instead of stopping."""
     json: bool = False
@@ -64,6 +72,7 @@ def run(args: Args) -> int:
     if not args.bundle:
         raise UsageError("--bundle", value="none", expected=f"a bundle URL (suites: {', '.join(builtin_suites())})")
     suite = load_suite(args.suite).only(args.tasks)
+    degradations = parse_degradations(args.degrade)
     config = EvaluateConfig(
         seed=args.seed,
         n_replicates=args.replicates,
@@ -75,8 +84,14 @@ def run(args: Args) -> int:
     encoders = tuple(resolve(spec, store.spec) for spec in encoders)
     windows = window_table(store, args.splits)
     planned = plan(suite, encoders, windows, store.fingerprint, config, skip_unusable=args.skip_unusable)
-    results = run_fits(planned, store, windows["window_id"].to_numpy(), args.out)
-    report = write_report(args.out, uri.join(args.out, "report"), run_url=args.run, skipped=planned.skipped)
+    windows = with_index_columns(windows, args.corpus, store.spec.source, args.transfer_by)
+    moved = plan_transfer(planned, windows, by=args.transfer_by, degradations=degradations)
+    ids_W = windows["window_id"].to_numpy()
+    results = run_fits(planned, store, ids_W, args.out)
+    run_rows(moved, store, ids_W, args.out)
+    report = write_report(
+        args.out, uri.join(args.out, "report"), run_url=args.run, skipped=planned.skipped | dict(moved.skipped)
+    )
     _show(results, planned, report, as_text=not args.json)
     return 0
 

@@ -22,6 +22,8 @@ from xmae_dist.data.window_store import WindowStore
 from xmae_dist.evaluate.encoder_spec import EncoderSpec
 from xmae_dist.evaluate.results import Result, ResultTable
 from xmae_dist.evaluate.run import FitRequest, Plan, fit
+from xmae_dist.evaluate.transfer import Cell, RowRequest, fit_row
+from xmae_dist.evaluate.transfer_run import CellTable, TransferPlan, degraded
 from xmae_dist.storage import uri
 
 BLOCK_WINDOWS = 2048
@@ -94,6 +96,45 @@ def _embed_block(spec: EncoderSpec, store: WindowStore, ids_B: NDArray[np.int64]
 @ray.remote(num_cpus=1, max_retries=3)
 def _fit(request: FitRequest, found: Any, embedding_WE: NDArray[np.float32]) -> Result:
     return fit(request, found, embedding_WE)
+
+
+def run_rows(plan: TransferPlan, store: WindowStore, window_ids_W: NDArray[np.int64], out_url: str) -> list[Cell]:
+    """Embed, fit and commit the rows of `plan` that the table of cells lacks; returns the cells of the plan.
+
+    Encoders follow one another, so that no more than one encoder's embeddings (clean and degraded) are held at once.
+    """
+    table = CellTable(out_url)
+    committed = table.committed()
+    missing = [row for row in plan.rows if row.request not in committed]
+    by_encoder: dict[str, list[RowRequest]] = {}
+    for row in missing:
+        by_encoder.setdefault(row.encoder.identity, []).append(row)
+    if missing:
+        connect()
+        conditions = {key: ray.put(dict(units)) for key, units in plan.conditions.items()}
+    with progress("transfer", len(missing), "rows") as shown:
+        for rows in by_encoder.values():
+            names = {name for row in rows for name in plan.conditions[row.axis, row.task.name]}
+            specs = {name: degraded(rows[0].encoder, name) for name in names}
+            unique = list({spec.identity: spec for spec in specs.values()}.values())
+            embedded = embed_all(unique, store, window_ids_W, out_url)
+            pending = [_fit_row.remote(row, conditions[row.axis, row.task.name], *_by_condition(row, plan, embedded))
+                       for row in rows]  # fmt: skip
+            while pending:
+                done, pending = ray.wait(pending)
+                for cells in fetched(done):
+                    table.commit(cells)
+                    shown.advance(note=f"{cells[0].result.task.name} / {cells[0].result.encoder}")
+    return table.read({row.request for row in plan.rows})
+
+
+def _by_condition(row: RowRequest, plan: TransferPlan, embedded: dict[str, Any]) -> list[Any]:
+    return [embedded[degraded(row.encoder, name).identity] for name in plan.conditions[row.axis, row.task.name]]
+
+
+@ray.remote(num_cpus=1, max_retries=3)
+def _fit_row(row: RowRequest, conditions: Any, *embeddings: NDArray[np.float32]) -> list[Cell]:
+    return fit_row(row, conditions, dict(zip(conditions, embeddings, strict=True)))
 
 
 def _fits(missing: list[FitRequest], plan: Plan, embedded: dict[str, Any]) -> Iterator[Result]:
