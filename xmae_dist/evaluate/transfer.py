@@ -21,6 +21,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from xmae_dist.core.errors import InputError
+from xmae_dist.core.fingerprint import sha256_hex
 from xmae_dist.evaluate import bootstrap, metrics
 from xmae_dist.evaluate.encoder_spec import EncoderSpec
 from xmae_dist.evaluate.examples import Examples, examples, label_column
@@ -33,6 +34,8 @@ from xmae_dist.evaluate.tasks import Task
 PROTOCOL = "transfer/v1"
 MIN_SUBJECTS = 6
 CLEAN = "clean"
+# What of an evaluation's configuration decides a cell's numbers.
+CONFIG = ("seed", "n_replicates", "n_train_replicates", "max_windows_per_subject", "probe")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -125,11 +128,11 @@ def row_request(axis: str, trained: str, request: RowRequest, conditions: Mappin
         protocol=PROTOCOL,
         axis=axis,
         trained=trained,
-        tested={name: len(units.y_N) for name, units in conditions.items()},
+        tested={name: sha256_hex("\n".join(units.name_N).encode()) for name, units in conditions.items()},
         encoder=request.encoder.identity,
         task=request.task.identity(),
         store=request.store,
-        config=dataclasses.asdict(request.config),
+        config={name: dataclasses.asdict(request.config)[name] for name in CONFIG},
     )
     return dataclasses.replace(request, request=identity, axis=axis, trained=trained)
 

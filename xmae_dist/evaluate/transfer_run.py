@@ -60,9 +60,10 @@ def plan_transfer(
                 skipped[f"{name} by {axis}"] = str(error)
         if len(names) > 1:
             conditions[DEGRADATION, name] = dict.fromkeys(names, plan.examples_of_task[name])
+    once = {(request.task.name, request.encoder.identity): request for request in reversed(plan.requests)}
     rows = [
         row_request(axis, trained, _blank(request), conditions[axis, request.task.name])
-        for request in plan.requests
+        for request in reversed(once.values())
         for axis in (*by, DEGRADATION)
         if (axis, request.task.name) in conditions
         for trained in ([CLEAN] if axis == DEGRADATION else conditions[axis, request.task.name])
