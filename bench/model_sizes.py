@@ -4,8 +4,9 @@
 
 Counted on the meta device, so even `huge` needs no memory. FLOPs are those of the matrix products and convolutions of
 one forward and backward pass (a multiplication and an addition are two). Memory is for float32 weights (4 bytes a
-parameter), gradients (4) and AdamW's moments (8), per rank; activations come on top. Under mixed precision the sum is
-the same 16 bytes: 2 + 2 for bf16 weights and gradients, 4 + 8 for the float32 master copy and the moments.
+parameter), gradients (4) and AdamW's moments (8), per rank; at stages 1 to 3 DeepSpeed keeps a second copy of a rank's
+share of the weights for its optimizer (4), in float32 too. Activations and gathered layers come on top. bench/zero3.py
+holds the figures of stage 3 to a measurement.
 """
 
 from __future__ import annotations
@@ -24,11 +25,12 @@ from xmae_dist.model.mask import masked_count
 
 
 def memory_bytes(parameters: int, stage: int, ranks: int) -> float:
-    """Weights, gradients and moments of one rank under ZeRO ``stage``."""
+    """Weights, gradients, moments and the optimizer's copy of weights of one rank under ZeRO ``stage``."""
     weights = 4 / (ranks if stage >= 3 else 1)
     gradients = 4 / (ranks if stage >= 2 else 1)
     moments = 8 / (ranks if stage >= 1 else 1)
-    return parameters * (weights + gradients + moments)
+    copy = 4 / ranks if stage >= 1 else 0
+    return parameters * (weights + gradients + moments + copy)
 
 
 def flops_per_window(name: str) -> int:

@@ -28,8 +28,8 @@ from bench.model_study.table import write
 
 ROOT = Path(__file__).resolve().parents[2]
 PRESETS = (
-    *("paper", "published", "tiny", "clip", "random", "ppg_mae_75", "ppg_mae_50", "ecg_mae_80"),
-    *("reversed", "joint", "symmetric"),
+    *("paper", "published", "tiny", "random", "ppg_mae_75", "clip", "ecg_mae_80", "reversed", "ppg_mae_50"),
+    *("joint", "symmetric"),
 )
 RATES = {"paper": (5e-4, 1e-3), "published": (3e-4, 1e-3), "tiny": (1e-3, 2e-3), "clip": (3e-4, 1e-3)}
 """The two learning rates of each family; presets not named are of the family of `paper`."""
@@ -40,8 +40,8 @@ def main() -> int:
     torch.set_num_threads(1)
     makers: dict[str, Callable[[], Dataset]] = {"simulated": lambda: simulated(args.out)}
     if args.recordings:
-        makers = {"challenge2015": lambda: challenge2015(args.recordings.resolve(), args.out), **makers}
-    datasets = {name: makers[name]() for name in makers if name in args.corpus}
+        makers["challenge2015"] = lambda: challenge2015(args.recordings.resolve(), args.out)
+    datasets = {name: makers[name]() for name in args.corpus if name in makers}
     while missing := _missing(args, tuple(datasets)):
         for job in missing:
             claim = _claim(args.out, job)
@@ -65,7 +65,7 @@ def main() -> int:
 def _missing(args: argparse.Namespace, datasets: tuple[str, ...]) -> list[Job]:
     """Jobs not done whose learning rate is known: rates first, then seed by seed, so that early rows compare."""
     rows = _rows(args.rows)
-    done = {Job(**{name: row[name] for name in Job.__dataclass_fields__}).key for row in rows}
+    done = {_key(row) for row in rows}
     return [job for job in _planned(args, datasets, rows) if job.key not in done]
 
 
@@ -137,11 +137,11 @@ def _arguments() -> argparse.Namespace:
         prog="python -m bench.model_study", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--recordings", type=Path, help="folder of Challenge 2015 with its manifest.csv")
-    parser.add_argument("--corpus", nargs="+", default=["challenge2015", "simulated"], help="datasets, in this order")
-    parser.add_argument("--windows", nargs="+", type=int, default=[8192, 4096], help="windows seen, for each dataset")
+    parser.add_argument("--corpus", nargs="+", default=["simulated", "challenge2015"], help="datasets, in this order")
+    parser.add_argument("--windows", nargs="+", type=int, default=[4096, 8192], help="windows seen, for each dataset")
     parser.add_argument("--presets", nargs="+", default=list(PRESETS), choices=PRESETS)
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
-    parser.add_argument("--batch", type=int, default=16)
+    parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--out", type=Path, default=Path("model-study-out"), help="corpora and windows, kept")
     parser.add_argument("--rows", type=Path, default=ROOT / "bench" / "results" / "model-study.jsonl")
     parser.add_argument("--table", type=Path, default=ROOT / "docs" / "model-study.md")

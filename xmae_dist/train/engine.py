@@ -94,9 +94,11 @@ class Engine(Protocol):
 def parameter_groups(module: nn.Module, config: OptimizerConfig) -> list[dict[str, Any]]:
     """Two AdamW groups: matrices decay, vectors and scalars (biases, norms, tokens) do not."""
     trainable = [p for p in module.parameters() if p.requires_grad]
+    # DeepSpeed flattens a parameter that it divides, and notes its shape.
+    matrix = {id(p): len(getattr(p, "ds_shape", p.shape)) >= 2 for p in trainable}
     groups = [
-        {"params": [p for p in trainable if p.dim() >= 2], "weight_decay": config.weight_decay},
-        {"params": [p for p in trainable if p.dim() < 2], "weight_decay": 0.0},
+        {"params": [p for p in trainable if matrix[id(p)]], "weight_decay": config.weight_decay},
+        {"params": [p for p in trainable if not matrix[id(p)]], "weight_decay": 0.0},
     ]
     return [group for group in groups if group["params"]]
 

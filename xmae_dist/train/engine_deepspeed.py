@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -47,6 +47,8 @@ class ZeroConfig:
     """Keep parameters in host memory (stage 3)."""
     bucket_elements: int = 50_000_000
     """Most elements in one gradient reduction; less saves memory, more saves calls."""
+    live_elements: int = 1_000_000_000
+    """Most gathered parameters that a rank keeps in case they are needed again (stage 3); less saves memory."""
 
 
 class DeepSpeedEngine:
@@ -70,7 +72,8 @@ class DeepSpeedEngine:
         self._zero, self._clip_norm, self._bf16 = zero, optimizer.clip_norm, bf16
         self._accumulation = accumulation
         self._optimizer_steps = 0
-        self._shapes = {name: list(t.shape) for name, t in module.state_dict().items()}
+        # Parameters that were divided as they were made have no elements of their own, but remember their shape.
+        self._shapes = {n: list(getattr(t, "ds_shape", t.shape)) for n, t in module.state_dict(keep_vars=True).items()}
         if saved is not None:
             load_weights(module, saved)
         module.to(self._device)
@@ -209,6 +212,16 @@ class DeepSpeedEngine:
         view.data.copy_(full[start : start + view.numel()])
 
 
+def divided(build: Callable[[], nn.Module], zero: ZeroConfig, device: torch.device | str = "cpu") -> nn.Module:
+    """What `build` makes, for stage 3: each layer is divided among ranks as soon as it is made, so that no rank ever
+    holds the whole model. Initial weights are those of rank 0.
+    """
+    deepspeed = _deepspeed(torch.device(device))
+    settings = _settings(zero, OptimizerConfig(), 1, 1, zero.bucket_elements)
+    with deepspeed.zero.Init(config_dict_or_path=settings):
+        return build()
+
+
 def _initialize(
     module: nn.Module,
     zero: ZeroConfig,
@@ -217,7 +230,18 @@ def _initialize(
     accumulation: int,
     device: torch.device,
 ) -> Any:
-    """Imports DeepSpeed, quietened, and wraps `module`."""
+    elements = sum(getattr(p, "ds_numel", p.numel()) for p in module.parameters())
+    engine, _, _, _ = _deepspeed(device).initialize(
+        model=module,
+        optimizer=adamw(module, optimizer, device),
+        config=_settings(zero, optimizer, micro_batch, accumulation, elements),
+        dist_init_required=False,
+    )
+    return engine
+
+
+def _deepspeed(device: torch.device) -> Any:
+    """Imports DeepSpeed, quietened."""
     if device.type == "cpu":
         os.environ.setdefault("DS_ACCELERATOR", "cpu")
     logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
@@ -226,14 +250,7 @@ def _initialize(
     if device.type == "cpu":
         # The one op that a CPU start would compile (45 s); only `inference_all_reduce` uses it.
         deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
-    elements = sum(p.numel() for p in module.parameters())
-    engine, _, _, _ = deepspeed.initialize(
-        model=module,
-        optimizer=adamw(module, optimizer, device),
-        config=_settings(zero, optimizer, micro_batch, accumulation, elements),
-        dist_init_required=False,
-    )
-    return engine
+    return deepspeed
 
 
 def _settings(
@@ -249,7 +266,13 @@ def _settings(
         "allgather_bucket_size": bucket,
     }
     if zero.stage == 3:
-        sharding |= {"stage3_prefetch_bucket_size": bucket, "stage3_max_live_parameters": max(bucket, 1_000_000_000)}
+        sharding |= {
+            "stage3_prefetch_bucket_size": bucket,
+            "stage3_max_live_parameters": max(bucket, zero.live_elements),
+            "stage3_max_reuse_distance": max(bucket, zero.live_elements),
+            # A step copies the gradients of one such group at a time; DeepSpeed's default is 1e9 elements.
+            "sub_group_size": 2 * bucket,
+        }
     if zero.offload_optimizer:
         sharding["offload_optimizer"] = {"device": "cpu", "pin_memory": False}
     if zero.offload_parameters:
