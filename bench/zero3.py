@@ -1,12 +1,13 @@
 """Memory of each rank in a ZeRO-3 training step on 2 CPU workers, against the table of bench/model_sizes.py.
 
     python bench/zero3.py --preset large
-    python bench/zero3.py --preset huge --optimizer sgd      # without moments, where 28 GB cannot be had
+    python bench/zero3.py --preset huge --optimizer sgd --steps 1      # without moments, where 22 GB cannot be had
 
 Each layer is divided among the ranks as soon as it is made, so no rank ever holds the whole model. What is reported is
-the growth of a rank's own memory (anonymous pages) from after the imports to after the second step, when optimizer
-state exists, and its peak. The C allocator is told to give back freed blocks of 1 MB and more at once
-(MALLOC_MMAP_THRESHOLD_); left alone it keeps gathered layers of up to 32 MB for itself. A tiny batch (one window a rank) keeps activations small; they are not in the prediction.
+the growth of a rank's own memory (anonymous pages) from after the imports to after the last step, when optimizer state
+exists, and its peak. The C allocator is told to give back freed blocks of 1 MB and more at once
+(MALLOC_MMAP_THRESHOLD_); left alone it keeps gathered layers of up to 32 MB for itself. A tiny batch (one window a
+rank) keeps activations small; they are not in the prediction.
 The run is refused where the machine has less memory than predicted.
 """
 
@@ -34,7 +35,6 @@ from xmae_dist.train.optimizer_config import OptimizerConfig
 
 RANKS = 2
 ZERO = ZeroConfig(stage=3, bucket_elements=20_000_000, live_elements=20_000_000)
-STEPS = 2
 
 
 def main() -> int:
@@ -51,7 +51,7 @@ def main() -> int:
         return 1
     os.environ["MALLOC_MMAP_THRESHOLD_"] = "1000000"  # read when a rank's process starts
     with tempfile.TemporaryDirectory() as folder:
-        ranks = run_ranks(RANKS, _steps, Path(folder), args.preset, overrides, args.optimizer)
+        ranks = run_ranks(RANKS, _steps, Path(folder), args.preset, overrides, args.optimizer, args.steps)
     for number, found in enumerate(ranks):
         row = {
             "preset": args.preset,
@@ -70,8 +70,8 @@ def main() -> int:
     return 0
 
 
-def _steps(rank: int, world: int, preset: str, overrides: dict[str, int], optimizer: str) -> dict[str, Any]:
-    """Two steps on this rank; its memory after them."""
+def _steps(rank: int, world: int, preset: str, overrides: dict[str, int], optimizer: str, steps: int) -> dict[str, Any]:
+    """Some steps on this rank; its memory after them."""
     import xmae_dist.train.uncompiled
 
     xmae_dist.train.uncompiled.import_deepspeed(uncompiled=True)
@@ -84,7 +84,7 @@ def _steps(rank: int, world: int, preset: str, overrides: dict[str, int], optimi
     config = module.config
     ppg_BL, ecg_BL = torch.randn(2, 1, config.length, generator=generator)
     mask_BN = torch.from_numpy(masks(0, 0, [rank], config.n_patches, config.mask_ratio, config.mask_mode))
-    for _ in range(STEPS):
+    for _ in range(steps):
         started = time.monotonic()
         loss = engine.forward_backward(ppg_BL, ecg_BL, mask_BN)
         outcome = engine.step(lr=1e-5)
@@ -118,6 +118,7 @@ def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--preset", default="base", choices=presets.NAMES)
     parser.add_argument("--optimizer", default="adamw", choices=["adamw", "sgd"])
+    parser.add_argument("--steps", type=int, default=2)
     parser.add_argument("--override", nargs="*", default=[], metavar="FIELD=N", help="e.g. ppg_depth=10")
     return parser.parse_args()
 

@@ -49,7 +49,7 @@ def main() -> int:
                 continue
             with claim:
                 print(f"{job.dataset} {job.preset} seed {job.seed} rate {job.lr:g}", flush=True)
-                row = measure(job, datasets[job.dataset])
+                row = measure(job, datasets[job.dataset], args.out)
                 with args.rows.open("a") as file:
                     file.write(json.dumps(_rounded(row)) + "\n")
             write(args.table, _rows(args.rows))
@@ -91,7 +91,11 @@ def _chosen(args: argparse.Namespace, first: str, family: str, rows: list[dict[s
 
 def _job(args: argparse.Namespace, dataset: str, preset: str, seed: int, rate: float) -> Job:
     return Job(
-        dataset=dataset, preset=preset, seed=seed, lr=rate, windows=args.windows[args.corpus.index(dataset)],
+        dataset=dataset,
+        preset=preset,
+        seed=seed,
+        lr=rate,
+        windows=args.windows[args.corpus.index(dataset)],
         batch=args.batch,
     )
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,7 +22,7 @@ from xmae_dist.evaluate.metrics import METRICS
 from xmae_dist.evaluate.probe import cross_fit
 from xmae_dist.evaluate.run import EvaluateConfig, folds_of
 from xmae_dist.evaluate.tasks import Task, load_suite
-from xmae_dist.model import presets
+from xmae_dist.model import bundle, presets
 from xmae_dist.model.diagnose import diagnose
 from xmae_dist.model.interface import PretrainModel
 from xmae_dist.model.mask import masks
@@ -51,13 +52,15 @@ class Job:
         return "-".join(str(value) for value in asdict(self).values())
 
 
-def measure(job: Job, data: Dataset) -> dict[str, Any]:
-    """The row of a job, plain values."""
+def measure(job: Job, data: Dataset, out: Path) -> dict[str, Any]:
+    """The row of a job, plain values; the trained model is kept as a bundle below `out`."""
     torch.manual_seed(job.seed)
     model = presets.build(job.preset, length=data.store.spec.length)
     started = time.monotonic()
     curve, cpu_s = ([], 0.0) if job.preset == "random" else _train(model, job, data)
     model.eval()
+    spec = data.store.spec.to_dict()
+    bundle.save(str(out / "models" / job.key), model, window_spec=spec, lineage=asdict(job))
     return {
         **asdict(job),
         "parameters": sum(weight.numel() for weight in model.parameters()),
@@ -96,7 +99,8 @@ def _train(model: PretrainModel, job: Job, data: Dataset) -> tuple[list[list[flo
         engine.forward_backward(data.train.ppg_ML[rows], data.train.ecg_ML[rows], mask_BN)
         engine.step(learning_rate(schedule, seen, steps * job.batch))
         cpu_s += time.process_time() - began
-        if model.reconstructs and (seen * EVALUATIONS // job.windows) > ((seen - job.batch) * EVALUATIONS // job.windows):
+        before, after = ((seen - part) * EVALUATIONS // job.windows for part in (job.batch, 0))
+        if model.reconstructs and after > before:
             found = _errors(model, few)
             curve.append([seen, found["own"], found["other"]])
     return curve, cpu_s

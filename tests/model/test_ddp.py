@@ -28,7 +28,8 @@ def _two_steps(rank: int, world: int) -> dict[str, str]:
                 wrapped(*_batch(model.config, seed=10 * step + rank)).backward()
                 optimizer.step()
         except RuntimeError as error:
-            found[name] = "unused parameters" if "finished reduction in the prior iteration" in str(error) else str(error)
+            unused = "finished reduction in the prior iteration" in str(error)
+            found[name] = "unused parameters" if unused else str(error)
             continue
         still = [key for key, weight in model.named_parameters() if not _moved(weight)]
         weights = torch.cat([weight.detach().flatten() for weight in model.parameters()])

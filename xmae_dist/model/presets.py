@@ -27,7 +27,7 @@ PAPER = XMAEConfig()
 TINY = XMAEConfig(width=64, heads=4, ppg_depth=1, ecg_depth=1, decoder_depth=2)
 BASE = XMAEConfig(width=512, heads=8, expansion=4, ppg_depth=8, ecg_depth=4, decoder_depth=4)
 LARGE = XMAEConfig(width=1024, heads=16, expansion=4, ppg_depth=16, ecg_depth=4, decoder_depth=6)
-HUGE = XMAEConfig(width=2048, heads=16, expansion=4, ppg_depth=16, ecg_depth=4, decoder_depth=6)
+HUGE = XMAEConfig(width=2048, heads=16, expansion=4, ppg_depth=10, ecg_depth=4, decoder_depth=6)
 
 PRESETS: dict[str, Config] = {
     "published": PublishedConfig(),
