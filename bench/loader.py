@@ -3,10 +3,12 @@
     python bench/loader.py [--windows N] [--rounds R] [--json FILE]
 
 Ours, in one process and through Ray Data, from local files and from an S3 server on loopback, against a file with
-an HDF5 dataset per window, WebDataset tar shards, plain sequential reads of the same Zarr arrays (no shuffling),
-and a gather from memory (the limit). Loaders take turns; the median of the rounds is reported, by the clock and by
-CPU second, which a busy machine does not change. The S3 figure to compare with is what the client reads raw:
-whole objects, nothing decoded; "512" reads 512 neighbouring windows at a time instead of 64.
+an HDF5 dataset per window, WebDataset tar shards, MosaicML streaming and LitData (in an environment of their own,
+which shares this one's torch), plain sequential reads of the same Zarr arrays (no shuffling), and a gather from memory
+(the limit). Loaders take turns; the median of the rounds is reported, by the clock and by CPU second, which a busy
+machine changes less. The S3 figure to compare with is what the client reads raw: whole objects, nothing decoded.
+"512" and "4096" read so many neighbouring windows at a time instead of 64; "copies" keeps segments of the store on
+this machine, fetched in the first pass ("cold") and read from local files in later ones ("warm").
 """
 
 from __future__ import annotations
@@ -16,32 +18,37 @@ import importlib.util
 import io
 import json
 import os
+import shutil
+import subprocess
 import sys
+import sysconfig
 import tarfile
 import tempfile
-import time
+import venv
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
+from peers.rate import rated
 
 from xmae_dist.data import direct
 from xmae_dist.data.plan import OrderConfig, Plan, plan_for
 from xmae_dist.data.window_store import WindowStore
 from xmae_dist.storage import uri
+from xmae_dist.storage.segment_cache import CacheConfig
 from xmae_dist.testing.s3_server import serve_s3
 from xmae_dist.testing.window_store import write_window_store
 
 BATCH = 128
 # Loaders that open a file entry a window are slow to build too; they get this many windows and are rated on them.
 PER_WINDOW = 4096
+PEER_WINDOWS = 32_768
+PEERS = Path(__file__).parent / "peers"
 
-Count = Callable[[], Iterator[int]]
-NOT_RUN = {
-    "MosaicML streaming": "asks for torchvision and a CUDA build of torch; needs an environment of its own",
-    "LitData": "asks for torchvision and a CUDA build of torch; needs an environment of its own",
-}
+Rates = dict[str, float]
+Loader = Callable[[], Rates]
 
 
 def main() -> None:
@@ -65,13 +72,13 @@ def run(folder: Path, bucket: str, windows: int, rounds: int) -> dict[str, Any]:
     )
     uri.upload_tree(str(folder / "windows"), uri.join(bucket, "windows"))
     remote = WindowStore.open(uri.join(bucket, "windows"))
-    not_run = dict(NOT_RUN)
+    not_run: dict[str, str] = {}
     loaders = loaders_over(folder, local, remote, not_run)
-    measured: dict[str, list[dict[str, float]]] = {name: [] for name in loaders}
+    measured: dict[str, list[Rates]] = {name: [] for name in loaders}
     for number in range(rounds):
         for name, loader in loaders.items():
             print(f"round {number + 1}/{rounds}: {name}", file=sys.stderr, flush=True)
-            measured[name].append(timed(loader))
+            measured[name].append(loader())
     return {
         "windows": windows,
         "rounds": rounds,
@@ -82,12 +89,13 @@ def run(folder: Path, bucket: str, windows: int, rounds: int) -> dict[str, Any]:
             for name, many in measured.items()
         },
         "all_rounds": measured,
+        "memory": memory(local, plan_for(local, OrderConfig(global_batch=BATCH))),
         "not_run": not_run,
     }
 
 
-def loaders_over(folder: Path, local: WindowStore, remote: WindowStore, not_run: dict[str, str]) -> dict[str, Count]:
-    """Every loader as a function that yields the number of windows of each batch."""
+def loaders_over(folder: Path, local: WindowStore, remote: WindowStore, not_run: dict[str, str]) -> dict[str, Loader]:
+    """Every loader as a function that goes through the windows once and says how fast it was."""
     import ray
 
     os.environ.setdefault("RAY_AUTH_MODE", "disabled")
@@ -100,45 +108,118 @@ def loaders_over(folder: Path, local: WindowStore, remote: WindowStore, not_run:
     )
     plan = plan_for(local, OrderConfig(global_batch=BATCH))
     long_reads = plan_for(local, OrderConfig(global_batch=BATCH, read_windows=512, block_steps=64))
+    longest_reads = plan_for(local, OrderConfig(global_batch=BATCH, read_windows=4096, block_steps=64))
+    copies = CacheConfig(max_gib=8.0, folder=str(folder / "copies"))
+    cached = WindowStore.open(remote.url, copies)
+
+    def cold(read: Callable[[WindowStore, Plan], Iterator[int]]) -> Rates:
+        shutil.rmtree(copies.path, ignore_errors=True)
+        return rated(read(cached, plan))
+
     list(ours_by_ray(local, plan))  # Ray starts its reading processes once
     in_memory = local.read(np.arange(local.n_windows))
-    loaders: dict[str, Count] = {
-        "in-memory gather": lambda: gathered(in_memory, plan),
-        "Zarr, sequential": lambda: sequential(local),
-        "ours, one process, files": lambda: ours(local, plan),
-        "ours, Ray Data, files": lambda: ours_by_ray(local, plan),
-        "ours, one process, S3": lambda: ours(remote, plan),
-        "ours, Ray Data, S3": lambda: ours_by_ray(remote, plan),
-        "ours, one process, S3, 512": lambda: ours(remote, long_reads),
-        "ours, Ray Data, S3, 512": lambda: ours_by_ray(remote, long_reads),
-        "S3, raw objects": lambda: raw_objects(remote),
+    loaders: dict[str, Loader] = {
+        "in-memory gather": lambda: rated(gathered(in_memory, plan)),
+        "Zarr, sequential": lambda: rated(sequential(local)),
+        "ours, one process, files": lambda: rated(ours(local, plan)),
+        "ours, Ray Data, files": lambda: rated(ours_by_ray(local, plan)),
+        "S3, raw objects": lambda: rated(raw_objects(remote)),
+        "ours, one process, S3": lambda: rated(ours(remote, plan)),
+        "ours, Ray Data, S3": lambda: rated(ours_by_ray(remote, plan)),
+        "ours, one process, S3, 512": lambda: rated(ours(remote, long_reads)),
+        "ours, Ray Data, S3, 512": lambda: rated(ours_by_ray(remote, long_reads)),
+        "ours, one process, S3, 4096": lambda: rated(ours(remote, longest_reads)),
+        "ours, Ray Data, S3, 4096": lambda: rated(ours_by_ray(remote, longest_reads)),
+        "ours, one process, cold copies": lambda: cold(ours),
+        "ours, one process, warm copies": lambda: rated(ours(cached, plan)),
+        "ours, Ray Data, cold copies": lambda: cold(ours_by_ray),
+        "ours, Ray Data, warm copies": lambda: rated(ours_by_ray(cached, plan)),
     }
     few = local.read(np.arange(min(PER_WINDOW, local.n_windows)))
     if importlib.util.find_spec("h5py"):
         path = write_hdf5(folder, few)
-        loaders["HDF5, dataset a window"] = lambda: hdf5(path)
+        loaders["HDF5, dataset a window"] = lambda: rated(hdf5(path))
     else:
         not_run["HDF5"] = "h5py is not installed"
     if importlib.util.find_spec("webdataset"):
         shards = write_tar(folder, few)
-        loaders["WebDataset"] = lambda: webdataset_batches(shards)
+        loaders["WebDataset"] = lambda: rated(webdataset_batches(shards))
     else:
         not_run["WebDataset"] = "webdataset is not installed"
+    return loaders | peers(folder, local, not_run)
+
+
+def peers(folder: Path, local: WindowStore, not_run: dict[str, str]) -> dict[str, Loader]:
+    """Loaders of others, each in a process of their environment; without and with two worker processes."""
+    names = {"MosaicML streaming": "mosaicml", "LitData": "lightning"}
+    python, why = peers_python()
+    if python is None:
+        not_run.update(dict.fromkeys(names, why))
+        return {}
+    ecg_BL, ppg_BL = local.read(np.arange(min(PEER_WINDOWS, local.n_windows)))
+    windows = folder / "windows.npz"
+    np.savez(windows, ecg=np.asarray(ecg_BL), ppg=ppg_BL)
+
+    def run_in(script: str, workers: int) -> Rates:
+        command = [python, PEERS / f"{script}.py", windows, folder / script, str(BATCH), str(workers)]
+        done = subprocess.run(command, check=True, capture_output=True, text=True, timeout=600)
+        return dict(json.loads(done.stdout.splitlines()[-1]))
+
+    loaders: dict[str, Loader] = {}
+    for name, script in names.items():
+        try:
+            run_in(script, 0)  # writes its shards
+        except subprocess.CalledProcessError as error:
+            not_run[name] = error.stderr.strip().splitlines()[-1]
+            continue
+        loaders[f"{name}, one process"] = lambda script=script: run_in(script, 0)  # type: ignore[misc]
+        loaders[f"{name}, 2 workers"] = lambda script=script: run_in(script, 2)  # type: ignore[misc]
     return loaders
 
 
-def timed(loader: Count) -> dict[str, float]:
-    """Rates over everything, first batch included; the CPU is that of this process, all its threads."""
-    started, cpu_started = time.perf_counter(), time.process_time()
-    total, first_s = 0, 0.0
-    for count in loader():
-        first_s = first_s or time.perf_counter() - started
-        total += count
-    return {
-        "windows_per_s": total / (time.perf_counter() - started),
-        "windows_per_cpu_s": total / (time.process_time() - cpu_started),
-        "first_batch_s": first_s,
-    }
+def peers_python() -> tuple[str | None, str]:
+    """The interpreter of the peers' environment, made at the first call; or None and why there is none.
+
+    It sees the packages of this environment, so that no second torch is installed.
+    """
+    home = PEERS / ".venv"
+    python = home / "bin" / "python"
+    wanted = (PEERS / "requirements.txt").read_text()
+    done = home / "installed.txt"
+    if done.exists() and done.read_text() == wanted:
+        return str(python), ""
+    print("bench: installing the peers, once", file=sys.stderr, flush=True)
+    venv.create(home, with_pip=True, clear=True)
+    packages = Path(sysconfig.get_paths(vars={"base": str(home), "platbase": str(home)})["purelib"])
+    (packages / "shared.pth").write_text(sysconfig.get_paths()["purelib"] + "\n")
+    constraints = Path(__file__).parents[1] / "constraints.txt"
+    command = [str(python), "-m", "pip", "install", "--quiet", "-c", str(constraints)]
+    found = subprocess.run([*command, "-r", str(PEERS / "requirements.txt")], capture_output=True, text=True)
+    if found.returncode:
+        return None, "could not be installed: " + found.stderr.strip().splitlines()[-1]
+    done.write_text(wanted)
+    return str(python), ""
+
+
+def memory(store: WindowStore, plan: Plan, passes: int = 4) -> dict[str, float]:
+    """Resident MiB of all of Ray's readers and this process, over passes through Ray Data, in quarters."""
+    from xmae_dist.data import stream
+
+    steps = passes * (plan.epoch_windows // BATCH)
+    seen = [
+        resident_mib()
+        for batch in stream.step_batches(store, plan, stop_step=steps)
+        if batch.step % max(1, steps // 64) == 0
+    ]
+    quarters = np.array_split(np.array(seen), 4)
+    return {f"quarter {number + 1}": round(float(np.median(one)), 1) for number, one in enumerate(quarters)}
+
+
+def resident_mib() -> float:
+    """Private memory of this process and of the reading processes (not of Ray's servers, nor the object store)."""
+    own = psutil.Process()
+    readers = [p for p in own.children(recursive=True) if "ray::" in " ".join(p.cmdline()[:1])]
+    return sum((info := p.memory_info()).rss - info.shared for p in [own, *readers]) / 2**20
 
 
 def ours(store: WindowStore, plan: Plan) -> Iterator[int]:
@@ -236,6 +317,18 @@ def webdataset_batches(shards: list[str]) -> Iterator[int]:
         yield len(signals[0])
 
 
+def ratios(median: dict[str, Rates]) -> list[str]:
+    """What is aimed at, by the clock."""
+    rate = {name: row["windows_per_s"] for name, row in median.items()}
+    others = {name: r for name, r in rate.items() if name.startswith(("HDF5", "WebDataset", "MosaicML", "LitData"))}
+    files = max(rate["ours, one process, files"], rate["ours, Ray Data, files"])
+    far = {name: r for name, r in rate.items() if name.startswith("ours") and ("S3" in name or "copies" in name)}
+    raw = rate["S3, raw objects"]
+    lines = [f"ours from files / sequential Zarr: {files / rate['Zarr, sequential']:.2f} (aim 0.9)"]
+    lines += [f"ours from files / {name}: {files / r:.1f} (aim 10)" for name, r in others.items()]
+    return lines + [f"{name} / raw S3: {r / raw:.2f} (aim 0.8)" for name, r in far.items()]
+
+
 def show(results: dict[str, Any]) -> None:
     median = results["median"]
     by_clock = median["Zarr, sequential"]["windows_per_s"]
@@ -243,13 +336,15 @@ def show(results: dict[str, Any]) -> None:
     load = f"{results['cpus']} CPUs, load {results['load_before']:.1f}"
     print(f"{results['windows']:,} windows of 2 x 1000 float16 in batches of {BATCH}; {load}")
     print("(Ray Data reads in other processes, so its CPU column is what handing over costs the training process)\n")
-    print(f"{'loader':<26} {'windows/s':>10} {'of Zarr':>8} {'per CPU s':>10} {'of Zarr':>8} {'first batch s':>14}")
+    print(f"{'loader':<31} {'windows/s':>10} {'of Zarr':>8} {'per CPU s':>10} {'of Zarr':>8} {'first batch s':>14}")
     for name, row in median.items():
         relative = row["windows_per_s"] / by_clock, row["windows_per_cpu_s"] / by_cpu
         print(
-            f"{name:<26} {row['windows_per_s']:>10,.0f} {relative[0]:>8.2f} "
+            f"{name:<31} {row['windows_per_s']:>10,.0f} {relative[0]:>8.2f} "
             f"{row['windows_per_cpu_s']:>10,.0f} {relative[1]:>8.2f} {row['first_batch_s']:>14.2f}"
         )
+    print("\n" + "\n".join(ratios(median)))
+    print("memory over four passes, MiB: " + ", ".join(f"{value:g}" for value in results["memory"].values()))
     for name, why in results["not_run"].items():
         print(f"not run: {name}: {why}")
 

@@ -19,6 +19,8 @@ from xmae_dist.data.direct import Batch, RetryConfig
 from xmae_dist.data.plan import OrderConfig, Plan, plan_for
 from xmae_dist.data.window_spec import WindowSpec
 from xmae_dist.data.window_store import WindowStore
+from xmae_dist.storage.segment_cache import CacheConfig
+from xmae_dist.testing.s3_server import S3Server
 from xmae_dist.testing.window_store import spelt_ids, write_window_store
 
 SPEC = WindowSpec(window_s=2.0, stride_s=2.0)
@@ -68,6 +70,18 @@ def test_ray_stream_equals_plain_reads_for_any_readers_legs_and_start(store: Win
         config = stream.StreamConfig(readers=readers, leg_blocks=leg_blocks, blocks_ahead=ahead)
         ours = list(stream.step_batches(store, plan, start_step=7, stop_step=60, config=config))
         assert same(ours, reference)
+
+
+def test_ray_stream_through_copies_equals_plain_reads(s3: S3Server, ray_local: None, tmp_path: Path) -> None:
+    from xmae_dist.data import stream
+
+    url = s3.bucket_url()
+    write_window_store(url, COHORTS, chunk_windows=16, shard_windows=128, spec=SPEC)
+    plain, cached = WindowStore.open(url), WindowStore.open(url, CacheConfig(max_gib=1.0, folder=str(tmp_path)))
+    plan = plan_of(plain)
+    reference = list(direct.step_batches(plain, plan, stop_step=40))
+    assert same(list(stream.step_batches(cached, plan, stop_step=40)), reference)
+    assert [path for path in tmp_path.rglob("*") if path.is_file()]
 
 
 def test_ranks_stream_at_once_while_they_hold_every_cpu(local_store: WindowStore, ray_local: None) -> None:

@@ -24,12 +24,13 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from xmae_dist.core.errors import InputError, StorageError
+from xmae_dist.core.errors import ConfigError, InputError, StorageError
 from xmae_dist.data.cut_reader import CutReader
 from xmae_dist.data.split import SPLITS
 from xmae_dist.data.window_spec import WindowSpec
 from xmae_dist.storage import uri
 from xmae_dist.storage.corpus import Corpus
+from xmae_dist.storage.segment_cache import CacheConfig, SegmentCache
 from xmae_dist.storage.table import Table
 from xmae_dist.storage.zarr_store import WindowArrayReader
 
@@ -55,8 +56,11 @@ def part_path(cohort: str, split: str, part: str) -> str:
 class WindowStore:
     """Reads a complete window store. Picklable; keeps only the list of parts."""
 
-    def __init__(self, url: str, document: dict[str, Any], parts: list[dict[str, Any]]) -> None:
+    def __init__(
+        self, url: str, document: dict[str, Any], parts: list[dict[str, Any]], cache: CacheConfig | None = None
+    ) -> None:
         self.url = url
+        self._cache = cache
         self.document = document
         """`store.json`."""
         self.spec = WindowSpec.from_dict(document["spec"])
@@ -73,9 +77,11 @@ class WindowStore:
         self._first_ids = np.array([row["first_id"] for row in self._parts], dtype=np.int64)
 
     @classmethod
-    def open(cls, url: str) -> WindowStore:
-        """Raises StorageError where no complete store lies at `url`, InputError where its recordings are needed and
-        some were withdrawn.
+    def open(cls, url: str, cache: CacheConfig | None = None) -> WindowStore:
+        """The store at `url`; with a `cache`, readers keep copies of a far one on the node where they run.
+
+        Raises StorageError where no complete store lies at `url`, InputError where its recordings are needed and
+        some were withdrawn, ConfigError for a cache that is too small for the store.
         """
         url = uri.normalise(url)
         uri.probe(url)
@@ -84,7 +90,25 @@ class WindowStore:
             raise _incomplete(url)
         if document.get("on_the_fly"):
             Corpus.open(document["corpus"]).snapshot(document["snapshot"]["version"])
-        return cls(url, document, Table(uri.join(url, "index")).read().to_pylist())
+        store = cls(url, document, Table(uri.join(url, "index")).read().to_pylist(), _useful(cache, url, document))
+        store._check_cache()
+        return store
+
+    @property
+    def signal_bytes(self) -> int:
+        """Bytes of all signals."""
+        lanes = 2 if self.spec.paired else 1
+        return self.n_windows * self.spec.length * lanes * np.dtype(np.float16).itemsize
+
+    def _check_cache(self) -> None:
+        # A window here and a window there would each fetch a segment and push another out.
+        if self._cache is not None and self.signal_bytes > self._cache.max_bytes:
+            raise ConfigError(
+                "cache of windows",
+                value=f"{self._cache.max_gib:g} GiB for a store of {self.signal_bytes / 2**30:.1f} GiB",
+                expected="room for the whole store",
+                fix="give it more room, or leave the cache out",
+            )
 
     @property
     def n_windows(self) -> int:
@@ -187,7 +211,7 @@ class WindowStore:
         return uri.join(self.url, part_path(row["cohort"], row["split"], row["part"]), name)
 
     def _array(self, number: int, name: str) -> WindowArrayReader:
-        return _reader(self._url(number, name))
+        return _reader(self._url(number, name), self._cache)
 
     def _meta(self, number: int, columns: Sequence[str] | None) -> pa.Table:
         row = self._parts[number]
@@ -283,9 +307,14 @@ def _cut_reader(url: str, spec: WindowSpec) -> CutReader:
 
 
 @functools.lru_cache(maxsize=256)
-def _reader(url: str) -> WindowArrayReader:
+def _reader(url: str, cache: CacheConfig | None) -> WindowArrayReader:
     """Parts never change, so a reader and its shard indexes may be kept."""
-    return WindowArrayReader(url)
+    return WindowArrayReader(url, None if cache is None else SegmentCache(cache))
+
+
+def _useful(cache: CacheConfig | None, url: str, document: dict[str, Any]) -> CacheConfig | None:
+    """None where there is nothing far to copy."""
+    return None if uri.is_local(url) or document.get("on_the_fly") else cache
 
 
 def _check_split(split: str) -> None:

@@ -16,6 +16,7 @@ import numpy as np
 
 from xmae_dist.core.errors import IntegrityError, StorageError
 from xmae_dist.storage import uri
+from xmae_dist.storage.segment_cache import SegmentCache
 from xmae_dist.storage.shard_codec import (
     ABSENT,
     ChecksumError,
@@ -27,7 +28,7 @@ from xmae_dist.storage.shard_writer import ARRAY_FORMAT, shard_key
 
 _KEPT_CHUNKS = 4
 _READ_AHEAD_CHUNKS = 8
-_CHUNKS_AT_ONCE = 32  # of one request, so that a long read does not hold a whole shard twice
+_CHUNKS_AT_ONCE = 64  # of one request, so that a long read does not hold a whole shard twice
 
 
 class ShardedReader:
@@ -37,8 +38,10 @@ class ShardedReader:
     picklable.
     """
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, cache: SegmentCache | None = None) -> None:
         self.url = uri.normalise(url)
+        self.cache = cache
+        """Where shards are copied to; None reads them from where they are."""
         document = json.loads(uri.read_bytes(uri.join(self.url, "zarr.json")))
         self.attributes: dict[str, Any] = document.get("attributes", {})
         if self.attributes.get("format") != ARRAY_FORMAT:
@@ -193,6 +196,7 @@ class ShardedReader:
         except ChecksumError as error:
             with self._lock:
                 self._ahead.clear()  # a short answer, perhaps: who tries again must get it from the store
+            self._forget_copies(number)
             raise self._damage(number, str(error)) from error
 
     def _fetch(self, shard: int, numbers: list[int]) -> dict[int, bytes]:
@@ -225,6 +229,8 @@ class ShardedReader:
         try:
             index = decode_index(data)
         except (ChecksumError, ValueError) as error:
+            if self.cache is not None:
+                self.cache.forget(self._shard_url(shard), 0, len(data) or 1)
             raise self._damage(number, f"index of its shard: {error}") from error
         with self._lock:
             self._indexes[shard] = index
@@ -233,13 +239,26 @@ class ShardedReader:
     def _ranges(self, shard: int, starts: list[int], stops: list[int], number: int) -> list[bytes]:
         with uri.storage_errors(self.url):
             try:
-                return uri.read_ranges(uri.join(self.url, shard_key(shard, len(self.shape) - 1)), starts, stops)
+                read = uri.read_ranges if self.cache is None else self.cache.read_ranges
+                return read(self._shard_url(shard), starts, stops)
             except FileNotFoundError as error:
                 raise self._damage(number, "its object is missing") from error
             except OSError as error:
                 if "not satisfiable" in str(error):  # the object ends before the range
                     raise self._damage(number, "its object is cut short") from error
                 raise
+
+    def _shard_url(self, shard: int) -> str:
+        return uri.join(self.url, shard_key(shard, len(self.shape) - 1))
+
+    def _forget_copies(self, number: int) -> None:
+        """A damaged chunk may be a damaged copy: who tries again must get it from the store."""
+        if self.cache is None:
+            return
+        per_shard = self.shard_rows // self.chunk_rows
+        shard = number // per_shard
+        offset, size = (int(value) for value in self._index(shard, number)[number - shard * per_shard])
+        self.cache.forget(self._shard_url(shard), offset, offset + size)
 
     def _damage(self, number: int, what: str) -> IntegrityError:
         part, array = self.url.split("/")[-2:]

@@ -16,6 +16,7 @@ from xmae_dist.core.errors import ConfigError
 from xmae_dist.data.mixture import MixtureConfig
 from xmae_dist.data.split import SplitConfig
 from xmae_dist.data.window_spec import WindowSpec
+from xmae_dist.storage.segment_cache import CacheConfig
 from xmae_dist.train.optimizer_config import OptimizerConfig
 from xmae_dist.train.schedule import ScheduleConfig
 
@@ -145,11 +146,20 @@ class ResourceConfig:
     that cut windows on the fly."""
     readers: int = 2
     """Read tasks of one worker at a time."""
+    cache_gib: float = 0.0
+    """Room on each node for copies of a far window store, fetched once in large requests and read locally from then
+    on. It must hold the whole store. 0: every read goes to the store."""
+    cache_folder: str = ""
+    """Local folder for the copies, best on a fast disk. None named: below the system's temporary folder."""
     peak_tflops: float | None = None
     """What one worker's device promises, in TFLOP/s, for the share of peak in the metrics. None: measured at the
     start by a matrix product, which on GPUs reaches about two thirds of the data sheet."""
     may_grow: bool = False
     """The cluster can add nodes: do not refuse workers that do not fit now."""
+
+    @property
+    def cache(self) -> CacheConfig | None:
+        return CacheConfig(max_gib=self.cache_gib, folder=self.cache_folder) if self.cache_gib > 0 else None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -123,7 +123,7 @@ class _Worker:
 
     def _run(self) -> dict[str, Any]:
         config = self._config
-        store = WindowStore.open(self._job.store_url)
+        store = WindowStore.open(self._job.store_url, config.resources.cache)
         plan = plan_for(store, order_of(config))
         self._marks.note("store")
         torch.manual_seed(config.train.seed)
