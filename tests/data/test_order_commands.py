@@ -40,7 +40,31 @@ def test_plan_show_prints_what_a_rank_sees(store: WindowStore, capsys: pytest.Ca
     assert main(["plan", "fingerprint", *options]) == 0
     assert capsys.readouterr().out.strip() == plan.fingerprint() == shown["fingerprint"]
     assert main(["plan", "show", *options]) == 0
-    assert "patch" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "patch" in said and "subjects in a batch (a perfect one: " in said
+
+
+def test_the_quality_of_the_shuffle_is_told_against_a_perfect_one(
+    store: WindowStore, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def told(*options: str) -> dict[str, float]:
+        return asked(capsys, "plan", "show", "--windows", store.url, "--global-batch", "24", *options)["shuffle"]  # type: ignore[return-value]
+
+    default = told()
+    plan = plan_for(store, OrderConfig(global_batch=24))
+    subject = dict(store.meta("train", ["window_id", "subject_id"]).to_pandas().itertuples(index=False))
+    steps = range(plan.steps_per_epoch)
+    assert default["subjects"] == pytest.approx(np.mean([len({subject[i] for i in plan.ids(k)}) for k in steps]))
+    # A perfect shuffle, drawn: 12 subjects of 30 windows or what is left of them.
+    rng, everyone = np.random.default_rng(0), list(subject.values())
+    drawn = [len(set(rng.choice(everyone, 24))) for _ in range(2000)]
+    assert default["perfect_subjects"] == pytest.approx(np.mean(drawn), abs=0.15)
+    assert default["subjects"] > 0.9 * default["perfect_subjects"]
+    assert 1.9 < default["cohorts"] <= 2.0 and default["stretches"] == 24
+    # Long stretches, few of them: worse, and said so.
+    poor = told("--read-windows", "64", "--block-steps", "8")
+    assert poor["stretches"] == 3 and poor["subjects"] < default["subjects"]
+    assert told("--no-quality") is None
 
 
 def test_audit_of_a_run_lists_every_step_that_saw_a_subject(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Annotated, Any, Literal
 
 import numpy as np
@@ -13,11 +13,12 @@ from rich.console import Console
 from rich.table import Table
 
 from xmae_dist.cli.order_of_run import Order, OrderOptions, order_from
+from xmae_dist.data.shuffle_quality import ShuffleQuality, shuffle_quality
 
 
 @dataclass(frozen=True, kw_only=True)
 class Args:
-    """Show which windows a rank sees at a step, without reading any.
+    """Show which windows a rank sees at a step, without reading any, and how diverse batches are.
 
     The order is a function of the store, the seed, the batch and the mixture alone: a step holds the same windows
     for every number of ranks. Exit status: 0 shown, 2 no such store, run, step or rank.
@@ -34,6 +35,8 @@ class Args:
     """Number of ranks."""
     rank: int = 0
     """Rank whose share is shown."""
+    quality: bool = True
+    """Say how good the shuffle is, which reads the subject of every window."""
     json: bool = False
     """Print one JSON object."""
 
@@ -60,6 +63,7 @@ def _document(order: Order, args: Args, ids_KB: np.ndarray) -> dict[str, Any]:
         "steps_per_epoch": plan.steps_per_epoch,
         "epoch_windows": plan.epoch_windows,
         "shares": {c.cohort: n for c, n in zip(plan.cohorts, plan.shares, strict=True)},
+        "shuffle": asdict(_quality(order)) if args.quality else None,
         "world": args.world,
         "rank": args.rank,
         "steps": [
@@ -76,12 +80,27 @@ def _show(order: Order, args: Args, ids_KB: np.ndarray, console: Console) -> Non
     console.print(
         f"an epoch: {plan.epoch_windows:,} windows ({mixture}), {plan.steps_per_epoch:,} steps of {plan.global_batch}"
     )
+    if args.quality:
+        found = _quality(order)
+        console.print(
+            f"the shuffle: {found.subjects:.1f} subjects in a batch (a perfect one: {found.perfect_subjects:.1f}), "
+            f"{found.cohorts:.1f} of {len(plan.cohorts)} cohorts (a perfect one: {found.perfect_cohorts:.1f}); "
+            f"a batch draws on {found.stretches} stretches of {found.stretch_windows} windows"
+        )
     table = Table("step", "epoch", "cohorts", "window ids", title=f"rank {args.rank} of {args.world}")
     for k, ids_B in enumerate(ids_KB):
         cohorts = ", ".join(f"{name} {n}" for name, n in sorted(_cohorts(order, ids_B).items()))
         step = args.step + k
         table.add_row(f"{step:,}", str(plan.epoch_of(step)), cohorts, " ".join(map(str, ids_B.tolist())))
     console.print(table)
+
+
+def _quality(order: Order) -> ShuffleQuality:
+    subjects = order.store.meta(order.split, ["subject_id", "window_id"]).to_pandas()
+    ids, codes = subjects["window_id"].to_numpy(), subjects["subject_id"].astype("category").cat.codes.to_numpy()
+    subject_N = np.zeros(int(ids.max()) + 1, np.int64)
+    subject_N[ids] = codes
+    return shuffle_quality(order.plan, subject_N, np.array([s.first_id for s in order.store.segments(order.split)]))
 
 
 def _cohorts(order: Order, ids_B: np.ndarray) -> Counter[str]:
