@@ -75,7 +75,7 @@ def measure(job: Job, data: Dataset, out: Path) -> dict[str, Any]:
         "val_loss": _loss(model, data.split("val").some(VAL_WINDOWS), job.batch),
         "errors": _errors(model, data.test),
         "curve": curve,
-        "windows_to_10_percent": _reached(curve),
+        "windows_to_10_percent": reached(curve),
         "windows_per_cpu_s": job.windows / cpu_s if cpu_s else None,
         "probes": _probes(model, data),
         "seconds": time.monotonic() - started,
@@ -128,7 +128,7 @@ def _loss(model: PretrainModel, pairs: Pairs, batch: int) -> float:
     return float(np.mean([float(model(pairs.ppg_ML[i], pairs.ecg_ML[i], mask_MN[i])) for i in order]))
 
 
-def _reached(curve: list[list[float]]) -> int | None:
+def reached(curve: list[list[float]]) -> int | None:
     """Windows seen at the first evaluation from which on the own error stays 10 % below the other."""
     below = [own <= 0.9 * other for _, own, other in curve]
     first = len(below) - next((i for i, good in enumerate(reversed(below)) if not good), len(below))
