@@ -21,10 +21,11 @@ def write(path: Path, rows: list[Row]) -> None:
     """The page at `path`, from whatever rows there are."""
     chosen = _chosen(rows)
     parts = [_HEAD, _rates(rows)]
-    for dataset in dict.fromkeys(row["dataset"] for row in rows):
-        runs = _by_preset(row for row in chosen if row["dataset"] == dataset)
+    for dataset, windows in dict.fromkeys((row["dataset"], row["windows"]) for row in rows):
+        runs = _by_preset(row for row in chosen if (row["dataset"], row["windows"]) == (dataset, windows))
         if runs:
-            parts += [f"## {dataset}", _budget(runs), _errors(runs), _probes(runs), _verdict(runs)]
+            title = f"## {dataset}, {windows:,} windows"
+            parts += [title, _budget(runs), _errors(runs), _probes(runs), _verdict(runs)]
     path.write_text("\n\n".join(part for part in parts if part) + "\n")
 
 
@@ -50,12 +51,12 @@ def _compared(rows: list[Row]) -> list[Row]:
     """Runs that differ from another in the learning rate alone."""
     groups: dict[tuple[Any, ...], list[Row]] = defaultdict(list)
     for row in rows:
-        groups[row["dataset"], row["preset"], row["seed"]].append(row)
+        groups[row["dataset"], row["windows"], row["preset"], row["seed"]].append(row)
     return [row for group in groups.values() if len(group) > 1 for row in group]
 
 
 def _best(rows: list[Row], row: Row) -> Row:
-    same = [r for r in rows if all(r[k] == row[k] for k in ("dataset", "preset", "seed"))]
+    same = [r for r in rows if all(r[k] == row[k] for k in ("dataset", "windows", "preset", "seed"))]
     return min(same, key=lambda r: r["val_loss"])
 
 
@@ -83,7 +84,7 @@ def _rates(rows: list[Row]) -> str:
 def _budget(runs: dict[str, list[Row]]) -> str:
     row = next(row for rows in runs.values() for row in rows)
     return (
-        f"{row['windows']:,} windows in batches of {row['batch']}, drawn from {row['train_pool']:,} windows of "
+        f"Batches of {row['batch']}, drawn from {row['train_pool']:,} windows of "
         f"{row['train_subjects']} subjects; errors on\n{row['test_windows']} windows of {row['test_subjects']} "
         "other subjects."
     )
@@ -136,7 +137,9 @@ def _verdict(runs: dict[str, list[Row]]) -> str:
     """Who is better than `paper`, by mean over seeds, in each column; and whether seeds of the two overlap."""
     if "paper" not in runs:
         return ""
-    lines = ["Better than `paper`, by mean over seeds (in bold where no seed of `paper` reaches it):\n"]
+    lines = [
+        "Better than `paper`, by mean over seeds (in bold with two seeds or more, none of which `paper` reaches):\n"
+    ]
     ecg = [name for name, rows in runs.items() if rows[0]["reconstructs"] == "ecg"]
     columns: dict[str, tuple[Callable[[Row], float | None], bool, list[str]]] = {
         "masked ECG error (own)": (lambda row: row["errors"]["own"], False, ecg)
@@ -154,7 +157,10 @@ def _better(runs: dict[str, list[Row]], names: list[str], get: Callable[[Row], f
     scores = {name: [sign * v for row in runs[name] if (v := get(row)) is not None] for name in names}
     own = scores.pop("paper", [])
     winners = [name for name, values in scores.items() if values and own and mean(values) > mean(own)]
-    return ", ".join(f"**`{n}`**" if min(scores[n]) > max(own) else f"`{n}`" for n in winners) or "none"
+    return (
+        ", ".join(f"**`{n}`**" if len(scores[n]) > 1 and min(scores[n]) > max(own) else f"`{n}`" for n in winners)
+        or "none"
+    )
 
 
 def _spread(values: list[float], digits: int) -> str:
