@@ -28,7 +28,7 @@ def colours(results: list[Result]) -> dict[str, str]:
 
 def score_forest(groups: dict[str, list[Result]], colour_of: dict[str, str]) -> Figure:
     """A panel per task: score and 95 % interval of each encoder, chance marked where it exists."""
-    n_columns = min(3, len(groups))
+    n_columns = 3
     n_rows = -(-len(groups) // n_columns)
     rows_each = max(len(group) for group in groups.values())
     figure = Figure(figsize=(10.5, n_rows * (0.95 + 0.3 * rows_each)), layout="constrained")

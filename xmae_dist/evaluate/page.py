@@ -26,14 +26,22 @@ th { background:var(--soft); font-weight:600; } td.n, th.n { text-align:right; w
 td small { color:var(--quiet); display:block; } td.best { font-weight:700; }
 tr.family td { background:#fff; color:var(--quiet);
  font-size:.78rem; letter-spacing:.05em; text-transform:uppercase; padding-top:.9rem; }
+table.wide { font-size:.74rem; } table.wide th, table.wide td { padding:.3rem .35rem; }
+nav { display:flex; flex-wrap:wrap; gap:.2rem 1.1rem; font-size:.88rem; } nav a { color:var(--accent); }
+.bar { display:flex; width:160px; height:.8rem; border:1px solid var(--quiet); margin-top:.28rem;
+ print-color-adjust:exact; -webkit-print-color-adjust:exact; }
+.bar i { display:block; } .bar .up { background:#2e8b45; } .bar .even { background:#fff; }
+.bar .down { background:repeating-linear-gradient(45deg,#a4262c 0 3px,#fff 3px 5px); }
 .better { color:#1a6e2e; font-weight:600; } .worse { color:#a4262c; font-weight:600; }
 figure { margin:1rem 0 1.4rem; } figure img { max-width:100%; height:auto; display:block; }
 code { font-size:.85em; background:var(--soft); padding:.08em .3em; border-radius:4px;
  overflow-wrap:anywhere; }
 dl { display:grid; grid-template-columns:max-content 1fr; gap:.2rem 1rem; font-size:.9rem; }
 dt { color:var(--quiet); } dd { margin:0; }
-@media print { main { max-width:none; padding:0; } body { font-size:10.5pt; } h2, h3 { break-after:avoid; }
- figure, tr, .card { break-inside:avoid; } .scroll { overflow:visible; } a { color:inherit; }
+@media print { nav { display:none; } main { max-width:none; padding:0; } body { font-size:10.5pt; }
+ h2, h3 { break-after:avoid; }
+ figure, tr, .card { break-inside:avoid; } figure h3 { margin-top:.4rem; }
+ td, th { padding:.22rem .4rem; } figure img { max-height:235mm; } .scroll { overflow:visible; } a { color:inherit; }
  @page { margin:16mm 14mm; } }
 """
 
@@ -50,12 +58,34 @@ def text(value: object) -> str:
     return html.escape(str(value))
 
 
-def table(header: Sequence[str], rows: Iterable[str], *, numeric_from: int = 1) -> str:
-    """A table from ready rows; headings from column `numeric_from` on are aligned right."""
+def section(name: str, body: Iterable[str]) -> str:
+    """A part of the page that `links` leads to."""
+    return f'<section id="{text(name.lower())}">' + "\n".join(body) + "</section>"
+
+
+def links(names: Iterable[str]) -> str:
+    """Where to find what; not printed."""
+    found = "".join(f'<a href="#{text(name.lower())}">{text(name)}</a>' for name in names)
+    return f"<nav>{found}</nav>"
+
+
+def bar(counts: tuple[int, int, int]) -> str:
+    """A strip of better, not shown and worse in proportion; drawn by borders and fills that survive print."""
+    total = max(sum(counts), 1)
+    parts = zip(("up", "even", "down"), counts, strict=True)
+    strips = "".join(f'<i class="{name}" style="width:{100 * n / total:.1f}%"></i>' for name, n in parts if n)
+    return f'<span class="bar">{strips}</span>'
+
+
+def table(header: Sequence[str], rows: Iterable[str], *, numeric_from: int = 1, wide: bool = False) -> str:
+    """A table from ready rows; headings from column `numeric_from` on are aligned right. `wide`: smaller type."""
     cells = "".join(
         f'<th class="n">{text(h)}</th>' if i >= numeric_from else f"<th>{text(h)}</th>" for i, h in enumerate(header)
     )
-    return f'<div class="scroll"><table><thead><tr>{cells}</tr></thead><tbody>{"".join(rows)}</tbody></table></div>'
+    style = ' class="wide"' if wide else ""
+    return (
+        f'<div class="scroll"><table{style}><thead><tr>{cells}</tr></thead><tbody>{"".join(rows)}</tbody></table></div>'
+    )
 
 
 def definitions(pairs: Iterable[tuple[str, str]]) -> str:
@@ -63,12 +93,14 @@ def definitions(pairs: Iterable[tuple[str, str]]) -> str:
     return "<dl>" + "".join(f"<dt>{text(name)}</dt><dd>{value}</dd>" for name, value in pairs) + "</dl>"
 
 
-def picture(figure: Figure | bytes, alternative: str, caption: str = "") -> str:
-    """An <img> with the PNG inside the page; `alternative` says what it shows to those who cannot see it."""
+def picture(figure: Figure | bytes, alternative: str, caption: str = "", *, title: str = "") -> str:
+    """An <img> with the PNG inside the page; `alternative` says what it shows to those who cannot see it. A `title`
+    stays with its picture on paper."""
     if isinstance(figure, Figure):
         buffer = io.BytesIO()
         figure.savefig(buffer, format="png", dpi=150, facecolor="white")
         figure = buffer.getvalue()
     data = base64.b64encode(figure).decode()
     below = f"<figcaption>{text(caption)}</figcaption>" if caption else ""
-    return f'<figure><img alt="{text(alternative)}" src="data:image/png;base64,{data}">{below}</figure>'
+    above = f"<h3>{text(title)}</h3>" if title else ""
+    return f'<figure>{above}<img alt="{text(alternative)}" src="data:image/png;base64,{data}">{below}</figure>'

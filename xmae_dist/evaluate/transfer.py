@@ -111,9 +111,7 @@ def folds_of_conditions(
     """Outer fold of each unit, per condition; a subject has one fold in all. Raises InputError (see `folds`)."""
     subject = np.concatenate([units.subject_N for units in conditions.values()])
     y = np.concatenate([units.y_N for units in conditions.values()])
-    fold = subject_folds(
-        subject, y, kind=task.kind, n_folds=config.probe.n_folds, seed=config.seed, task=f"{task.name}/transfer"
-    )
+    fold = subject_folds(subject, y, kind=task.kind, n_folds=config.probe.n_folds, seed=config.seed, task=task.name)
     folds = dict(
         zip(conditions, np.split(fold, np.cumsum([len(u.y_N) for u in conditions.values()])[:-1]), strict=True)
     )

@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import pyarrow as pa
 
@@ -117,8 +118,8 @@ class CellTable:
     def commit(self, cells: list[Cell]) -> bool:
         """Append a row of a matrix; False when its request was committed before, by whomever."""
         request = cells[0].result.request
-        rows = [{"axis": c.axis, "trained": c.trained, "tested": c.tested, **c.result.to_row()} for c in cells]
-        return self._table.append(pa.Table.from_pylist(rows, schema=CELL_SCHEMA), txn=(request, 1)) is not None
+        rows = pa.Table.from_pylist([cell_row(c) for c in cells], schema=CELL_SCHEMA)
+        return self._table.append(rows, txn=(request, 1)) is not None
 
     def read(self, requests: set[str] | None = None) -> list[Cell]:
         """Cells in a fixed order; `requests` selects rows of matrices."""
@@ -130,6 +131,19 @@ class CellTable:
             if requests is None or row["request"] in requests
         ]
         return sorted(cells, key=lambda c: (c.axis, c.result.task.name, c.result.encoder, c.trained, c.tested))
+
+
+def cell_row(cell: Cell) -> dict[str, Any]:
+    """A cell as a row of its table."""
+    return {"axis": cell.axis, "trained": cell.trained, "tested": cell.tested, **cell.result.to_row()}
+
+
+def home_of(cell: Cell, cells: Iterable[Cell]) -> Cell | None:
+    """The cell that a change is measured from, on the same units: trained where tested, or tested clean."""
+    key = (cell.axis, cell.result.task.name, cell.result.encoder)
+    where = (CLEAN, CLEAN) if cell.axis == DEGRADATION else (cell.tested, cell.tested)
+    same = (c for c in cells if (c.axis, c.result.task.name, c.result.encoder) == key)
+    return next((c for c in same if (c.trained, c.tested) == where), None)
 
 
 def _blank(request: object) -> RowRequest:
