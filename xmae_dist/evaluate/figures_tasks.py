@@ -29,7 +29,7 @@ def shown(group: list[Result], limit: int) -> list[Result]:
 
 def binary_detail(group: list[Result], colour_of: dict[str, str]) -> Figure:
     """ROC curves (average of the folds' curves) and a calibration plot of the out-of-fold probabilities."""
-    figure = Figure(figsize=(8.2, 3.4), layout="constrained")
+    figure = Figure(figsize=(10.5, 3.4), layout="constrained")
     roc, calibration = figure.subplots(1, 2)
     for result in shown(group, MAX_LINES):
         style = {"color": colour_of[result.encoder], "lw": 1.8, "ls": "-" if result.role == "encoder" else "--"}
@@ -48,7 +48,7 @@ def binary_detail(group: list[Result], colour_of: dict[str, str]) -> Figure:
         panel.set(xlabel=x, ylabel=y, aspect="equal", xlim=(-0.02, 1.02), ylim=(-0.02, 1.02))
         panel.set_title(title, fontsize=9.5, loc="left")
         plain(panel, "both")
-    roc.legend(fontsize=8, loc="lower right", frameon=False)
+    roc.legend(fontsize=8, loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False)
     return figure
 
 
@@ -94,7 +94,7 @@ def _agreement(panel: Axes, result: Result, pick: np.ndarray, dots: dict[str, An
         panel.axhline(level, color=INK, lw=0.9, ls=style)
         panel.axhspan(*np.nanquantile(level_R, [0.025, 0.975]), color=INK, alpha=0.08, lw=0)
     panel.set_title(f"Bland-Altman\nbias {bias:+.2g}, limits ±{spread:.3g}", fontsize=9, loc="left")
-    panel.set(xlabel=f"mean of true and predicted{unit}", ylabel=f"predicted − true{unit}")
+    panel.set(xlabel=f"mean of the two{unit}", ylabel=f"predicted − true{unit}")
     plain(panel, "both")
 
 
