@@ -9,6 +9,7 @@ import tyro
 from rich.console import Console
 
 from xmae_dist.core.errors import UsageError
+from xmae_dist.ingest.archive import Archive, archive
 from xmae_dist.ingest.mapping import Mapping, parse_mapping
 from xmae_dist.ingest.report import show
 from xmae_dist.ingest.run import IngestRequest, Manifest, ingest, parse_body_sites
@@ -17,7 +18,7 @@ from xmae_dist.storage import uri
 
 @dataclass(frozen=True, kw_only=True)
 class Args:
-    """Read recordings of a device (WFDB, CSV, Parquet) into a corpus on object storage.
+    """Read recordings of a device (WFDB, CSV, Parquet, public data sets as downloaded) into a corpus.
 
     What is new is written in parts, in parallel, and becomes visible in one commit; the same command again
     finds nothing to do, and new files are added. A recording that cannot be read is named with its reason in
@@ -32,6 +33,10 @@ class Args:
     cohort: str
     """Name of this campaign of one device: letters, digits, '.', '_' and '-'."""
     mapping: str | None = None
+    adapter: str | None = None
+    """Public data set that the folder is a download of: bidmc, dreamt, mimic_perform_af, ppg_dalia, pulsedb, vitaldb
+    or wesad (docs/datasets.md); brings subjects and labels along.
+    """
     labels: str | None = None
     """CSV manifest with a row per recording; its columns of numbers become labels, the others text labels."""
     record_column: str = "record"
@@ -79,7 +84,11 @@ def _inputs(args: Args) -> tuple[str, ...]:
     return args.inputs
 
 
-def _mapping(args: Args) -> Mapping | None:
+def _mapping(args: Args) -> Mapping | Archive | None:
+    if args.adapter is not None:
+        if args.mapping is not None:
+            raise UsageError("--adapter and --mapping", value="both", fix="give one of them")
+        return archive(args.adapter)
     if args.mapping is None:
         return None
     text = uri.read_bytes(uri.normalise(args.mapping)).decode("utf-8", "replace")

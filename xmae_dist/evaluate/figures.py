@@ -107,5 +107,5 @@ def plain(panel: Axes, grid: str) -> None:
     panel.grid(axis=grid, color=FAINT, lw=0.6)  # type: ignore[arg-type]
     panel.set_axisbelow(True)
     panel.tick_params(labelsize=8.5)
-    panel.xaxis.label.set_size(8.5)
-    panel.yaxis.label.set_size(8.5)
+    panel.xaxis.label.set_fontsize(8.5)
+    panel.yaxis.label.set_fontsize(8.5)

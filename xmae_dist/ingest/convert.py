@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from xmae_dist.core.errors import InputError
+from xmae_dist.ingest.archive import Archive, recordings_of
 from xmae_dist.ingest.check import Gaps, Look, look
 from xmae_dist.ingest.discover import Item
 from xmae_dist.ingest.mapping import Mapping as TableMapping
@@ -44,7 +45,7 @@ class PartTask:
     cohort: str
     part_id: str
     items: tuple[Item, ...]
-    mapping: TableMapping | None = None
+    mapping: TableMapping | Archive | None = None
     wear: Wear = Wear()
 
 
@@ -115,12 +116,14 @@ def _local_folder(item: Item) -> Iterator[Path]:
 
 
 def _recordings(
-    item: Item, folder: Path, mapping: TableMapping | None
+    item: Item, folder: Path, mapping: TableMapping | Archive | None
 ) -> Iterator[SourceRecording | tuple[str, InputError]]:
     head = folder / item.head
     try:
         if mapping is None:
             yield WfdbRecording(head, item.name)
+        elif isinstance(mapping, Archive):
+            yield from recordings_of(mapping, head, item.name)
         elif mapping.layout == "columns":
             yield ColumnsRecording(head, item.name, mapping)
         else:
@@ -146,10 +149,12 @@ def _native_families(task: PartTask, folder_of: Mapping[str, Path]) -> frozenset
     return frozenset(name for name, found in kinds.items() if len(found) == 1)
 
 
-def _declared(item: Item, folder: Path, mapping: TableMapping | None) -> tuple[SourceChannel, ...]:
+def _declared(item: Item, folder: Path, mapping: TableMapping | Archive | None) -> tuple[SourceChannel, ...]:
     head = folder / item.head
     if mapping is None:
         return WfdbRecording(head, item.name).channels
+    if isinstance(mapping, Archive):
+        return next(mapping.recordings(head, item.name)).channels
     if mapping.layout == "columns":
         return ColumnsRecording(head, item.name, mapping).channels
     return rows_channels(head, mapping)

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 
 from xmae_dist.core.errors import InputError
 from xmae_dist.core.fingerprint import digest_json
+from xmae_dist.ingest.archive import Archive
 from xmae_dist.ingest.mapping import Mapping as TableMapping
 from xmae_dist.storage import uri
 
@@ -52,7 +53,7 @@ class Found:
     refusals: tuple[Refusal, ...]
 
 
-def discover(inputs: Sequence[str], mapping: TableMapping | None) -> Found:
+def discover(inputs: Sequence[str], mapping: TableMapping | Archive | None) -> Found:
     """Items of all `inputs` (folders, records, files), ordered by name.
 
     Raises InputError where an input does not exist or holds nothing that looks like a recording.
@@ -77,7 +78,7 @@ def discover(inputs: Sequence[str], mapping: TableMapping | None) -> Found:
     )
 
 
-def _listing(url: str, mapping: TableMapping | None) -> tuple[str, dict[str, int], str | None]:
+def _listing(url: str, mapping: TableMapping | Archive | None) -> tuple[str, dict[str, int], str | None]:
     """The folder of `url`, sizes of all files below it by relative path, and the one file meant if `url` is
     no folder.
     """
@@ -175,7 +176,7 @@ def _no_header(record: str, fix: str) -> Refusal:
     return Refusal(name=record, reason=f"header {posixpath.basename(record)}.hea: got no such file; fix: {fix}")
 
 
-def _tables(folder_url: str, sizes: Mapping[str, int], mapping: TableMapping, only: str | None) -> Found:
+def _tables(folder_url: str, sizes: Mapping[str, int], mapping: TableMapping | Archive, only: str | None) -> Found:
     names = (
         [only] if only else sorted(name for name in sizes if fnmatch.fnmatch(posixpath.basename(name), mapping.files))
     )
@@ -185,7 +186,7 @@ def _tables(folder_url: str, sizes: Mapping[str, int], mapping: TableMapping, on
             name=posixpath.splitext(name)[0],
             folder_url=folder_url,
             head=name,
-            files=(name,),
+            files=(name, *(mapping.companions(name, sizes) if isinstance(mapping, Archive) else ())),
             bytes=sizes[name],
             fingerprint=digest_json([posixpath.basename(name), sizes[name], ends[name]]),
         )

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from xmae_dist.core.errors import UsageError
 from xmae_dist.core.progress import progress
 from xmae_dist.data import fanout
+from xmae_dist.ingest.archive import Archive
 from xmae_dist.ingest.convert import Outcome, PartTask, Wear, WrittenPart, write_part
 from xmae_dist.ingest.discover import Found, Item, Refusal, discover
 from xmae_dist.ingest.grouping import groups
@@ -46,7 +47,7 @@ class IngestRequest:
     inputs: tuple[str, ...]
     corpus_url: str
     cohort: str
-    mapping: TableMapping | None = None
+    mapping: TableMapping | Archive | None = None
     manifest: Manifest | None = None
     device: str = ""
     body_sites: Mapping[str, str] = field(default_factory=dict)
@@ -96,7 +97,7 @@ def _label_books(request: IngestRequest, found: Found) -> list[LabelBook]:
     if request.manifest is not None:
         manifest = request.manifest
         books.append(read_manifest(uri.normalise(manifest.url), manifest.record_column, manifest.subject_column))
-    if request.mapping is not None and request.mapping.label_files:
+    if isinstance(request.mapping, TableMapping) and request.mapping.label_files:
         for folder_url in dict.fromkeys(item.folder_url for item in found.items):
             books.append(read_label_files(folder_url, request.mapping.label_files))
     return books
@@ -124,7 +125,9 @@ def _write_new(
         for group in groups(items, request.part_bytes, fanout.cores())
     ]
     parts: list[WrittenPart] = []
-    rows_in_a_file = request.mapping is not None and request.mapping.layout == "rows"
+    mapping = request.mapping
+    # How many recordings a file of rows, or of segments, holds is known when it has been read.
+    rows_in_a_file = mapping.name == "pulsedb" if isinstance(mapping, Archive) else mapping and mapping.layout == "rows"
     with progress(f"ingest {request.cohort}", None if rows_in_a_file else len(items), "recordings") as shown:
         for event in fanout.stream(write_part, tasks):
             if isinstance(event, Outcome):

@@ -65,6 +65,16 @@ class SourceRecording(Protocol):
     def blocks(self) -> Iterator[Block]: ...
 
 
+class HeldRecording:
+    """A recording that is in memory whole."""
+
+    def __init__(self, origin: Origin, channels: tuple[SourceChannel, ...], signals: Mapping[str, Raw]) -> None:
+        self.origin, self.channels, self._signals = origin, channels, signals
+
+    def blocks(self) -> Iterator[Block]:
+        yield self._signals
+
+
 def missing_value(dtype: str | np.dtype) -> float | int:
     """The raw value that marks a missing sample: NaN, or the lowest integer of the type."""
     kind = np.dtype(dtype)

@@ -17,7 +17,7 @@ from xmae_dist.core.errors import InputError
 from xmae_dist.core.units import canonical_unit
 from xmae_dist.ingest.labels import split_kinds
 from xmae_dist.ingest.mapping import ChannelMapping, Mapping
-from xmae_dist.ingest.source import Block, Origin, Raw, SourceChannel, missing_value
+from xmae_dist.ingest.source import Block, HeldRecording, Origin, Raw, SourceChannel, missing_value
 from xmae_dist.ingest.table_time import TimeGrid
 
 _BATCH_BYTES = 16 * 2**20
@@ -76,16 +76,6 @@ class ColumnsRecording:
         yield from _read_batches(self._path, self._mapping, list(dict.fromkeys(columns)), text, numbers)
 
 
-class CellRecording:
-    """One row of a file whose cells hold whole signals."""
-
-    def __init__(self, origin: Origin, channels: tuple[SourceChannel, ...], signals: dict[str, Raw]) -> None:
-        self.origin, self.channels, self._signals = origin, channels, signals
-
-    def blocks(self) -> Iterator[Block]:
-        yield self._signals
-
-
 def rows_channels(path: Path, mapping: Mapping) -> tuple[SourceChannel, ...]:
     """The channels that every row of a `rows` file has. Raises InputError for a column that is not there."""
     schema = _schema(path, mapping)
@@ -93,7 +83,7 @@ def rows_channels(path: Path, mapping: Mapping) -> tuple[SourceChannel, ...]:
     return tuple(_channel(item, mapping, pa.string()) for item in mapping.channels)
 
 
-def rows_recordings(path: Path, mapping: Mapping) -> Iterator[CellRecording | tuple[str, InputError]]:
+def rows_recordings(path: Path, mapping: Mapping) -> Iterator[HeldRecording | tuple[str, InputError]]:
     """The recordings of a `rows` file in order; one that cannot be read comes as (recording id, its error)."""
     channels = rows_channels(path, mapping)
     for batch in _read_batches(path, mapping, _row_columns(mapping), _row_columns(mapping), {}):
@@ -115,7 +105,7 @@ def subject_of(recording_id: str, mapping: Mapping) -> str | None:
 
 def _cell_recording(
     recording_id: str, row: dict[str, Any], channels: tuple[SourceChannel, ...], mapping: Mapping
-) -> CellRecording:
+) -> HeldRecording:
     signals = {channel.key: _cell(row[channel.key], channel, recording_id, mapping) for channel in channels}
     labels, label_text = split_kinds({name: row[column] for name, column in mapping.labels.items()})
     subject = row[mapping.subject_column] if mapping.subject_column else subject_of(recording_id, mapping)
@@ -125,7 +115,7 @@ def _cell_recording(
         labels=labels,
         label_text=label_text,
     )
-    return CellRecording(origin, channels, signals)
+    return HeldRecording(origin, channels, signals)
 
 
 def _cell(cell: Any, channel: SourceChannel, recording_id: str, mapping: Mapping) -> Raw:
