@@ -16,7 +16,7 @@ from xmae_dist.core.errors import XmaeError
 
 COMMANDS: dict[str, str] = {
     "simulate": "write a simulated multi-device cohort with known physiology into a corpus",
-    "ingest": "read recordings of a device (WFDB, CSV, Parquet) into a corpus on object storage",
+    "ingest": "read recordings of a device (WFDB, CSV, Parquet, public data sets) into a corpus on object storage",
     "inspect": "show what a corpus holds: cohorts, hours, subjects, channels, quality; table and picture",
     "verify": "read every stored byte of a corpus and check it against its digest",
     "withdraw": "take subjects out of a corpus; says what would go unless told to apply",
@@ -31,6 +31,8 @@ COMMANDS: dict[str, str] = {
     "export": "write the encoder of a run as a bundle: safetensors, configuration, model card",
     "evaluate": "probe encoders on downstream tasks in parallel, with controls and subject-wise intervals",
     "report": "make the evaluation report again from its stored results",
+    "ppg-bench": "write what the PPG-Bench program needs to evaluate an exported encoder",
+    "serve-encoder": "an exported encoder as a program: raw PPG windows in, embeddings out, over a pipe",
     "embed": "embed one cohort into the embedding table, in one commit",
     "reembed": "embed whatever is new since the last time; does nothing where nothing is",
 }
