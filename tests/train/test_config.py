@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,8 +13,9 @@ from xmae_dist.core.errors import ConfigError, UsageError
 from xmae_dist.data.plan import OrderConfig, plan_of
 from xmae_dist.data.window_store import Segment
 from xmae_dist.recipes import RECIPES, recipe
+from xmae_dist.train import checkpoint
 from xmae_dist.train.config import EngineConfig, PretrainConfig, TrainConfig, check, model_config
-from xmae_dist.train.launch import config_dict
+from xmae_dist.train.launch import check_cluster, check_continues, config_dict
 from xmae_dist.train.order import order_of
 from xmae_dist.train.state import Identity
 
@@ -132,3 +134,24 @@ def test_recipes_begin_with_the_learning_rate_of_their_preset(name: str) -> None
     from xmae_dist.model.presets import PEAK_LR
 
     assert recipe(name).schedule.peak_lr == PEAK_LR[recipe(name).model.preset]
+
+
+@pytest.mark.parametrize("differs", ["snapshot", "windows", "plan", "model"])
+def test_a_run_whose_checkpoint_is_of_another_is_refused_before_any_worker(differs: str, tmp_path: Path) -> None:
+    own = Identity(snapshot="a", windows="b", plan="c", model="d")
+    run = f"file://{tmp_path}"
+    state = {"step": 3, "windows_seen": 48, "optimizer_steps": 3}
+    checkpoint.commit(checkpoint.step_url(run, 3), [], {"state": state, "identity": {**own.to_dict(), differs: "x"}})
+    wanted = config()
+    with pytest.raises(ConfigError, match=rf"step-00000003, {differs}: .* new --run"):
+        check_continues(dataclasses.replace(wanted, run=run), own)
+    if differs != "model":
+        accepting = dataclasses.replace(wanted.checkpoint, accept=(differs,))
+        check_continues(dataclasses.replace(wanted, run=run, checkpoint=accepting), own)
+
+
+def test_workers_that_the_cluster_cannot_have_are_refused(ray_local: None) -> None:
+    wanted = config(train=TrainConfig(workers=512, global_batch=4096, micro_batch=8))
+    with pytest.raises(ConfigError, match=r"--train\.workers: got 512, .* fix: --train\.workers 4, or .*may-grow"):
+        check_cluster(wanted)
+    check_cluster(dataclasses.replace(wanted, train=dataclasses.replace(wanted.train, min_workers=2)))

@@ -9,9 +9,7 @@ import pytest
 import torch
 
 from xmae_dist.testing.ranks import run_ranks
-from xmae_dist.testing.small_training import build, gather, train
-
-KINDS = ["torch", "zero0", "zero1", "zero2", "zero3"]
+from xmae_dist.testing.small_training import KINDS, build, gather, train
 
 
 def _reference() -> tuple[list[float], dict[str, torch.Tensor]]:

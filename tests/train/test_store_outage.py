@@ -39,7 +39,7 @@ def test_training_goes_on_without_its_store(s3: S3Server, tmp_path: Path) -> Non
         return max((int(found) for found in re.findall(r"step (\d+)/20000", said())), default=0)
 
     def until(what: str, true: object) -> None:
-        deadline = time.monotonic() + 300
+        deadline = time.monotonic() + 600
         while not true():  # type: ignore[operator]
             assert process.poll() is None and time.monotonic() < deadline, f"{what}: {said()[-3000:]}"
             time.sleep(0.2)

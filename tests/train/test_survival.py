@@ -76,7 +76,7 @@ class Run:
     def said(self) -> str:
         return Path(f"{self.folder}.log").read_text()
 
-    def until(self, what: str, true: object, patience_s: float = 240.0) -> None:
+    def until(self, what: str, true: object, patience_s: float = 600.0) -> None:
         """Waits for `true()`."""
         deadline = time.monotonic() + patience_s
         while not true():  # type: ignore[operator]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import nn
@@ -38,11 +38,21 @@ def toy(seed: int = 3) -> Toy:
     return Toy()
 
 
-_STAGES: dict[str, Literal[0, 1, 2, 3]] = {"zero0": 0, "zero1": 1, "zero2": 2, "zero3": 3}
+_ZERO = {
+    "zero0": ZeroConfig(stage=0),
+    "zero1": ZeroConfig(stage=1),
+    "zero2": ZeroConfig(stage=2),
+    "zero3": ZeroConfig(stage=3),
+    "zero1 offloaded": ZeroConfig(stage=1, offload_optimizer=True),
+    "zero2 offloaded": ZeroConfig(stage=2, offload_optimizer=True),
+    "zero3 offloaded": ZeroConfig(stage=3, offload_optimizer=True, offload_parameters=True),
+}
+KINDS = ("torch", *_ZERO)
+"""Engines, as `build` names them."""
 
 
 def build(kind: str, rank: int, world: int, *, micro: int = 2, saved: Saved | None = None, **model: Any) -> Engine:
-    """`kind` is "torch" or "zero0" … "zero3"."""
+    """`kind` is one of `KINDS`."""
     accumulation = GLOBAL_BATCH // (world * micro)
     if kind == "torch":
         return TorchEngine(
@@ -50,7 +60,7 @@ def build(kind: str, rank: int, world: int, *, micro: int = 2, saved: Saved | No
         )
     return DeepSpeedEngine(
         toy(**model),
-        zero=ZeroConfig(stage=_STAGES[kind]),
+        zero=_ZERO[kind],
         optimizer=OPTIMIZER,
         micro_batch=micro,
         accumulation=accumulation,

@@ -69,7 +69,7 @@ def pretrain(config: PretrainConfig) -> Outcome:
 
     store = materialise(config.corpus, str(config.windows), config.store_config(), version=config.snapshot)
     identity = _identity(config, store)
-    _check_continues(config, identity)
+    check_continues(config, identity)
     _remember(config, store)
     marks.note("windows")
     with Shown(config.train.steps) as shown:
@@ -117,7 +117,8 @@ def _identity(config: PretrainConfig, store: WindowStore) -> Identity:
     )
 
 
-def _check_continues(config: PretrainConfig, identity: Identity) -> None:
+def check_continues(config: PretrainConfig, identity: Identity) -> None:
+    """Raises ConfigError where the newest checkpoint of the run is of another run, and that is not accepted."""
     from xmae_dist.train import checkpoint
 
     newest = checkpoint.newest_complete(config.run, lambda url, why: None)
