@@ -14,36 +14,21 @@ from __future__ import annotations
 import argparse
 import sys
 from pathlib import Path
+from typing import Literal
 
 import torch
-from torch.utils.flop_counter import FlopCounterMode
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from xmae_dist.model import presets
-from xmae_dist.model.mask import masked_count
+from xmae_dist.train.config import EngineConfig
+from xmae_dist.train.flops import flops_per_window
+from xmae_dist.train.memory import state_need
 
 
-def memory_bytes(parameters: int, stage: int, ranks: int) -> float:
+def memory_bytes(parameters: int, stage: Literal[0, 1, 2, 3], ranks: int) -> float:
     """Weights, gradients, moments and the optimizer's copy of weights of one rank under ZeRO ``stage``."""
-    weights = 4 / (ranks if stage >= 3 else 1)
-    gradients = 4 / (ranks if stage >= 2 else 1)
-    moments = 8 / (ranks if stage >= 1 else 1)
-    copy = 4 / ranks if stage >= 1 else 0
-    return parameters * (weights + gradients + moments + copy)
-
-
-def flops_per_window(name: str) -> int:
-    """Of one training step over a batch of two, halved."""
-    with torch.device("meta"):
-        model = presets.build(name)
-        signal_BL = torch.zeros(2, model.config.length)
-        mask_BN = torch.zeros(2, model.config.n_patches, dtype=torch.bool)
-        visible = model.config.n_patches - masked_count(model.config.n_patches, model.config.mask_ratio)
-        visible_BV = torch.arange(visible).expand(2, -1)
-    with FlopCounterMode(display=False) as counter:
-        model(signal_BL, signal_BL, mask_BN, visible_BV).backward()
-    return counter.get_total_flops() // 2
+    return state_need(parameters, EngineConfig(zero_stage=stage), ranks).state
 
 
 def main() -> int:
@@ -56,7 +41,7 @@ def main() -> int:
         with torch.device("meta"):
             count = sum(weight.numel() for weight in presets.build(name).parameters())
         sizes = " | ".join(f"{memory_bytes(count, stage, ranks) / 2**20:,.0f} MiB" for stage in range(4))
-        print(f"| {name} | {count:,} | {flops_per_window(name) / 1e9:.3f} | {sizes} |")
+        print(f"| {name} | {count:,} | {flops_per_window(presets.config(name)) / 1e9:.3f} | {sizes} |")
     return 0
 
 

@@ -8,8 +8,10 @@ from typing import Any
 import pytest
 import torch
 
+from xmae_dist.model import presets
 from xmae_dist.testing.ranks import run_ranks
-from xmae_dist.testing.small_training import KINDS, build, gather, train
+from xmae_dist.testing.small_training import KINDS, OPTIMIZER, build, gather, train
+from xmae_dist.train.engine_deepspeed import DeepSpeedEngine, ZeroConfig, divided
 
 
 def _reference() -> tuple[list[float], dict[str, torch.Tensor]]:
@@ -88,3 +90,19 @@ def _poisoned(rank: int, world: int) -> dict[str, Any]:
 def test_a_nan_on_one_rank_skips_the_step_on_all(tmp_path: Path) -> None:
     for found in run_ranks(2, _poisoned, tmp_path):
         assert found == {kind: {"finite": True, "steps": 4} for kind in KINDS}
+
+
+def _initial(rank: int, world: int) -> bool:
+    """Whether layers divided as they are made hold the weights that they have when made whole."""
+    zero = ZeroConfig(stage=3)
+    torch.manual_seed(4)
+    parts = divided(lambda: presets.build("tiny"), zero)
+    engine = DeepSpeedEngine(parts, zero=zero, optimizer=OPTIMIZER, micro_batch=1, accumulation=1)
+    torch.manual_seed(4)
+    whole = presets.build("tiny").state_dict()
+    found = gather(engine, world)
+    return all(torch.equal(found.full("weight", name), tensor.flatten()) for name, tensor in whole.items())
+
+
+def test_a_model_divided_as_it_is_made_begins_with_the_same_weights(tmp_path: Path) -> None:
+    assert run_ranks(2, _initial, tmp_path) == [True, True]

@@ -22,6 +22,17 @@ Rotation = tuple[Tensor, Tensor]
 """Cosine and sine of every token's angles, each (N, E/2) or (B, 1, N, E/2)."""
 
 
+class UnbiasedAtFirst(nn.Linear):
+    """A linear layer that begins with a bias of zero.
+
+    Set here and not by the module that holds it, which under ZeRO-3 is too late: a layer is divided once it is made.
+    """
+
+    def reset_parameters(self) -> None:
+        super().reset_parameters()
+        nn.init.zeros_(self.bias)
+
+
 class Attention(nn.Module):
     """Multi-head attention: ``forward(query_BQD, memory_BKD) -> (B, Q, D)``; to itself where memory is None."""
 
@@ -32,10 +43,9 @@ class Attention(nn.Module):
         self.heads = heads
         self.in_proj_weight = nn.Parameter(torch.empty(3 * width, width))
         self.in_proj_bias = nn.Parameter(torch.zeros(3 * width))
-        self.out_proj = nn.Linear(width, width)
+        self.out_proj = UnbiasedAtFirst(width, width)
         self.dropout = nn.Dropout(dropout)  # holds the rate; the kernel applies it
         nn.init.xavier_uniform_(self.in_proj_weight)
-        nn.init.zeros_(self.out_proj.bias)
 
     def forward(
         self,

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from xmae_dist.train.engine import Engine, Saved
-from xmae_dist.train.engine_deepspeed import DeepSpeedEngine, ZeroConfig
+from xmae_dist.train.engine_deepspeed import DeepSpeedEngine, ZeroConfig, divided
 from xmae_dist.train.engine_torch import TorchEngine
 from xmae_dist.train.optimizer_config import OptimizerConfig
 
@@ -58,9 +58,10 @@ def build(kind: str, rank: int, world: int, *, micro: int = 2, saved: Saved | No
         return TorchEngine(
             toy(**model), optimizer=OPTIMIZER, accumulation=accumulation, rank=rank, world=world, saved=saved
         )
+    zero = _ZERO[kind]
     return DeepSpeedEngine(
-        toy(**model),
-        zero=_ZERO[kind],
+        divided(lambda: toy(**model), zero) if zero.stage == 3 else toy(**model),
+        zero=zero,
         optimizer=OPTIMIZER,
         micro_batch=micro,
         accumulation=accumulation,

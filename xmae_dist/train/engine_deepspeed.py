@@ -75,7 +75,7 @@ class DeepSpeedEngine:
         # Parameters that were divided as they were made have no elements of their own, but remember their shape.
         self._shapes = {n: list(getattr(t, "ds_shape", t.shape)) for n, t in module.state_dict(keep_vars=True).items()}
         if saved is not None:
-            load_weights(module, saved)
+            _load_weights(module, saved, self._device)
         module.to(self._device)
         self._engine = _initialize(module, zero, optimizer, micro_batch, accumulation, self._device)
         self._named = [(n, p) for n, p in self._engine.module.named_parameters() if p.requires_grad]
@@ -220,6 +220,21 @@ def divided(build: Callable[[], nn.Module], zero: ZeroConfig, device: torch.devi
     settings = _settings(zero, OptimizerConfig(), 1, 1, zero.bucket_elements)
     with deepspeed.zero.Init(config_dict_or_path=settings):
         return build()
+
+
+def _load_weights(module: nn.Module, saved: Saved, device: torch.device) -> None:
+    """`engine.load_weights`, of a module that may be divided: one whole tensor at a time."""
+    tensors = module.state_dict(keep_vars=True)
+    parts = [name for name, tensor in tensors.items() if hasattr(tensor, "ds_id")]
+    if not parts:
+        load_weights(module, saved)
+        return
+    gathered = _deepspeed(device).zero.GatheredParameters
+    with torch.no_grad():
+        for name, tensor in tensors.items():
+            with gathered([tensor] if name in parts else [], modifier_rank=0):
+                if name not in parts or dist.get_rank() == 0:
+                    tensor.copy_(saved.full(WEIGHT, name).view(tensor.shape))
 
 
 def _initialize(

@@ -126,19 +126,18 @@ class _Worker:
         store = WindowStore.open(self._job.store_url, config.resources.cache)
         plan = plan_for(store, order_of(config))
         self._marks.note("store")
-        torch.manual_seed(config.train.seed)
-        module = presets.from_config(model_config(config))
-        masking = Masking(seed=config.train.seed, n_patches=module.config.n_patches, mode=module.config.mask_mode)
-        ratio = module.config.mask_ratio
+        model = model_config(config)
+        masking = Masking(seed=config.train.seed, n_patches=model.n_patches, mode=model.mask_mode)
+        ratio = model.mask_ratio
         with tempfile.TemporaryDirectory(prefix="xmae-restore-") as folder:
             saved, state = self._restore(Path(folder))
             self._pulse.step = state.step
             self._marks.note("restore")
             # The first read tasks start their processes while the engine is built.
             batches = _ahead(self._batches(store, plan, state.step))
-            self._engine = self._build_engine(module, saved)
+            self._engine = self._build_engine(model, saved)
         self._marks.note("engine")
-        if config.validation.windows and module.reconstructs:
+        if config.validation.windows and self._engine.module.reconstructs:
             self._share = held_out(
                 store, config.validation.split, config.validation.windows, masking, ratio, self._ranks
             )
@@ -229,8 +228,9 @@ class _Worker:
     def _note_passed(self, url: str, why: str) -> None:
         self._job.board.post.remote([{"kind": "checkpoint_passed_over", "step": 0, "url": url, "why": why}])
 
-    def _build_engine(self, module: torch.nn.Module, saved: Saved | None) -> Engine:
+    def _build_engine(self, model: presets.Config, saved: Saved | None) -> Engine:
         config, ranks = self._config, self._ranks
+        torch.manual_seed(config.train.seed)
         common: dict[str, Any] = {
             "optimizer": config.optimizer,
             "accumulation": config.accumulation(ranks.world),
@@ -242,13 +242,18 @@ class _Worker:
         if config.engine.kind == "torch":
             from xmae_dist.train.engine_torch import TorchEngine
 
-            return TorchEngine(module, rank=ranks.rank, world=ranks.world, **common)
-        from xmae_dist.train.engine_deepspeed import DeepSpeedEngine, ZeroConfig
+            return TorchEngine(presets.from_config(model), rank=ranks.rank, world=ranks.world, **common)
+        from xmae_dist.train.engine_deepspeed import DeepSpeedEngine, ZeroConfig, divided
 
         zero = ZeroConfig(
             stage=config.engine.zero_stage,
             offload_optimizer=config.engine.offload_optimizer,
             offload_parameters=config.engine.offload_parameters,
+        )
+        # `published` gives layers their first weights after they are made, which is too late once they are divided.
+        whole = zero.stage < 3 or config.model.preset == "published"
+        module = (
+            presets.from_config(model) if whole else divided(lambda: presets.from_config(model), zero, ranks.device)
         )
         return DeepSpeedEngine(module, zero=zero, micro_batch=config.train.micro_batch, **common)
 
