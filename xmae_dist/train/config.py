@@ -41,6 +41,9 @@ class ModelConfig:
     heads: int | None = None
     bridge: str | None = None
     """How the target reads the source: see `xmae_dist.model.bridge`."""
+    lag_window_s: tuple[float, float] | None = None
+    """Source times, relative to a target patch, that the bridge reads: -0.2 to 1.0 s unless told. Some devices add more
+    than a second of their own."""
 
     def overrides(self) -> dict[str, object]:
         """The fields that differ from the preset."""
