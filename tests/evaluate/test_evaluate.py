@@ -15,9 +15,10 @@ import pytest
 
 from tests.data.corpora import corpus_of
 from xmae_dist.cli.main import main
+from xmae_dist.core.errors import IntegrityError
 from xmae_dist.data.materialise import materialise
 from xmae_dist.data.window_spec import WindowSpec
-from xmae_dist.evaluate.results import ResultTable, predictions_digest
+from xmae_dist.evaluate.results import Result, ResultTable, predictions_digest
 from xmae_dist.model import bundle, presets
 
 SUITE = """
@@ -92,9 +93,46 @@ def test_once_again_and_the_report_from_results(place: Path, document: dict[str,
     assert again["differences"] == document["differences"]
 
 
+def test_protocols_add_to_the_same_results(place: Path, document: dict[str, Any]) -> None:
+    before = numbers(place, "out")
+    assert main(command(place, "out", "--protocols", "linear", "knn", "few", "finetune", "--tasks", "sex")) == 0
+    after = ResultTable(f"file://{place}/out").read()
+    assert before.items() <= numbers(place, "out").items()
+    made = {(r.encoder, r.protocol, r.labelled_subjects) for r in after if r.request not in before}
+    everyone = {"xmae", "random init", "rate + morphology"}
+    assert {e for e, p, _ in made if p == "knn"} == everyone == {e for e, p, n in made if (p, n) == ("few", 5)}
+    assert {e for e, p, _ in made if p == "finetune"} == {"xmae", "random init"}, "features have no weights to tune"
+    assert all(r.headline.low <= r.headline.value <= r.headline.high for r in after)
+    again = json.loads((place / "out" / "report" / "report.json").read_text())
+    assert {r["protocol"] for r in again["results"]} == {"linear", "knn", "few", "finetune"}
+
+
+def test_a_control_bundle_stands_beside(place: Path, document: dict[str, Any]) -> None:
+    out = command(place, "beside", "--control", f"other=file://{place}/bundle", "--tasks", "rate")
+    assert main(out) == 0
+    told = json.loads((place / "beside" / "report" / "report.json").read_text())
+    assert {r["encoder"]: r["role"] for r in told["results"]}["other"] == "control"
+    assert {(t["encoder"], t["against"]) for t in told["tallies"]} == {
+        ("xmae", "other"), ("xmae", "random init"), ("xmae", "rate + morphology")
+    }  # fmt: skip
+    assert main(command(place, "beside", "--control", f"file://{place}/bundle")) == 2, "a control has a name"
+    assert main(command(place, "beside", "--protocols", "linaer")) == 2
+    assert main(command(place, "beside", "--cohorts", "elsewhere")) == 2
+
+
+def test_a_changed_prediction_is_found_out(place: Path, document: dict[str, Any]) -> None:
+    result = ResultTable(f"file://{place}/out").read()[0]
+    row = result.to_row()
+    assert Result.from_row(row).request == result.request
+    row["pred_value"][3] += 1e-9
+    with pytest.raises(IntegrityError, match="digest"):
+        Result.from_row(row)
+
+
 KILLER = """
 import os, sys
 from xmae_dist.cli.main import main
+from xmae_dist.core.errors import IntegrityError
 from xmae_dist.evaluate.results import ResultTable
 commit, made = ResultTable.commit, []
 def counted(self, result):

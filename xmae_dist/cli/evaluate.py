@@ -39,6 +39,12 @@ class Args:
     """URL of an encoder bundle, or name=URL; may be given several times. The first is the one controls copy."""
     out: str
     """URL under which embeddings, results and the report are kept."""
+    control: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
+    """name=URL of a bundle to stand beside as a control; may be given several times."""
+    protocols: tuple[str, ...] = ("linear",)
+    """linear (probe), knn, few (the probe with few labelled people), finetune; any of them."""
+    cohorts: tuple[str, ...] = ()
+    """Only windows of these cohorts."""
     suite: str = "simulated"
     """A built-in suite of tasks, or the URL of a .toml file."""
     corpus: str = ""
@@ -78,11 +84,12 @@ def run(args: Args) -> int:
         n_replicates=args.replicates,
         max_windows_per_subject=args.max_windows_per_subject,
         splits=args.splits,
+        protocols=args.protocols,
     )
-    encoders = with_controls(parse_bundles(args.bundle), args.seed)
+    encoders = with_controls(parse_bundles(args.bundle, controls=args.control), args.seed)
     store = find_store(args.windows, corpus_url=args.corpus, spec=_spec_of(encoders[0]))
     encoders = tuple(resolve(spec, store.spec) for spec in encoders)
-    windows = window_table(store, args.splits)
+    windows = window_table(store, args.splits, args.cohorts)
     planned = plan(suite, encoders, windows, store.fingerprint, config, skip_unusable=args.skip_unusable)
     windows = with_index_columns(windows, args.corpus, store.spec.source, args.transfer_by)
     moved = plan_transfer(planned, windows, by=args.transfer_by, degradations=degradations)
@@ -111,12 +118,18 @@ def _show(results: list[Result], planned: Plan, report: str, *, as_text: bool) -
         score = result.headline
         print(
             f"{result.task.name:<16} {result.encoder:<{width}}  {METRICS[result.task.metric].title:<12} "
-            f"{score.value:8.3f}  [{score.low:.3f}, {score.high:.3f}]  {result.n_subjects} subjects"
+            f"{score.value:8.3f}  [{score.low:.3f}, {score.high:.3f}]  {result.n_subjects} subjects  {_how(result)}"
         )
     for tally in tallies(found):
         print(
             f"{tally.encoder} beats {tally.against} on {tally.better} of {tally.tasks} tasks, is worse on {tally.worse}"
+            f"; corrected over tasks (Holm): {tally.better_after_holm} and {tally.worse_after_holm}"
         )
     for name, why in planned.skipped.items():
         print(f"left out: {name}: {why}")
     print(f"report: {report}")
+
+
+def _how(result: Result) -> str:
+    people = f" of {result.labelled_subjects} labelled" if result.labelled_subjects else ""
+    return result.protocol + people

@@ -39,14 +39,19 @@ class Tally:
     worse: int
     tasks: int
     better_after_holm: int
+    worse_after_holm: int
 
 
-def by_task(results: list[Result]) -> dict[str, list[Result]]:
-    """Results of each task, encoders before controls; raises InputError when there are none or seeds are mixed."""
+def by_task(results: list[Result], *, protocol: str = "linear", labelled_subjects: int = 0) -> dict[str, list[Result]]:
+    """Results of each task by one protocol, encoders before controls.
+
+    Raises InputError when there are none at all, or two of one encoder: seeds are mixed.
+    """
     if not results:
         raise InputError("results", value="none", expected="one or more", fix="run `xmae evaluate` first")
     groups: dict[str, list[Result]] = {}
-    for result in sorted(results, key=lambda r: (r.role != "encoder", r.encoder)):
+    asked = [r for r in results if (r.protocol, r.labelled_subjects) == (protocol, labelled_subjects)]
+    for result in sorted(asked, key=lambda r: (r.role != "encoder", r.encoder)):
         group = groups.setdefault(result.task.name, [])
         if any(r.encoder == result.encoder for r in group):
             raise InputError(
@@ -59,9 +64,10 @@ def by_task(results: list[Result]) -> dict[str, list[Result]]:
     return groups
 
 
-def comparisons(results: list[Result]) -> list[Comparison]:
+def comparisons(results: list[Result], *, protocol: str = "linear", labelled_subjects: int = 0) -> list[Comparison]:
     """Each encoder against every other encoder and control of its task, with Holm's correction over tasks."""
-    found = [(a, b, _difference(a, b)) for group in by_task(results).values() for a, b in _pairs(group)]
+    groups = by_task(results, protocol=protocol, labelled_subjects=labelled_subjects).values()
+    found = [(a, b, _difference(a, b)) for group in groups for a, b in _pairs(group)]
     adjusted: dict[tuple[str, str, str], float] = {}
     for pair in {(a.encoder, b.encoder) for a, b, _ in found}:
         same = [(a, b, d) for a, b, d in found if (a.encoder, b.encoder) == pair]
@@ -87,6 +93,7 @@ def tallies(found: list[Comparison]) -> list[Tally]:
             worse=sum(c.verdict == "worse" for c in same),
             tasks=len(same),
             better_after_holm=sum(c.verdict == "better" and c.p_holm < 0.05 for c in same),
+            worse_after_holm=sum(c.verdict == "worse" and c.p_holm < 0.05 for c in same),
         )
         for (encoder, against), same in rows.items()
     ]
@@ -99,7 +106,9 @@ def best(group: list[Result]) -> Result:
 
 
 def _pairs(group: list[Result]) -> list[tuple[Result, Result]]:
-    return [(a, b) for i, a in enumerate(group) if a.role == "encoder" for b in group[i + 1 :]]
+    return [
+        (a, b) for i, a in enumerate(group) if a.role == "encoder" for b in group[i + 1 :] if b.role != "checkpoint"
+    ]
 
 
 def _difference(a: Result, b: Result) -> Interval:

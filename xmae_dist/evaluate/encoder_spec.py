@@ -10,7 +10,8 @@ from xmae_dist.core.errors import InputError
 class EncoderSpec:
     """How to open an encoder on any node. `kind`: an exported `bundle`, the same architecture at `random`
     initialisation, or pulse `features`. `identity` is filled by `resolve`. `degrade` ("rate=25") spoils every window
-    before it is encoded (see `degradation`)."""
+    before it is encoded (see `degradation`). `role`: an `encoder` is compared with all others, a `control` stands
+    beside, a `checkpoint` is a moment of a run; by default bundles are encoders and the rest controls."""
 
     name: str
     kind: Literal["bundle", "random", "features"]
@@ -18,20 +19,26 @@ class EncoderSpec:
     seed: int = 0
     identity: str = ""
     degrade: str = ""
+    role: str = ""
 
-    @property
-    def role(self) -> str:
-        return "encoder" if self.kind == "bundle" else "control"
+    def __post_init__(self) -> None:
+        if not self.role:
+            object.__setattr__(self, "role", "encoder" if self.kind == "bundle" else "control")
 
 
-def parse_bundles(values: tuple[str, ...]) -> tuple[EncoderSpec, ...]:
-    """`URL` or `name=URL` for each; unnamed bundles are called xmae, xmae-2, ..."""
+def parse_bundles(values: tuple[str, ...], *, controls: tuple[str, ...] = ()) -> tuple[EncoderSpec, ...]:
+    """`URL` or `name=URL` for each; unnamed bundles are called xmae, xmae-2, ... Controls must be named."""
     specs = []
     for i, value in enumerate(values):
         name, separator, url = value.partition("=")
         if not separator or "/" in name:
             name, url = "xmae" if i == 0 else f"xmae-{i + 1}", value
         specs.append(EncoderSpec(name=name, kind="bundle", url=url))
+    for value in controls:
+        name, separator, url = value.partition("=")
+        if not separator or "/" in name:
+            raise InputError("--control", value=value, expected="name=URL", fix="name it, as in published=s3://...")
+        specs.append(EncoderSpec(name=name, kind="bundle", url=url, role="control"))
     return tuple(specs)
 
 

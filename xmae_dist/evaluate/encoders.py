@@ -68,8 +68,13 @@ def open_encoder(spec: EncoderSpec, windows: WindowSpec) -> Encoder:
 def _open(spec: EncoderSpec, rate_hz: float) -> Encoder:
     if spec.kind == "features":
         return FeatureEncoder(spec.name, rate_hz)
+    return ModelEncoder(spec.name, open_model(spec))
+
+
+def open_model(spec: EncoderSpec) -> PretrainModel:
+    """The model of a bundle, or one of its architecture at random initialisation."""
     bundle = load(spec.url)
-    return ModelEncoder(spec.name, bundle.model if spec.kind == "bundle" else _reinitialised(bundle, spec.seed))
+    return bundle.model if spec.kind == "bundle" else _reinitialised(bundle, spec.seed)
 
 
 class FeatureEncoder:

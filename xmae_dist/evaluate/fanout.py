@@ -35,10 +35,10 @@ def run_fits(plan: Plan, store: WindowStore, window_ids_W: NDArray[np.int64], ou
     missing = [r for r in plan.requests if r.request not in table.committed()]
     if missing:
         connect()
-        encoders = list({r.encoder.identity: r.encoder for r in missing}.values())
+        encoders = list({r.encoder.identity: r.encoder for r in missing if r.protocol != "finetune"}.values())
         embedded = embed_all(encoders, store, window_ids_W, out_url)
         with progress("evaluate", len(missing), "fits") as shown:
-            for result in _fits(missing, plan, embedded):
+            for result in _fits(missing, plan, embedded, store, window_ids_W):
                 table.commit(result)
                 shown.advance(note=f"{result.task.name} / {result.encoder}")
     return table.read({r.request for r in plan.requests})
@@ -137,11 +137,26 @@ def _fit_row(row: RowRequest, conditions: Any, *embeddings: NDArray[np.float32])
     return fit_row(row, conditions, dict(zip(conditions, embeddings, strict=True)))
 
 
-def _fits(missing: list[FitRequest], plan: Plan, embedded: dict[str, Any]) -> Iterator[Result]:
-    """Results as they finish; the largest tasks start first, so that no long fit runs alone at the end."""
+@ray.remote(num_cpus=1, max_retries=3)
+def _finetune(request: FitRequest, found: Any, store: WindowStore, window_ids_W: NDArray[np.int64]) -> Result:
+    from xmae_dist.evaluate.finetune import finetune  # torch, as above
+
+    return finetune(request, found, store, window_ids_W)
+
+
+def _fits(
+    missing: list[FitRequest], plan: Plan, embedded: dict[str, Any], store: WindowStore, window_ids_W: NDArray[np.int64]
+) -> Iterator[Result]:
+    """Results as they finish; what takes longest starts first, so that no long fit runs alone at the end."""
     examples = {name: ray.put(found) for name, found in plan.examples_of_task.items()}
-    sized = sorted(missing, key=lambda r: -len(plan.examples_of_task[r.task.name].y_N))
-    pending = [_fit.remote(r, examples[r.task.name], embedded[r.encoder.identity]) for r in sized]
+
+    def submit(r: FitRequest) -> Any:
+        if r.protocol == "finetune":
+            return _finetune.remote(r, examples[r.task.name], store, window_ids_W)
+        return _fit.remote(r, examples[r.task.name], embedded[r.encoder.identity])
+
+    sized = sorted(missing, key=lambda r: (r.protocol != "finetune", -len(plan.examples_of_task[r.task.name].y_N)))
+    pending = [submit(r) for r in sized]
     while pending:
         done, pending = ray.wait(pending)
         yield from fetched(done)

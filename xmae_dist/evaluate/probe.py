@@ -72,6 +72,8 @@ class Fit:
     kind: str
     penalty_of_fold: dict[int, float]
     n_fits: int
+    unit_N: Ints | None = None
+    """Which unit of the task each prediction is of; None: one each, in order."""
 
     def retrained(self, draws_QS: Floats) -> Iterator[Predictions]:
         """Predictions had each subject counted so many times in training; the units predicted stay the same."""
@@ -145,8 +147,20 @@ def _choose_penalties(
         path = _solve(x_NE[train_N], target_NC[train_N], kind, config, config.penalties)
         for test, validate in ((a, b), (b, a)):
             held_N = fold_N == folds[validate]
-            loss_KP[test] += [_loss(kind, y_N[held_N], respond(kind, p)) * held_N.sum() for p in path(x_NE[held_N])]
+            loss_KP[test] += [loss(kind, y_N[held_N], respond(kind, p)) * held_N.sum() for p in path(x_NE[held_N])]
     return loss_KP.argmin(axis=1)
+
+
+def select_and_solve(
+    x_NE: Floats, y_N: Floats, target_NC: Floats, inner_N: Ints, kind: str, config: ProbeConfig
+) -> "Path":
+    """The model of a training set, its penalty chosen by leaving out one inner fold at a time."""
+    losses_P = np.zeros(len(config.penalties))
+    for k in np.unique(inner_N):
+        held_N = inner_N == k
+        path = _solve(x_NE[~held_N], target_NC[~held_N], kind, config, config.penalties)
+        losses_P += [loss(kind, y_N[held_N], respond(kind, p)) * held_N.sum() for p in path(x_NE[held_N])]
+    return _solve(x_NE, target_NC, kind, config, config.penalties[: int(losses_P.argmin()) + 1])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -243,7 +257,7 @@ def _descend(
     penalty_F[-1] = 0.0  # the intercept is free
     root_FF = cholesky(curvature_FF + np.diag(penalty_F + SMALLEST_CURVATURE))
 
-    def loss(u_F: Floats) -> tuple[float, Floats]:
+    def objective(u_F: Floats) -> tuple[float, Floats]:
         beta_F = solve_triangular(root_FF, u_F, check_finite=False)
         linear_N = design_NF @ beta_F
         gradient_F = design_NF.T @ (_sigmoid(linear_N) - y_N) / len(y_N) + penalty_F * beta_F
@@ -251,7 +265,7 @@ def _descend(
         return value, solve_triangular(root_FF, gradient_F, trans=1, check_finite=False)
 
     options = {"maxiter": config.max_steps, "gtol": config.tolerance, "ftol": 0.0, "maxcor": 10}
-    found = minimize(loss, root_FF @ beta_F, jac=True, method="L-BFGS-B", options=options)
+    found = minimize(objective, root_FF @ beta_F, jac=True, method="L-BFGS-B", options=options)
     return solve_triangular(root_FF, found.x), int(found.nit)
 
 
@@ -275,7 +289,7 @@ def _with_one(z_NE: Floats) -> Floats:
     return np.concatenate([z_NE, np.ones((len(z_NE), 1))], axis=1)
 
 
-def _loss(kind: str, y_N: Floats, pred_NC: Floats) -> float:
+def loss(kind: str, y_N: Floats, pred_NC: Floats) -> float:
     """Mean squared error, or log loss: proper scores, so that selection does not depend on the reported metric."""
     if kind == "regression":
         return float(np.mean((y_N - pred_NC[:, 0]) ** 2))

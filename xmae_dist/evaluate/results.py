@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from xmae_dist.core.errors import IntegrityError
 from xmae_dist.core.fingerprint import digest_json, sha256_hex
 from xmae_dist.evaluate.bootstrap import Interval, Predictions, Scored
 from xmae_dist.evaluate.tasks import Task
@@ -50,6 +51,8 @@ SCHEMA = pa.schema(
         ("pred_value", pa.list_(pa.float64())),
         ("pred_fold", pa.list_(pa.int64())),
         ("train_effect", pa.list_(pa.float64())),
+        ("protocol", pa.string()),
+        ("labelled_subjects", pa.int64()),
     ]
 )
 PREDICTION_COLUMNS = ("pred_subject", "pred_unit", "pred_y", "pred_value", "pred_fold", "train_effect")
@@ -76,6 +79,10 @@ class Result:
     penalties: dict[int, float]
     unit_names: tuple[str, ...]
     scored: Scored
+    protocol: str = "linear"
+    """linear, knn, few or finetune: see `run`."""
+    labelled_subjects: int = 0
+    """People with labels in each training side; 0: all of it."""
 
     @property
     def headline(self) -> Interval:
@@ -118,6 +125,8 @@ class Result:
             "pred_value": p.pred_NC.ravel().tolist(),
             "pred_fold": p.fold_N.tolist(),
             "train_effect": self.scored.train_Q.tolist(),
+            "protocol": self.protocol,
+            "labelled_subjects": self.labelled_subjects,
         }
 
     @classmethod
@@ -131,6 +140,13 @@ class Result:
             pred_NC=np.asarray(row["pred_value"], float).reshape(-1, row["pred_columns"]),
             fold_N=np.asarray(row["pred_fold"], np.int64),
         )
+        if predictions_digest(predictions) != row["predictions_digest"]:
+            raise IntegrityError(
+                f"predictions of task {row['task']} by {row['encoder']!r}",
+                value=predictions_digest(predictions),
+                expected=f"digest {row['predictions_digest']}",
+                fix="evaluate again with another --out",
+            )
         same = (
             "request",
             "suite",
@@ -144,6 +160,8 @@ class Result:
             "n_windows",
             "n_fits",
             "seconds",
+            "protocol",
+            "labelled_subjects",
         )
         return cls(
             **{name: row[name] for name in same},
@@ -180,7 +198,8 @@ class ResultTable:
             return []
         rows = self._table.read().to_pylist()
         rows = [row for row in rows if requests is None or row["request"] in requests]
-        return [Result.from_row(row) for row in sorted(rows, key=lambda r: (r["task"], r["encoder"], r["request"]))]
+        order = ("task", "encoder", "protocol", "labelled_subjects", "request")
+        return [Result.from_row(row) for row in sorted(rows, key=lambda row: tuple(row[name] for name in order))]
 
 
 def request_id(**parts: Any) -> str:

@@ -3,6 +3,9 @@
 plan  -> every (encoder, task) with its request id; all checks of labels and folds happen here, before any fit
 fanout (Ray) embeds each encoder once and runs the fits that are missing
 each result is committed as it arrives
+
+Protocols: `linear` (the probe), `knn`, `few` (the probe with few labelled people, a fit for each point of the curve),
+`finetune` (the encoder moves too; needs its windows, so its fits run elsewhere and come here to be scored).
 """
 
 import dataclasses
@@ -12,6 +15,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from xmae_dist.core.errors import InputError
@@ -20,14 +24,18 @@ from xmae_dist.data.window_store import WindowStore
 from xmae_dist.evaluate import bootstrap, metrics
 from xmae_dist.evaluate.encoder_spec import EncoderSpec
 from xmae_dist.evaluate.examples import Examples, examples
+from xmae_dist.evaluate.few import FewConfig, few_fit, usable_sizes
+from xmae_dist.evaluate.finetune_config import FinetuneConfig
 from xmae_dist.evaluate.folds import check_folds, subject_folds
-from xmae_dist.evaluate.probe import ProbeConfig, cross_fit
+from xmae_dist.evaluate.knn import KnnConfig, knn_fit
+from xmae_dist.evaluate.probe import Fit, ProbeConfig, cross_fit
 from xmae_dist.evaluate.results import Result, request_id
 from xmae_dist.evaluate.tasks import Suite, Task
 from xmae_dist.storage import uri
 from xmae_dist.storage.corpus import Corpus
 
-PROTOCOL = "linear-probe/v1"
+# What a fit of each protocol is: part of a request, so a change of algorithm asks for new fits.
+PROTOCOLS = {"linear": "linear-probe/v2", "knn": "knn/v1", "few": "few-labels/v1", "finetune": "finetune/v1"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,6 +48,15 @@ class EvaluateConfig:
     max_windows_per_subject: int = 100
     splits: tuple[str, ...] = ("train", "val", "test")
     probe: ProbeConfig = field(default_factory=ProbeConfig)
+    protocols: tuple[str, ...] = ("linear",)
+    knn: KnnConfig = field(default_factory=KnnConfig)
+    few: FewConfig = field(default_factory=FewConfig)
+    finetune: FinetuneConfig = field(default_factory=FinetuneConfig)
+
+    def __post_init__(self) -> None:
+        for name in self.protocols:
+            if name not in PROTOCOLS:
+                raise InputError("--protocols", value=name, expected=f"some of {', '.join(PROTOCOLS)}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,6 +70,9 @@ class FitRequest:
     encoder: EncoderSpec
     store: str
     config: EvaluateConfig
+    protocol: str = "linear"
+    labelled_subjects: int = 0
+    """People with labels in each training side; 0: all of it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,22 +115,49 @@ def plan(
             expected="one or more",
             fix="choose another --suite or more recordings",
         )
-    shared = {"store": store, "config": _identity(config), "protocol": PROTOCOL}
     requests = tuple(
-        FitRequest(
-            request=request_id(encoder=encoder.identity, task=task.identity(), **shared),
-            suite=suite.name,
-            suite_title=suite.title,
-            task=task,
-            encoder=encoder,
-            store=store,
-            config=config,
-        )
+        _request(suite, task, encoder, store, config, protocol, n)
         for task in suite.tasks
         if task.name in usable
         for encoder in encoders
+        for protocol, n in _protocols(task, usable[task.name], encoder, config)
     )
     return Plan(requests=requests, examples_of_task=usable, skipped=skipped)
+
+
+def _protocols(task: Task, found: Examples, encoder: EncoderSpec, config: EvaluateConfig) -> list[tuple[str, int]]:
+    """What is fitted for one task and encoder: protocol, and labelled subjects (0: all)."""
+    asked: list[tuple[str, int]] = []
+    for protocol in config.protocols:
+        if protocol == "few":
+            fold_N = folds_of(task, found, config)
+            asked += [("few", n) for n in usable_sizes(config.few, fold_N, found.subject_N, found.y_N, task.kind)]
+        elif protocol != "finetune" or (encoder.kind != "features" and not task.centred):
+            asked.append((protocol, 0))
+    return asked
+
+
+def _request(
+    suite: Suite, task: Task, encoder: EncoderSpec, store: str, config: EvaluateConfig, protocol: str, n: int
+) -> FitRequest:
+    return FitRequest(
+        request=request_id(
+            encoder=encoder.identity,
+            task=task.identity(),
+            store=store,
+            config=_identity(config, protocol),
+            protocol=PROTOCOLS[protocol],
+            labelled_subjects=n,
+        ),
+        suite=suite.name,
+        suite_title=suite.title,
+        task=task,
+        encoder=encoder,
+        store=store,
+        config=config,
+        protocol=protocol,
+        labelled_subjects=n,
+    )
 
 
 def folds_of(task: Task, found: Examples, config: EvaluateConfig) -> NDArray[np.int64]:
@@ -123,23 +170,36 @@ def folds_of(task: Task, found: Examples, config: EvaluateConfig) -> NDArray[np.
 
 
 def fit(request: FitRequest, found: Examples, embedding_WE: NDArray[np.float32]) -> Result:
-    """Probe one encoder on one task: nested cross-fit, every metric of the task's kind, intervals over subjects."""
+    """One encoder on one task by one protocol on its embeddings, scored."""
     started_s = time.monotonic()
     task, config = request.task, request.config
-    fold_N = folds_of(task, found, config)
-    fitted = cross_fit(
-        found.features(embedding_WE),
-        found.y_N,
-        found.subject_N,
-        fold_N,
-        kind=task.kind,
-        config=config.probe,
-        task=task.name,
-    )
+    x_NE, fold_N = found.features(embedding_WE), folds_of(task, found, config)
+    data = (x_NE, found.y_N, found.subject_N, fold_N)
+    if request.protocol == "knn":
+        fitted = knn_fit(*data, kind=task.kind, config=config.knn, task=task.name)
+    elif request.protocol == "few":
+        fitted = few_fit(
+            *data,
+            kind=task.kind,
+            n_subjects=request.labelled_subjects,
+            repeats=config.few.repeats,
+            config=config.probe,
+            seed=config.seed,
+            task=task.name,
+        )
+    else:
+        fitted = cross_fit(*data, kind=task.kind, config=config.probe, task=task.name)
+    return scored(request, found, fitted, started_s)
+
+
+def scored(request: FitRequest, found: Examples, fitted: Fit, started_s: float) -> Result:
+    """Every metric of the task's kind with its interval over subjects. `started_s`: monotonic time of the start."""
+    task, config = request.task, request.config
     draws_RS = draws_of(task, len(np.unique(found.subject_N)), config.seed, config.n_replicates)
     train_Q = bootstrap.training_effect(task.metric, fitted.retrained, draws_RS[: config.n_train_replicates])
     factor = bootstrap.stretch(bootstrap.replicates(task.metric, fitted.predictions, draws_RS), train_Q)
     names = metrics.metrics_of(task.kind)
+    unit_names = found.name_N if fitted.unit_N is None else found.name_N[fitted.unit_N]
     return Result(
         request=request.request,
         suite=request.suite,
@@ -151,12 +211,14 @@ def fit(request: FitRequest, found: Examples, embedding_WE: NDArray[np.float32])
         store=request.store,
         seed=config.seed,
         n_replicates=config.n_replicates,
+        protocol=request.protocol,
+        labelled_subjects=request.labelled_subjects,
         scores={name: bootstrap.score_interval(name, fitted.predictions, draws_RS, factor) for name in names},
         n_windows=len(found.rows_M),
         n_fits=fitted.n_fits,
         seconds=time.monotonic() - started_s,
         penalties=fitted.penalty_of_fold,
-        unit_names=tuple(found.name_N.tolist()),
+        unit_names=tuple(unit_names.tolist()),
         scored=bootstrap.Scored(predictions=fitted.predictions, train_Q=train_Q),
     )
 
@@ -198,10 +260,23 @@ def _stores_below(url: str) -> list[WindowStore]:
     return [WindowStore.open(f) for f in folders if uri.exists(uri.join(f, "index", "_delta_log"))]
 
 
-def window_table(store: WindowStore, splits: Iterable[str]) -> pa.Table:
-    """The windows of `splits` with their ids, in the order of the ids."""
-    return pa.concat_tables([store.meta(split) for split in splits]).sort_by("window_id")
+def window_table(store: WindowStore, splits: Iterable[str], cohorts: tuple[str, ...] = ()) -> pa.Table:
+    """The windows of `splits` (and of `cohorts`; empty: all) with their ids, in the order of the ids.
+
+    Raises InputError for a cohort that is not there.
+    """
+    table = pa.concat_tables([store.meta(split) for split in splits]).sort_by("window_id")
+    present = set(pc.unique(table["cohort"]).to_pylist())
+    for name in cohorts:
+        if name not in present:
+            raise InputError("--cohorts", value=name, expected=f"some of {', '.join(sorted(present))}")
+    return table.filter(pc.is_in(table["cohort"], pa.array(cohorts))) if cohorts else table
 
 
-def _identity(config: EvaluateConfig) -> dict[str, object]:
-    return {key: list(v) if isinstance(v, tuple) else v for key, v in dataclasses.asdict(config).items()}
+def _identity(config: EvaluateConfig, protocol: str) -> dict[str, object]:
+    """What of the configuration decides a fit of this protocol: the settings of the others do not."""
+    others = {"protocols", "knn", "few", "finetune"} - {protocol}
+    fields = {key: value for key, value in dataclasses.asdict(config).items() if key not in others}
+    if protocol == "few":
+        fields["few"] = {"repeats": config.few.repeats}
+    return {key: list(v) if isinstance(v, tuple) else v for key, v in fields.items()}
