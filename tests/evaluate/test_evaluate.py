@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from tests.data.corpora import corpus_of
 from xmae_dist.cli.main import main
@@ -20,6 +21,11 @@ from xmae_dist.data.materialise import materialise
 from xmae_dist.data.window_spec import WindowSpec
 from xmae_dist.evaluate.results import Result, ResultTable, predictions_digest
 from xmae_dist.model import bundle, presets
+from xmae_dist.train.collective import Ranks
+from xmae_dist.train.engine_torch import TorchEngine
+from xmae_dist.train.optimizer_config import OptimizerConfig
+from xmae_dist.train.retention import RetentionConfig
+from xmae_dist.train.upload import Saver
 
 SUITE = """
 name = "bench"
@@ -118,6 +124,44 @@ def test_a_control_bundle_stands_beside(place: Path, document: dict[str, Any]) -
     assert main(command(place, "beside", "--control", f"file://{place}/bundle")) == 2, "a control has a name"
     assert main(command(place, "beside", "--protocols", "linaer")) == 2
     assert main(command(place, "beside", "--cohorts", "elsewhere")) == 2
+
+
+def saved_run(url: str, steps: int) -> None:
+    """A run of the real engine with a checkpoint after each step."""
+    model = presets.build("tiny")
+    engine = TorchEngine(model, optimizer=OptimizerConfig(), accumulation=1, rank=0, world=1, saved=None)
+    saver = Saver(url, Ranks(), RetentionConfig(keep_recent=9), lambda *_, **__: None, "attempt")
+    signal_BL = torch.randn(4, 1000, generator=torch.Generator().manual_seed(0))
+    for step in range(1, steps + 1):
+        engine.forward_backward(signal_BL, signal_BL, torch.arange(100).expand(4, 100) % 2 == 0)
+        engine.step(lr=0.01)
+        about = {
+            "state": {"step": step, "windows_seen": 4 * step, "optimizer_steps": step},
+            "model": presets.to_dict(model.config),
+            "config": {"model": {"preset": "tiny"}},
+            "identity": {},
+            "spec": WindowSpec().to_dict(),
+        }
+        saver.start(engine, step, about)
+        saver.finish()
+
+
+def test_checkpoints_are_evaluated_as_they_appear(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = place / "followed"
+    saved_run(f"file://{run}", 3)
+    (run / "checkpoints" / "step-00000003" / "COMPLETE").unlink()
+    shard = next((run / "checkpoints" / "step-00000001").glob("*.safetensors"))
+    shard.write_bytes(shard.read_bytes()[:-9] + b"#########")
+    command = ["evaluate", "--follow", f"file://{run}", "--windows", f"file://{place}/windows", "--tasks", "rate"]
+    command += ["--suite", f"file://{place}/suite.toml", "--out", f"file://{place}/beside-run", "--replicates", "50"]
+    assert main([*command, "--poll-s", "0.1", "--patience-s", "0.3"]) == 0
+    assert "step 1 passed over" in capsys.readouterr().err
+    (result,) = ResultTable(f"file://{place}/beside-run").read()
+    assert (result.encoder, result.role) == ("step 000002", "checkpoint"), "the third was never complete"
+    saved_run(f"file://{run}", 4)
+    assert main([*command, "--poll-s", "0.1", "--last-step", "4"]) == 0
+    names = [r.encoder for r in ResultTable(f"file://{place}/beside-run").read()]
+    assert names == [f"step {step:06d}" for step in (1, 2, 3, 4)], "the second was not evaluated again"
 
 
 def test_a_changed_prediction_is_found_out(place: Path, document: dict[str, Any]) -> None:

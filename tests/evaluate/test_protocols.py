@@ -150,9 +150,7 @@ def test_fine_tuning_begins_as_the_probe_and_fits_its_people_better() -> None:
     model.load_state_dict(before)
     train_N = fold_N != 0
     tuner = _Tuned(model, head)
-    _train(
-        tuner, x_ML[train_N], found.y_N[train_N, None], "binary", FinetuneConfig(epochs=5, batch=16, lr=1e-3), seed=1
-    )
+    _train(tuner, x_ML[train_N], found.y_N[train_N, None], "binary", FinetuneConfig(epochs=5, batch=16), seed=1)
     with torch.no_grad():
         after = torch.sigmoid(tuner(torch.from_numpy(x_ML[train_N])))[:, 0].numpy()
     started = respond("binary", head(frozen_NE[train_N])[-1])[:, 0]

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from dataclasses import dataclass
 from typing import Annotated
 
 import tyro
 
+from xmae_dist.cli.follow import Watch, checkpoints
 from xmae_dist.core.errors import UsageError
 from xmae_dist.data.split import SPLITS
 from xmae_dist.data.window_spec import WindowSpec
@@ -19,7 +21,7 @@ from xmae_dist.evaluate.fanout import run_fits, run_rows
 from xmae_dist.evaluate.metrics import METRICS
 from xmae_dist.evaluate.report import as_json, write_report
 from xmae_dist.evaluate.results import Result
-from xmae_dist.evaluate.run import EvaluateConfig, Plan, find_store, plan, window_table
+from xmae_dist.evaluate.run import EvaluateConfig, Plan, chosen_windows, find_store, plan
 from xmae_dist.evaluate.tasks import builtin_suites, load_suite
 from xmae_dist.evaluate.transfer_run import plan_transfer, with_index_columns
 from xmae_dist.storage import uri
@@ -35,10 +37,10 @@ class Args:
 
     windows: str
     """URL of a window store, or of the folder that holds it."""
-    bundle: Annotated[tuple[str, ...], tyro.conf.UseAppendAction]
-    """URL of an encoder bundle, or name=URL; may be given several times. The first is the one controls copy."""
     out: str
     """URL under which embeddings, results and the report are kept."""
+    bundle: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
+    """URL of an encoder bundle, or name=URL; may be given several times. The first is the one controls copy."""
     control: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
     """name=URL of a bundle to stand beside as a control; may be given several times."""
     protocols: tuple[str, ...] = ("linear",)
@@ -67,39 +69,71 @@ class Args:
     """
     degrade: tuple[str, ...] = ()
     """Test on degraded windows: rate, noise or motion, each with levels if you like (rate=50,25 noise=10,0)."""
+    max_windows_per_recording: int = 0
+    """Windows of a recording that take part at all, evenly spaced; 0 takes all. Fewer make embedding shorter."""
     skip_unusable: bool = False
     """Leave out tasks whose labels cannot be evaluated, naming them, instead of stopping."""
+    follow: str = ""
+    """URL of a pretraining run: evaluate each of its checkpoints as it appears, beside the training."""
+    last_step: int | None = None
+    """With --follow: stop after the checkpoint of this step."""
+    poll_s: float = 20.0
+    """With --follow: seconds between looks for new checkpoints."""
+    patience_s: float = 3600.0
+    """With --follow: stop when none came for so long."""
     json: bool = False
     """Print results as JSON instead of a table."""
 
 
 def run(args: Args) -> int:
     """Carries the command out and returns its exit status."""
-    if not args.bundle:
+    if not args.bundle and not args.follow:
         raise UsageError("--bundle", value="none", expected=f"a bundle URL (suites: {', '.join(builtin_suites())})")
+    if args.follow:
+        return _follow(args)
+    results, planned = _evaluate(args, with_controls(parse_bundles(args.bundle, controls=args.control), args.seed))
+    report = write_report(args.out, uri.join(args.out, "report"), run_url=args.run, skipped=planned.skipped)
+    _show(results, planned, report, as_text=not args.json)
+    return 0
+
+
+def _evaluate(args: Args, encoders: tuple[EncoderSpec, ...]) -> tuple[list[Result], Plan]:
     suite = load_suite(args.suite).only(args.tasks)
     degradations = parse_degradations(args.degrade)
     config = EvaluateConfig(
         seed=args.seed,
         n_replicates=args.replicates,
         max_windows_per_subject=args.max_windows_per_subject,
+        max_windows_per_recording=args.max_windows_per_recording,
         splits=args.splits,
+        cohorts=args.cohorts,
         protocols=args.protocols,
     )
-    encoders = with_controls(parse_bundles(args.bundle, controls=args.control), args.seed)
     store = find_store(args.windows, corpus_url=args.corpus, spec=_spec_of(encoders[0]))
     encoders = tuple(resolve(spec, store.spec) for spec in encoders)
-    windows = window_table(store, args.splits, args.cohorts)
+    windows = chosen_windows(store, config)
     planned = plan(suite, encoders, windows, store.fingerprint, config, skip_unusable=args.skip_unusable)
     windows = with_index_columns(windows, args.corpus, store.spec.source, args.transfer_by)
     moved = plan_transfer(planned, windows, by=args.transfer_by, degradations=degradations)
     ids_W = windows["window_id"].to_numpy()
     results = run_fits(planned, store, ids_W, args.out)
     run_rows(moved, store, ids_W, args.out)
-    report = write_report(
-        args.out, uri.join(args.out, "report"), run_url=args.run, skipped=planned.skipped | dict(moved.skipped)
+    return results, dataclasses.replace(planned, skipped=planned.skipped | dict(moved.skipped))
+
+
+def _follow(args: Args) -> int:
+    """Evaluates each checkpoint as it appears; the report can be made at any time with `xmae report`."""
+    watch = Watch(
+        run=args.follow,
+        bundles=uri.join(args.out, "bundles"),
+        poll_s=args.poll_s,
+        last_step=args.last_step,
+        patience_s=args.patience_s,
     )
-    _show(results, planned, report, as_text=not args.json)
+    fixed = with_controls(parse_bundles(args.bundle, controls=args.control), args.seed) if args.bundle else ()
+    for checkpoint in checkpoints(watch):
+        results, planned = _evaluate(args, (checkpoint, *fixed))
+        _show_scores(results, planned)
     return 0
 
 
@@ -113,6 +147,16 @@ def _show(results: list[Result], planned: Plan, report: str, *, as_text: bool) -
     if not as_text:
         print(json.dumps(as_json(results, found, planned.skipped) | {"report": report}))
         return
+    _show_scores(results, planned)
+    for tally in tallies(found):
+        print(
+            f"{tally.encoder} beats {tally.against} on {tally.better} of {tally.tasks} tasks, is worse on {tally.worse}"
+            f"; corrected over tasks (Holm): {tally.better_after_holm} and {tally.worse_after_holm}"
+        )
+    print(f"report: {report}")
+
+
+def _show_scores(results: list[Result], planned: Plan) -> None:
     width = max(len(r.encoder) for r in results)
     for result in results:
         score = result.headline
@@ -120,14 +164,8 @@ def _show(results: list[Result], planned: Plan, report: str, *, as_text: bool) -
             f"{result.task.name:<16} {result.encoder:<{width}}  {METRICS[result.task.metric].title:<12} "
             f"{score.value:8.3f}  [{score.low:.3f}, {score.high:.3f}]  {result.n_subjects} subjects  {_how(result)}"
         )
-    for tally in tallies(found):
-        print(
-            f"{tally.encoder} beats {tally.against} on {tally.better} of {tally.tasks} tasks, is worse on {tally.worse}"
-            f"; corrected over tasks (Holm): {tally.better_after_holm} and {tally.worse_after_holm}"
-        )
     for name, why in planned.skipped.items():
         print(f"left out: {name}: {why}")
-    print(f"report: {report}")
 
 
 def _how(result: Result) -> str:

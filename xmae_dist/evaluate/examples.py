@@ -178,6 +178,13 @@ def _letters(task: Task, column: pa.ChunkedArray, start_W: Floats) -> pa.Chunked
     return pa.chunked_array([pa.array(found_W, mask=(code_W < 0) | (found_W == " "))])
 
 
+def spread(group_N: NDArray[np.integer], limit: int) -> Ints:
+    """Sorted places of at most `limit` evenly spaced members of each group."""
+    order_N = np.argsort(group_N, kind="stable")
+    members = np.split(order_N, np.flatnonzero(np.diff(group_N[order_N])) + 1)
+    return np.sort(np.concatenate([m[np.linspace(0, len(m) - 1, min(limit, len(m))).astype(int)] for m in members]))
+
+
 def _class_index(task: Task, column: pa.ChunkedArray) -> Floats:
     """Index of the class of each value; an entry of `classes` may be a list of values that count as one."""
     index: dict[object, float] = {}

@@ -18,7 +18,7 @@ from xmae_dist.core.seeds import hash_u64
 from xmae_dist.data.window_store import WindowStore
 from xmae_dist.evaluate.bootstrap import Predictions
 from xmae_dist.evaluate.encoders import open_model
-from xmae_dist.evaluate.examples import Examples
+from xmae_dist.evaluate.examples import Examples, spread
 from xmae_dist.evaluate.finetune_config import FinetuneConfig
 from xmae_dist.evaluate.folds import check_folds
 from xmae_dist.evaluate.metrics import sum_by
@@ -109,23 +109,17 @@ def finetune(request: FitRequest, found: Examples, store: WindowStore, window_id
 def thinned(found: Examples, limit: int, unit: str) -> Examples:
     """At most `limit` evenly spaced units of each subject, or, where units hold many windows, windows of each unit."""
     if unit in ("recording", "subject"):
-        keep = _spread(found.unit_M, limit)
+        keep = spread(found.unit_M, limit)
         return Examples(
             y_N=found.y_N, subject_N=found.subject_N, name_N=found.name_N,
             rows_M=found.rows_M[keep], unit_M=found.unit_M[keep],
         )  # fmt: skip
-    units = _spread(np.unique(found.subject_N, return_inverse=True)[1], limit)
+    units = spread(np.unique(found.subject_N, return_inverse=True)[1], limit)
     inside_M = np.isin(found.unit_M, units)
     return Examples(
         y_N=found.y_N[units], subject_N=found.subject_N[units], name_N=found.name_N[units],
         rows_M=found.rows_M[inside_M], unit_M=np.searchsorted(units, found.unit_M[inside_M]),
     )  # fmt: skip
-
-
-def _spread(group_N: Ints, limit: int) -> Ints:
-    """Sorted places of at most `limit` evenly spaced members of each group."""
-    members = [np.flatnonzero(group_N == g) for g in np.unique(group_N)]
-    return np.sort(np.concatenate([m[np.linspace(0, len(m) - 1, min(limit, len(m))).astype(int)] for m in members]))
 
 
 class _Tuned(nn.Module):

@@ -23,7 +23,7 @@ from xmae_dist.data.window_spec import WindowSpec
 from xmae_dist.data.window_store import WindowStore
 from xmae_dist.evaluate import bootstrap, metrics
 from xmae_dist.evaluate.encoder_spec import EncoderSpec
-from xmae_dist.evaluate.examples import Examples, examples
+from xmae_dist.evaluate.examples import Examples, examples, spread
 from xmae_dist.evaluate.few import FewConfig, few_fit, usable_sizes
 from xmae_dist.evaluate.finetune_config import FinetuneConfig
 from xmae_dist.evaluate.folds import check_folds, subject_folds
@@ -47,6 +47,10 @@ class EvaluateConfig:
     n_train_replicates: int = 200
     max_windows_per_subject: int = 100
     splits: tuple[str, ...] = ("train", "val", "test")
+    cohorts: tuple[str, ...] = ()
+    """Only these; none named: all."""
+    max_windows_per_recording: int = 0
+    """Evenly spaced windows of a recording that take part at all; 0: all. Long recordings hardly gain from more."""
     probe: ProbeConfig = field(default_factory=ProbeConfig)
     protocols: tuple[str, ...] = ("linear",)
     knn: KnnConfig = field(default_factory=KnnConfig)
@@ -260,17 +264,28 @@ def _stores_below(url: str) -> list[WindowStore]:
     return [WindowStore.open(f) for f in folders if uri.exists(uri.join(f, "index", "_delta_log"))]
 
 
-def window_table(store: WindowStore, splits: Iterable[str], cohorts: tuple[str, ...] = ()) -> pa.Table:
-    """The windows of `splits` (and of `cohorts`; empty: all) with their ids, in the order of the ids.
+def chosen_windows(store: WindowStore, config: EvaluateConfig) -> pa.Table:
+    """The windows that take part by the configuration's splits, cohorts and number per recording.
 
     Raises InputError for a cohort that is not there.
     """
-    table = pa.concat_tables([store.meta(split) for split in splits]).sort_by("window_id")
+    table, cohorts = window_table(store, config.splits), config.cohorts
     present = set(pc.unique(table["cohort"]).to_pylist())
     for name in cohorts:
         if name not in present:
             raise InputError("--cohorts", value=name, expected=f"some of {', '.join(sorted(present))}")
-    return table.filter(pc.is_in(table["cohort"], pa.array(cohorts))) if cohorts else table
+    if cohorts:
+        table = table.filter(pc.is_in(table["cohort"], pa.array(cohorts)))
+    if not config.max_windows_per_recording:
+        return table
+    recording_W = pc.binary_join_element_wise(table["cohort"], table["recording_id"], "/").combine_chunks()
+    number_W = np.asarray(recording_W.dictionary_encode().indices)
+    return table.take(spread(number_W, config.max_windows_per_recording))
+
+
+def window_table(store: WindowStore, splits: Iterable[str]) -> pa.Table:
+    """The windows of `splits` with their ids, in the order of the ids."""
+    return pa.concat_tables([store.meta(split) for split in splits]).sort_by("window_id")
 
 
 def _identity(config: EvaluateConfig, protocol: str) -> dict[str, object]:
