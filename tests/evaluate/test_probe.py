@@ -6,7 +6,7 @@ from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.preprocessing import StandardScaler
 
 from xmae_dist.core.errors import InputError
-from xmae_dist.evaluate.folds import check_disjoint, check_folds, subject_folds
+from xmae_dist.evaluate.folds import check_disjoint, check_folds, constant_folds, subject_folds
 from xmae_dist.evaluate.probe import ProbeConfig, _solve, cross_fit, targets
 
 
@@ -123,5 +123,18 @@ def test_errors_come_before_any_fit() -> None:
         check_folds(subject_N, y_N, np.arange(len(y_N)) % 5, kind="binary", task="leaky")
     with pytest.raises(InputError, match="'s001'"):
         check_disjoint(np.array(["s000", "s001"]), np.array(["s001"]), "transfer")
-    with pytest.raises(InputError, match="fold 0: training labels"):
-        check_folds(subject_N, y_N, (code_N % 2).astype(np.int64), kind="binary", task="one class")
+    with pytest.raises(InputError, match="fold 0: label: got 0 in all its units"):
+        check_folds(subject_N, (code_N % 2).astype(float), code_N % 2, kind="binary", task="one class")
+    three_N = np.where(code_N < 2, 2.0, y_N)
+    with pytest.raises(InputError, match="fold 1: training labels"):
+        check_folds(subject_N, three_N, (code_N < 5).astype(np.int64), kind="multiclass", task="one side")
+
+
+def test_people_are_dealt_again_where_a_fold_would_see_one_class() -> None:
+    for n_subjects in (22, 23, 24, 28):
+        code_N = np.repeat(np.arange(n_subjects), 2)
+        y_N = (code_N >= n_subjects - 5).astype(float)
+        for seed in range(6):
+            fold_N = subject_folds(code_N.astype(np.str_), y_N, kind="binary", n_folds=5, seed=seed, task="rare")
+            assert not constant_folds(y_N, fold_N) and len(np.unique(fold_N)) == 5
+            check_folds(code_N.astype(np.str_), y_N, fold_N, kind="binary", task="rare")

@@ -38,7 +38,7 @@ def run_fits(plan: Plan, store: WindowStore, window_ids_W: NDArray[np.int64], ou
         encoders = list({r.encoder.identity: r.encoder for r in missing if r.protocol != "finetune"}.values())
         embedded = embed_all(encoders, store, window_ids_W, out_url)
         with progress("evaluate", len(missing), "fits") as shown:
-            for result in _fits(missing, plan, embedded, store, window_ids_W):
+            for result in fits(missing, plan, embedded, store, window_ids_W):
                 table.commit(result)
                 shown.advance(note=f"{result.task.name} / {result.encoder}")
     return table.read({r.request for r in plan.requests})
@@ -144,10 +144,17 @@ def _finetune(request: FitRequest, found: Any, store: WindowStore, window_ids_W:
     return finetune(request, found, store, window_ids_W)
 
 
-def _fits(
-    missing: list[FitRequest], plan: Plan, embedded: dict[str, Any], store: WindowStore, window_ids_W: NDArray[np.int64]
+def fits(
+    missing: list[FitRequest],
+    plan: Plan,
+    embedded: dict[str, Any],
+    store: WindowStore | None = None,
+    window_ids_W: NDArray[np.int64] | None = None,
 ) -> Iterator[Result]:
-    """Results as they finish; what takes longest starts first, so that no long fit runs alone at the end."""
+    """Results as they finish; what takes longest starts first, so that no long fit runs alone at the end.
+
+    `store` and its windows are read by fine-tuning alone.
+    """
     examples = {name: ray.put(found) for name, found in plan.examples_of_task.items()}
 
     def submit(r: FitRequest) -> Any:

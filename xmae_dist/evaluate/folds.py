@@ -10,6 +10,7 @@ from xmae_dist.core.errors import InputError
 from xmae_dist.core.seeds import generator
 
 MIN_FOLDS = 3
+DEALS = 20
 
 
 def subject_folds(
@@ -18,19 +19,28 @@ def subject_folds(
     """Fold of each unit, such that no subject is in two folds and labels are spread evenly over folds.
 
     Subjects are ordered by their mean label (ties at random, by `seed`) and dealt to folds in blocks of K, in random
-    order inside a block: stratified for classes, and for the level of a regression target. The result does not depend
-    on the order of units. Raises InputError when the labels cannot support a nested cross-validation.
+    order inside a block: stratified for classes, and for the level of a regression target. Where a fold would see one
+    class only, they are dealt again, from the other end. The result does not depend on the order of units. Raises
+    InputError when the labels cannot support a nested cross-validation.
     """
     subjects_S, code_N = np.unique(subject_N, return_inverse=True)
     n_folds = usable_folds(code_N, y_N, kind=kind, n_folds=n_folds, task=task)
     mean_S = np.bincount(code_N, weights=y_N) / np.bincount(code_N)
     rng = generator(seed, "folds", task)
-    order_S = np.lexsort((rng.permutation(len(subjects_S)), np.round(mean_S, 12)))
     fold_S = np.empty(len(subjects_S), np.int64)
-    for start in range(0, len(subjects_S), n_folds):
-        block = order_S[start : start + n_folds]
-        fold_S[block] = rng.permutation(n_folds)[: len(block)]
+    for deal in range(DEALS):
+        order_S = np.lexsort((rng.permutation(len(subjects_S)), np.round(mean_S, 12)))[:: 1 if deal % 2 == 0 else -1]
+        for start in range(0, len(subjects_S), n_folds):
+            block = order_S[start : start + n_folds]
+            fold_S[block] = rng.permutation(n_folds)[: len(block)]
+        if kind == "regression" or not constant_folds(y_N, fold_S[code_N]):
+            break
     return fold_S[code_N]
+
+
+def constant_folds(y_N: NDArray[np.float64], fold_N: NDArray[np.int64]) -> list[int]:
+    """Folds whose units all have one label."""
+    return [int(k) for k in np.unique(fold_N) if len(np.unique(y_N[fold_N == k])) < 2]
 
 
 def usable_folds(code_N: NDArray[np.int64], y_N: NDArray[np.float64], *, kind: str, n_folds: int, task: str) -> int:
@@ -72,7 +82,16 @@ def check_disjoint(train_subjects: NDArray[np.str_], test_subjects: NDArray[np.s
 def check_folds(
     subject_N: NDArray[np.str_], y_N: NDArray[np.float64], fold_N: NDArray[np.int64], *, kind: str, task: str
 ) -> None:
-    """Raise InputError unless each fold's subjects are its own and each training side holds every class."""
+    """Raise InputError unless each fold's subjects are its own, each training side holds every class, and no fold's
+    label is constant.
+    """
+    if kind != "regression" and (constant := constant_folds(y_N, fold_N)):
+        raise InputError(
+            thing=f"task {task}, fold {constant[0]}: label",
+            value=f"{y_N[fold_N == constant[0]][0]:g} in all its units",
+            expected="two classes or more in every fold",
+            fix="use fewer folds, or add subjects of the rarer class",
+        )
     for fold in np.unique(fold_N):
         test = fold_N == fold
         check_disjoint(subject_N[~test], subject_N[test], f"task {task}, fold {fold}")
