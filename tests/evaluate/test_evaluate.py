@@ -114,14 +114,16 @@ def test_protocols_add_to_the_same_results(place: Path, document: dict[str, Any]
 
 
 def test_a_control_bundle_stands_beside(place: Path, document: dict[str, Any]) -> None:
-    out = command(place, "beside", "--control", f"other=file://{place}/bundle", "--tasks", "rate")
+    bundle.save(f"file://{place}/another", presets.build("tiny"), window_spec=WindowSpec().to_dict(), lineage={})
+    out = command(place, "beside", "--control", f"other=file://{place}/another", "--tasks", "rate")
     assert main(out) == 0
     told = json.loads((place / "beside" / "report" / "report.json").read_text())
     assert {r["encoder"]: r["role"] for r in told["results"]}["other"] == "control"
     assert {(t["encoder"], t["against"]) for t in told["tallies"]} == {
         ("xmae", "other"), ("xmae", "random init"), ("xmae", "rate + morphology")
     }  # fmt: skip
-    assert main(command(place, "beside", "--control", f"file://{place}/bundle")) == 2, "a control has a name"
+    assert main(command(place, "beside", "--control", f"file://{place}/another")) == 2, "a control has a name"
+    assert main(command(place, "beside", "--control", f"same=file://{place}/bundle")) == 2, "one encoder, two names"
     assert main(command(place, "beside", "--protocols", "linaer")) == 2
     assert main(command(place, "beside", "--cohorts", "elsewhere")) == 2
 

@@ -38,7 +38,7 @@ def run_fits(plan: Plan, store: WindowStore, window_ids_W: NDArray[np.int64], ou
         encoders = list({r.encoder.identity: r.encoder for r in missing if r.protocol != "finetune"}.values())
         embedded = embed_all(encoders, store, window_ids_W, out_url)
         with progress("evaluate", len(missing), "fits") as shown:
-            for result in fits(missing, plan, embedded, store, window_ids_W):
+            for result in fits(missing, plan, embedded, (store, window_ids_W)):
                 table.commit(result)
                 shown.advance(note=f"{result.task.name} / {result.encoder}")
     return table.read({r.request for r in plan.requests})
@@ -138,28 +138,28 @@ def _fit_row(row: RowRequest, conditions: Any, *embeddings: NDArray[np.float32])
 
 
 @ray.remote(num_cpus=1, max_retries=3)
-def _finetune(request: FitRequest, found: Any, store: WindowStore, window_ids_W: NDArray[np.int64]) -> Result:
+def _finetune(request: FitRequest, found: Any, source: Any) -> Result:
     from xmae_dist.evaluate.finetune import finetune  # torch, as above
 
-    return finetune(request, found, store, window_ids_W)
+    return finetune(request, found, *source)
 
 
 def fits(
     missing: list[FitRequest],
     plan: Plan,
     embedded: dict[str, Any],
-    store: WindowStore | None = None,
-    window_ids_W: NDArray[np.int64] | None = None,
+    source: tuple[WindowStore, NDArray[np.int64]] | None = None,
 ) -> Iterator[Result]:
     """Results as they finish; what takes longest starts first, so that no long fit runs alone at the end.
 
-    `store` and its windows are read by fine-tuning alone.
+    `source`, the store and the ids of its windows, is for fine-tuning alone.
     """
     examples = {name: ray.put(found) for name, found in plan.examples_of_task.items()}
+    windows = ray.put(source)
 
     def submit(r: FitRequest) -> Any:
         if r.protocol == "finetune":
-            return _finetune.remote(r, examples[r.task.name], store, window_ids_W)
+            return _finetune.remote(r, examples[r.task.name], windows)
         return _fit.remote(r, examples[r.task.name], embedded[r.encoder.identity])
 
     sized = sorted(missing, key=lambda r: (r.protocol != "finetune", -len(plan.examples_of_task[r.task.name].y_N)))

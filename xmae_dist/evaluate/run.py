@@ -101,6 +101,7 @@ def plan(
 
     Raises the first task's InputError, unless `skip_unusable` and some task can be used. Encoders must be resolved.
     """
+    _check_different(encoders)
     usable: dict[str, Examples] = {}
     skipped: dict[str, str] = {}
     for task in suite.tasks:
@@ -127,6 +128,20 @@ def plan(
         for protocol, n in _protocols(task, usable[task.name], encoder, config)
     )
     return Plan(requests=requests, examples_of_task=usable, skipped=skipped)
+
+
+def _check_different(encoders: tuple[EncoderSpec, ...]) -> None:
+    """Two names of one encoder would be one set of results under either name."""
+    first: dict[str, str] = {}
+    for spec in encoders:
+        if spec.identity in first:
+            raise InputError(
+                f"encoder {spec.name!r}",
+                value=f"the same weights as {first[spec.identity]!r}",
+                expected="different encoders",
+                fix="name each bundle once",
+            )
+        first[spec.identity] = spec.name
 
 
 def _protocols(task: Task, found: Examples, encoder: EncoderSpec, config: EvaluateConfig) -> list[tuple[str, int]]:
