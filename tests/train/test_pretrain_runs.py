@@ -160,3 +160,13 @@ def test_a_killed_worker_costs_a_restart_and_no_bits(corpus: str, uninterrupted:
     assert status == 0, said
     assert said.count("started at step") == 2, said
     assert losses(run) == losses(uninterrupted)
+
+
+def test_windows_cut_on_the_fly_train_the_same(corpus: str, tmp_path: Path) -> None:
+    runs = {"stored": (), "cut": ("--on-the-fly",)}
+    for name, options in runs.items():
+        status, said = finished(pretrain(corpus, tmp_path / name, "--train.workers", "1", *options))
+        assert status == 0, said
+    stored, cut = (losses(tmp_path / name) for name in runs)
+    assert len(stored) == 24
+    assert stored == cut
