@@ -60,13 +60,17 @@ def text(value: object) -> str:
 
 def section(name: str, body: Iterable[str]) -> str:
     """A part of the page that `links` leads to."""
-    return f'<section id="{text(name.lower())}">' + "\n".join(body) + "</section>"
+    return f'<section id="{_anchor(name)}">' + "\n".join(body) + "</section>"
 
 
 def links(names: Iterable[str]) -> str:
     """Where to find what; not printed."""
-    found = "".join(f'<a href="#{text(name.lower())}">{text(name)}</a>' for name in names)
+    found = "".join(f'<a href="#{_anchor(name)}">{text(name)}</a>' for name in names)
     return f"<nav>{found}</nav>"
+
+
+def _anchor(name: str) -> str:
+    return text(name.lower().replace(" ", "-"))
 
 
 def bar(counts: tuple[int, int, int]) -> str:

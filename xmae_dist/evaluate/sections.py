@@ -5,7 +5,7 @@ from xmae_dist.evaluate.compare import Comparison, Tally, best, by_task, tallies
 from xmae_dist.evaluate.figures_tasks import binary_detail, confusion_detail, regression_detail
 from xmae_dist.evaluate.metrics import METRICS, gained
 from xmae_dist.evaluate.results import Result
-from xmae_dist.evaluate.sections_shift import degradation_section, transfer_section
+from xmae_dist.evaluate.sections_shift import degradation_section, few_section, transfer_section
 from xmae_dist.evaluate.transfer import Cell
 
 _FIGURE_CAPTIONS = {
@@ -13,6 +13,7 @@ _FIGURE_CAPTIONS = {
     "reconstruct": "ECG reconstructed from PPG on held-out subjects: original, what the model saw, its reconstruction, "
     "above the PPG it was given.",
 }
+_PROTOCOL_TITLES = {"knn": "Nearest neighbours", "finetune": "Fine-tuning"}
 _WIDE = 6
 _MARKS = {"better": "▲", "worse": "▼"}
 
@@ -29,7 +30,9 @@ def render(
     titles = {name: group[0].task.title for name, group in groups.items()}
     parts = {
         "Scores": [*_summary(groups), *_scores(groups, colour_of)],
+        "Protocols": _protocols(results, groups),
         "Differences": _differences(found, titles, colour_of),
+        "Few labels": few_section(results, colour_of),
         "Transfer": transfer_section(cells, colour_of),
         "Degradation": degradation_section(cells, colour_of),
         "Tasks": _details(groups, colour_of),
@@ -99,7 +102,16 @@ def _families(groups: dict[str, list[Result]]) -> dict[str, dict[str, list[Resul
     return dict(sorted(families.items()))
 
 
-def _summary(groups: dict[str, list[Result]]) -> list[str]:
+def _protocols(results: list[Result], probed: dict[str, list[Result]]) -> list[str]:
+    """A table of scores for each protocol beside the linear probe."""
+    parts = []
+    for protocol in dict.fromkeys(r.protocol for r in results if r.protocol in _PROTOCOL_TITLES):
+        groups = by_task(results, protocol=protocol)
+        parts += _summary({name: groups[name] for name in probed if name in groups}, _PROTOCOL_TITLES[protocol])
+    return parts
+
+
+def _summary(groups: dict[str, list[Result]], title: str = "Scores") -> list[str]:
     names = list(dict.fromkeys(r.encoder for group in groups.values() for r in group))
     rows = []
     for family, members in _families(groups).items():
@@ -119,7 +131,7 @@ def _summary(groups: dict[str, list[Result]]) -> list[str]:
         '<p class="quiet">Bold: best point score of the row, whether or not the difference is shown. Below each score '
         "its 95 % interval over people. ↑ higher is better, ↓ lower is better.</p>"
     )
-    return ["<h2>Scores</h2>", page.table(head, rows, numeric_from=2, wide=len(names) > _WIDE), note]
+    return [f"<h2>{page.text(title)}</h2>", page.table(head, rows, numeric_from=2, wide=len(names) > _WIDE), note]
 
 
 def _score_cell(result: Result | None, winner: Result) -> str:

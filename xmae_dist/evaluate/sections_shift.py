@@ -1,13 +1,43 @@
-"""Sections of the report on other conditions: transfer between devices or sites, and degraded windows."""
+"""Sections of the report on other conditions: few labels, transfer between devices or sites, degraded windows."""
 
 from xmae_dist.evaluate import page
-from xmae_dist.evaluate.figures_shift import degradation_curves, transfer_matrices
+from xmae_dist.evaluate.figures_shift import degradation_curves, few_label_curves, transfer_matrices
 from xmae_dist.evaluate.metrics import METRICS
+from xmae_dist.evaluate.results import Result
 from xmae_dist.evaluate.transfer import Cell, lost
 from xmae_dist.evaluate.transfer_run import DEGRADATION, home_of
 
 _MOST_MATRICES = 3
 _MOST_CURVES = 6
+
+
+def few_section(results: list[Result], colour_of: dict[str, str]) -> list[str]:
+    """Curves of the probe with few labelled people, the last point with all of a training side; empty without any."""
+    parts: list[str] = []
+    tasks = dict.fromkeys(r.task.name for r in results if r.protocol == "few")
+    for task in tasks:
+        here = [r for r in results if r.task.name == task and r.protocol in ("few", "linear")]
+        ranked = sorted({(r.role != "encoder", r.encoder) for r in here if r.protocol == "few"})
+        curves = {
+            name: sorted(((_labelled(r), r) for r in here if r.encoder == name), key=lambda point: point[0])
+            for _, name in ranked[:_MOST_CURVES]
+        }
+        drawn = few_label_curves(curves, colour_of)
+        parts.append(page.picture(drawn, f"Few-label curves of {task}", title=here[0].task.title))
+    if not parts:
+        return []
+    return [
+        "<h2>Few labels</h2>",
+        "<p>How many labelled people an encoder needs. The same people are labelled for every encoder; points average "
+        "repetitions with other people; the last has all of a training side. Bars: 95 % intervals over people.</p>",
+        *parts,
+    ]
+
+
+def _labelled(result: Result) -> float:
+    """People with labels in training; for the plain probe all but one fold's."""
+    n_folds = len(set(result.scored.predictions.fold_N.tolist()))
+    return result.labelled_subjects or round(result.n_subjects * (n_folds - 1) / n_folds)
 
 
 def transfer_section(cells: list[Cell], colour_of: dict[str, str]) -> list[str]:

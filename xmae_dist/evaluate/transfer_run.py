@@ -61,7 +61,8 @@ def plan_transfer(
                 skipped[f"{name} by {axis}"] = str(error)
         if len(names) > 1:
             conditions[DEGRADATION, name] = dict.fromkeys(names, plan.examples_of_task[name])
-    once = {(request.task.name, request.encoder.identity): request for request in reversed(plan.requests)}
+    once = {(request.task.name, request.encoder.identity): request for request in reversed(plan.requests)
+            if request.encoder.role != "checkpoint"}  # fmt: skip
     rows = [
         row_request(axis, trained, _blank(request), conditions[axis, request.task.name])
         for request in reversed(once.values())
