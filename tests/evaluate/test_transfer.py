@@ -15,6 +15,7 @@ from xmae_dist.data.materialise import materialise
 from xmae_dist.data.window_spec import WindowSpec
 from xmae_dist.evaluate.encoder_spec import EncoderSpec
 from xmae_dist.evaluate.run import EvaluateConfig
+from xmae_dist.evaluate.sections_shift import transfer_section
 from xmae_dist.evaluate.tasks import Task
 from xmae_dist.evaluate.transfer import Cell, RowRequest, conditions_of, fit_row, folds_of_conditions, lost
 from xmae_dist.evaluate.transfer_run import CellTable
@@ -68,6 +69,13 @@ def test_a_feature_that_turns_between_devices_costs_accuracy_and_the_interval_sa
         assert cost.value == pytest.approx(home.result.headline.value - away.result.headline.value)
         none = lost(home, home)
         assert none.value == none.low == none.high == 0
+
+
+def test_the_report_counts_what_a_change_of_device_costs() -> None:
+    page = "".join(transfer_section(list(matrix(*windows(shared_people=False)).values()), {"e": "#0072B2"}))
+    assert "Transfer by cohort" in page and "▼ 2" in page and "▲ 0" in page
+    assert page.count("data:image/png;base64,") == 1
+    assert transfer_section([], {}) == []
 
 
 def test_devices_that_agree_lose_nothing_shown() -> None:

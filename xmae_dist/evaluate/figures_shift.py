@@ -89,7 +89,7 @@ def degradation_curves(by_encoder: Mapping[str, Sequence[Cell]], colour_of: Mapp
 
 def few_label_curves(by_encoder: Mapping[str, Sequence[tuple[float, Result]]], colour_of: Mapping[str, str]) -> Figure:
     """Score against the number of labelled people, with intervals over subjects; the last point has all of them."""
-    figure = Figure(figsize=(6.6, 2.9), layout="constrained")
+    figure = Figure(figsize=(10.5, 2.9), layout="constrained")
     panel = figure.subplots()
     for i, curve in enumerate(by_encoder.values()):
         at = np.array([n for n, _ in curve]) * (1 + 0.015 * (i - len(by_encoder) / 2))
