@@ -18,10 +18,11 @@ from xmae_dist.data.collate import tensor_batches
 from xmae_dist.data.plan import OrderConfig, plan_of
 from xmae_dist.data.window_store import Segment
 from xmae_dist.model import presets
+from xmae_dist.model.mask import masks
 from xmae_dist.testing.ranks import run_ranks
 from xmae_dist.train import checkpoint
 from xmae_dist.train.batch import Masking
-from xmae_dist.train.checkpoint import SavedFiles
+from xmae_dist.train.checkpoint import Found, SavedFiles
 from xmae_dist.train.clock import Clock
 from xmae_dist.train.collective import Ranks, timed_collectives
 from xmae_dist.train.config import PretrainConfig, TrainConfig
@@ -31,10 +32,12 @@ from xmae_dist.train.loop import Loop, LoopConfig, Stop
 from xmae_dist.train.losses import Cohorts
 from xmae_dist.train.measure import Measures, Yardstick
 from xmae_dist.train.optimizer_config import OptimizerConfig
-from xmae_dist.train.retention import RetentionConfig
+from xmae_dist.train.retention import RetentionConfig, to_delete
 from xmae_dist.train.schedule import ScheduleConfig
 from xmae_dist.train.state import TrainState
 from xmae_dist.train.upload import Saver
+from xmae_dist.train.validation import HeldOut
+from xmae_dist.train.validator import Patience, Validator
 
 LENGTH = 200
 N_PATCHES = presets.config("tiny", length=LENGTH).n_patches
@@ -67,6 +70,8 @@ class Notes:
     def __post_init__(self) -> None:
         self.rows: list[dict[str, Any]] = []
         self.events: list[str] = []
+        self.validated: list[dict[str, Any]] = []
+        self.panels: list[int] = []
 
     def on_step(self, row: dict[str, Any]) -> None:
         self.rows.append(row)
@@ -76,9 +81,6 @@ class Notes:
 
     def wants_stop(self) -> Stop | None:
         return Stop.ASKED if self.stop_after is not None and len(self.rows) + 1 >= self.stop_after else None
-
-    def validate(self, step: int) -> dict[str, float] | None:
-        return None
 
 
 def model(dropout: float = 0.0) -> torch.nn.Module:
@@ -110,21 +112,39 @@ def engine(kind: str, ranks: Ranks, saved: SavedFiles | None, dropout: float, cl
 
 
 def run(
-    rank: int, world: int, url: str, kind: str, steps: int, stop_after: int | None = None, dropout: float = 0.0
+    rank: int,
+    world: int,
+    url: str,
+    kind: str,
+    steps: int,
+    stop_after: int | None = None,
+    dropout: float = 0.0,
+    validate: Patience | None = None,
 ) -> dict[str, Any]:
     """Continues the run at `url` on this rank up to `steps` of 24, or for `stop_after` steps."""
     ranks = Ranks(rank=rank, world=world)
-    saved, state = None, TrainState()
+    saved, state, history = None, TrainState(), {}
     newest = checkpoint.newest_complete(url, lambda *_: None)
     if newest is not None:
         where, manifest = newest
         folder = Path(url.removeprefix("file://"), f"restored-{rank}")
         saved = SavedFiles(checkpoint.fetch(where, manifest, folder), manifest)
-        state = TrainState(**manifest["state"])
+        state, history = TrainState(**manifest["state"]), dict(manifest["validated"])
     notes = Notes(stop_after if rank == world - 1 else None)
     plan = plan_of(SEGMENTS, 8, OrderConfig(seed=1, global_batch=16))
     clock = Clock()
     built = engine(kind, ranks, saved, dropout, clock)
+    validator = None
+    if validate is not None:
+        validator = Validator(
+            held_out_share(ranks),
+            ranks,
+            batch=4,
+            patience=validate,
+            tell=lambda **row: notes.validated.append(row),
+            keep_panel=lambda step, rebuilt: notes.panels.append(step),
+            history=history,
+        )
     loop = Loop(
         config=LoopConfig(
             steps=steps,
@@ -133,15 +153,19 @@ def run(
             seed=1,
             model_mask_ratio=0.6,
             schedule=ScheduleConfig(peak_lr=2e-3),
-            checkpoint_every=100,
-            validate_every=0,
+            checkpoint_every=100 if validate is None else 3,
+            validate_every=3,
         ),
         engine=built,
         masking=Masking(seed=1, n_patches=N_PATCHES, mode="scatter"),
         ranks=ranks,
         saver=Saver(url, ranks, RetentionConfig(), lambda kind, **_: notes.events.append(kind), "attempt"),
         callbacks=notes,
-        about=lambda state: {"state": state.to_dict()},
+        about=lambda state: {
+            "state": state.to_dict(),
+            "validated": sorted(validator.history.items()) if validator is not None else [],
+        },
+        validator=validator,
         measures=Measures(
             Cohorts.of(SEGMENTS), ranks, built.device, clock, Yardstick(flops_per_window=10**6, peak_flops=1e12)
         ),
@@ -156,8 +180,27 @@ def run(
         "losses": [row["loss"] for row in notes.rows],
         "step": state.step,
         "stopped": stopped is Stop.ASKED,
+        "converged": stopped is Stop.CONVERGED,
+        "validated": notes.validated,
+        "panels": notes.panels,
         "events": notes.events,
     }
+
+
+def held_out_share(ranks: Ranks) -> HeldOut:
+    """Eight windows of two cohorts and four subjects, divided among the ranks."""
+    ids = np.arange(1000 + ranks.rank, 1008, ranks.world)
+    ecg, ppg = (signal.astype(np.float32) for signal in Waves().read(ids))
+    mask = masks(1, 0, ids, N_PATCHES, 0.6, "scatter")
+    return HeldOut(
+        ecg=ecg,
+        ppg=ppg,
+        subject=(ids // 2).astype(str),
+        cohort=ids % 2,
+        cohorts=("a", "b"),
+        mask=mask,
+        panel=(ecg[:1], ppg[:1], mask[:1], ["one"]),
+    )
 
 
 def alone(folder: Path, **options: Any) -> dict[str, Any]:
@@ -177,7 +220,8 @@ def test_a_stopped_run_goes_on_with_the_same_bits(tmp_path: Path) -> None:
 
 def test_a_finished_run_does_nothing_more(tmp_path: Path) -> None:
     alone(tmp_path)
-    assert alone(tmp_path) == {"rows": [], "losses": [], "step": 24, "stopped": False, "events": []}
+    again = alone(tmp_path)
+    assert again["step"] == 24 and not again["rows"] and not again["events"]
 
 
 @pytest.mark.parametrize(
@@ -212,6 +256,62 @@ def test_gradients_that_stay_bad_end_the_run(tmp_path: Path, monkeypatch: pytest
     monkeypatch.setitem(globals(), "engine", lambda *args: engine_of(*args, make=broken))
     with pytest.raises(RunError, match=r"not finite for 20 steps.*--schedule.peak-lr"):
         alone(tmp_path)
+
+
+NEVER = Patience()
+FUSSY = Patience(validations=2, least_gain=0.9)
+"""Nothing after the first validation gains 90 %, so a run ends at the fourth, at step 12."""
+
+
+def test_validation_beside_training_changes_no_bit_of_it(tmp_path: Path) -> None:
+    plain = alone(tmp_path / "plain", dropout=0.1)
+    watched = alone(tmp_path / "watched", dropout=0.1, validate=NEVER)
+    assert watched["losses"] == plain["losses"] and watched["step"] == 24
+    assert [row["step"] for row in watched["validated"]] == watched["panels"] == list(range(3, 25, 3))
+    first, last = watched["validated"][0], watched["validated"][-1]
+    assert last["own"] < first["own"] and last["own"] < last["other"]
+    assert np.mean(list(last["cohorts"].values())) == pytest.approx(last["own"], rel=1e-5)
+
+
+@pytest.mark.parametrize("interrupted_after", [4, 6, 12])
+def test_a_run_stops_early_at_the_same_step_however_often_it_was_interrupted(
+    tmp_path: Path, interrupted_after: int
+) -> None:
+    whole = alone(tmp_path / "whole", validate=FUSSY)
+    assert whole["converged"] and whole["step"] == 12
+    first = alone(tmp_path / "parts", validate=FUSSY, stop_after=interrupted_after)
+    second = alone(tmp_path / "parts", validate=FUSSY)
+    assert (second["converged"], second["step"]) == (True, 12)
+    errors = {row["step"]: row["own"] for row in whole["validated"]}
+    assert {row["step"]: row["own"] for row in first["validated"] + second["validated"]} == errors
+    third = alone(tmp_path / "parts", validate=FUSSY)
+    assert third["converged"] and not third["rows"]
+
+
+def test_the_best_checkpoint_outlives_the_recent_ones(tmp_path: Path) -> None:
+    share = held_out_share(Ranks())
+    validator = Validator(
+        share,
+        Ranks(),
+        batch=4,
+        patience=NEVER,
+        tell=lambda **_: None,
+        keep_panel=lambda *_: None,
+        history={3: 0.5, 6: 0.2, 9: 0.2, 12: 0.4},
+    )
+    assert validator.kept_steps() == {6}
+    found = [Found(step, f"step-{step}", True) for step in (3, 6, 9, 12)]
+    gone = to_delete(found, RetentionConfig(keep_recent=1), committed=12, also_kept=validator.kept_steps())
+    assert [one.step for one in gone] == [3, 9]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["zero2", "zero3"])
+def test_ranks_agree_on_validations(tmp_path: Path, kind: str) -> None:
+    alone_rows = alone(tmp_path / "alone", validate=FUSSY)["validated"]
+    for found in run_ranks(2, run, tmp_path, f"file://{tmp_path}/two", kind, 24, None, 0.0, FUSSY):
+        assert found["converged"] and found["step"] == 12
+        assert [row["own"] for row in found["validated"]] == pytest.approx([row["own"] for row in alone_rows], rel=1e-3)
 
 
 @pytest.mark.slow

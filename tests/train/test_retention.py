@@ -27,7 +27,7 @@ def test_leftovers_of_killed_runs_go_and_saves_in_the_making_stay() -> None:
 
 
 def test_the_best_stays() -> None:
-    kept = to_delete(found(100, 200, 300), RetentionConfig(keep_recent=1), committed=300, best=100)
+    kept = to_delete(found(100, 200, 300), RetentionConfig(keep_recent=1), committed=300, also_kept={100})
     assert steps(kept) == [200]
 
 

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, kw_only=True)
 class Args:
-    """Writes the newest complete checkpoint of a run as a bundle: safetensors, configuration, model card."""
+    """Writes a checkpoint of a run, the newest if not told otherwise, as a bundle: safetensors, configuration, model
+    card."""
 
     run: str
     """URL of the run."""
@@ -16,6 +17,8 @@ class Args:
     """URL of the bundle to write."""
     step: int | None = None
     """Checkpoint to take. None: the newest complete one."""
+    best: bool = False
+    """Take the checkpoint with the least masked error on held-out subjects."""
     json: bool = False
     """Print the result as JSON."""
 
@@ -23,7 +26,7 @@ class Args:
 def run(args: Args) -> int:
     from xmae_dist.train.export import export
 
-    exported = export(args.run, args.out, step=args.step)
+    exported = export(args.run, args.out, step=args.step, best=args.best)
     if args.json:
         print(json.dumps(exported))
     else:

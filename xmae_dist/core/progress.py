@@ -28,6 +28,13 @@ class Progress:
             self._said = time.monotonic()
             print(self._line(note), file=sys.stderr, flush=True)
 
+    def say(self, line: str) -> None:
+        """Prints a line above a live bar, which stays whole."""
+        if self._bar is not None:
+            self._bar[0].console.print(line, markup=False, highlight=False, soft_wrap=True)
+        else:
+            print(line, file=sys.stderr, flush=True)
+
     def close(self) -> None:
         if self._bar is not None:
             self._bar[0].stop()

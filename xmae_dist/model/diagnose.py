@@ -14,7 +14,6 @@ from xmae_dist.model.interface import PretrainModel
 from xmae_dist.model.loss import masked_error
 
 
-@torch.inference_mode()
 def diagnose(
     model: PretrainModel,
     ecg_ML: ArrayLike,
@@ -23,7 +22,21 @@ def diagnose(
     mask_MN: ArrayLike,
     batch: int = 64,
 ) -> dict[str, float]:
-    """Mean squared errors over masked samples, averaged over windows.
+    """Mean squared errors over masked samples, averaged over windows: see `window_errors`."""
+    found = window_errors(model, ecg_ML, ppg_ML, subject_M, mask_MN, batch)
+    return {name: float(error_M.mean()) for name, error_M in found.items()}
+
+
+@torch.inference_mode()
+def window_errors(
+    model: PretrainModel,
+    ecg_ML: ArrayLike,
+    ppg_ML: ArrayLike,
+    subject_M: ArrayLike,
+    mask_MN: ArrayLike,
+    batch: int = 64,
+) -> dict[str, NDArray[np.float32]]:
+    """Mean squared error over the masked samples of each window, (M,), by what the model was given.
 
     ``own``: with the window's own source signal. ``other``: with a window of another subject (the same pairing at
     every call). ``none``: with a constant (zero) source. ``mean``: predicting the mean of all
@@ -37,10 +50,12 @@ def diagnose(
     sources = {"own": source_ML, "other": source_ML[other_M], "none": torch.zeros_like(source_ML)}
     was_training = model.training
     model.eval()
-    found = {name: _error(model, source, target_ML, mask_MN, batch) for name, source in sources.items()}
+    found = {name: _errors(model, source, target_ML, mask_MN, batch) for name, source in sources.items()}
     model.train(was_training)
     level_ML = target_ML.mean().expand_as(target_ML)
-    return found | {"mean": float(masked_error(level_ML, target_ML, mask_MN).mean())}
+    return {name: error_M.numpy() for name, error_M in found.items()} | {
+        "mean": masked_error(level_ML, target_ML, mask_MN).numpy()
+    }
 
 
 def another_subject(subject_M: NDArray) -> NDArray[np.int64]:
@@ -60,12 +75,12 @@ def another_subject(subject_M: NDArray) -> NDArray[np.int64]:
     return partner_M
 
 
-def _error(model: PretrainModel, source_ML: Tensor, target_ML: Tensor, mask_MN: Tensor, batch: int) -> float:
+def _errors(model: PretrainModel, source_ML: Tensor, target_ML: Tensor, mask_MN: Tensor, batch: int) -> Tensor:
     device = next(model.parameters()).device
-    total = 0.0
+    parts = []
     for start in range(0, len(target_ML), batch):
         rows = slice(start, start + batch)
         source, target, mask = (x[rows].to(device) for x in (source_ML, target_ML, mask_MN))
         ppg, ecg = (source, target) if model.reconstructs == "ecg" else (target, source)
-        total += float(masked_error(model.reconstruct(ppg, ecg, mask), target, mask).sum())
-    return total / len(target_ML)
+        parts.append(masked_error(model.reconstruct(ppg, ecg, mask), target, mask).float())
+    return torch.cat(parts).cpu()

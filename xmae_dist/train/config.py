@@ -127,8 +127,14 @@ class ValidationConfig:
     every_steps: int = 100
     """Steps between validations; the last step is always validated. 0: only the last."""
     windows: int = 256
-    """Held-out windows used (evenly spaced, the same every time); 0 turns validation off."""
+    """Held-out windows used (evenly spaced, the same every time); 0 turns validation off. Training goes on meanwhile,
+    but under ZeRO-3, where no worker has the whole model."""
     split: str = "val"
+    patience: int = 0
+    """End the run after so many validations in a row without a gain; 0: never. The best checkpoint is kept in any case
+    (`xmae export --best`)."""
+    least_gain: float = 0.0
+    """Share by which the masked error must fall below the best one before to count as a gain, such as 0.01."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -230,6 +236,28 @@ def check(config: PretrainConfig) -> None:
     _check_workers(config.train)
     _check_order(config)
     _check_engine(config.engine, config.resources)
+    _check_patience(config)
+
+
+def _check_patience(config: PretrainConfig) -> None:
+    settings, save = config.validation, config.checkpoint.every_steps
+    if settings.patience < 0 or not 0 <= settings.least_gain < 1:
+        name, value = ("patience", settings.patience) if settings.patience < 0 else ("least-gain", settings.least_gain)
+        raise ConfigError(f"--validation.{name}", value=value, expected="0 or more, and a gain below 1")
+    if settings.patience and not (settings.windows and settings.every_steps):
+        raise ConfigError(
+            "--validation.patience",
+            value=settings.patience,
+            expected="validations to judge by",
+            fix="--validation.windows 256 --validation.every-steps 100",
+        )
+    if settings.patience and settings.every_steps % save:
+        raise ConfigError(
+            "--validation.every-steps",
+            value=settings.every_steps,
+            expected=f"a multiple of --checkpoint.every-steps {save}, so that the best weights have a checkpoint",
+            fix=f"--validation.every-steps {-(-settings.every_steps // save) * save}",
+        )
 
 
 def _counts(config: PretrainConfig) -> list[tuple[str, int]]:

@@ -19,6 +19,9 @@ _EVENTS = {
     "validation": "validation at step {step}: masked error own {own:.4f}, other {other:.4f}, none {none:.4f}, "
     "mean {mean:.4f}",
 }
+_LINE_EVERY_S = 5.0
+_WAITING = 0.05
+"""Share of the time spent waiting for data above which it is worth a word where there is little room."""
 
 
 class Display:
@@ -28,7 +31,8 @@ class Display:
         self._total = total_steps
         self._progress: Progress | None = None
         self._shown = 0
-        self._rate: float | None = None
+        self._smooth: dict[str, float] = {}
+        self._gap: float | None = None
         self._last_line_s = 0.0
         self._live = sys.stderr.isatty()
 
@@ -36,7 +40,12 @@ class Display:
         """Shows a step in its turn, and anything else at once."""
         if row["kind"] == "step":
             self._step(row)
-        elif row["kind"] in _EVENTS:
+            return
+        if row["kind"] == "start":
+            self._smooth = {}  # speeds of another number of workers mean nothing now
+        if row["kind"] == "validation":
+            self._gap = row["other"] / row["own"] - 1
+        if row["kind"] in _EVENTS:
             times = [name for name in row if name.endswith("_s") and name != "time_s"]
             spent = ", ".join(f"{name[:-2]} {row[name]:.1f} s" for name in times)
             told = {**row, "megabytes": row.get("bytes", 0) / 1e6, "spent": spent}
@@ -48,24 +57,42 @@ class Display:
             self._progress = None
 
     def _step(self, row: Row) -> None:
-        rate = row["windows_per_s"]
-        self._rate = rate if self._rate is None else 0.9 * self._rate + 0.1 * rate
-        note = f"loss {row['loss']:.4f}  lr {row['lr']:.2e}  {self._rate:.0f} windows/s"
+        for name in ("windows_per_s", "data_stall", "peak_share"):
+            if name in row:
+                value = float(row[name])
+                self._smooth[name] = 0.9 * self._smooth.get(name, value) + 0.1 * value
         if self._live:
             if self._progress is None:
                 self._progress = Progress("pretrain", self._total, "steps")
                 self._progress.advance(row["step"] - 1)
                 self._shown = row["step"] - 1
-            self._progress.advance(row["step"] - self._shown, note)
+            self._progress.advance(row["step"] - self._shown, self._note(row, terse=True))
             self._shown = row["step"]
-        elif time.monotonic() - self._last_line_s > 5 or row["step"] >= self._total:
+        elif time.monotonic() - self._last_line_s > _LINE_EVERY_S or row["step"] >= self._total:
             self._last_line_s = time.monotonic()
             per_step = row["windows_seen"] / row["step"]
-            left_s = (self._total - row["step"]) * per_step / max(self._rate, 1e-9)
-            self._say(f"step {row['step']}/{self._total}  {note}  {_duration(left_s)} left")
+            left_s = (self._total - row["step"]) * per_step / max(self._smooth["windows_per_s"], 1e-9)
+            self._say(f"step {row['step']}/{self._total}  {self._note(row)}  {_duration(left_s)} left")
+
+    def _note(self, row: Row, *, terse: bool = False) -> str:
+        """Loss, speed, how much worse another subject's source is than the own, waits for data, use of the device."""
+        parts = [f"loss {row['loss']:.4f}", f"{self._smooth['windows_per_s']:.0f} windows/s"]
+        if self._gap is not None:
+            parts.append(f"own/other {self._gap:+.0%}")
+        if not terse or self._smooth["data_stall"] > _WAITING:
+            parts.append(f"waits for data {self._smooth['data_stall']:.0%}")
+        if not terse:
+            parts.append(f"lr {row['lr']:.1e}")
+            if "peak_share" in self._smooth:
+                parts.append(f"{self._smooth['peak_share']:.0%} of peak")
+        return "  ".join(parts)
 
     def _say(self, line: str) -> None:
-        print(f"pretrain: {line}", file=sys.stderr, flush=True)
+        line = f"pretrain: {line}"
+        if self._progress is not None:
+            self._progress.say(line)
+        else:
+            print(line, file=sys.stderr, flush=True)
 
 
 def _duration(seconds: float) -> str:

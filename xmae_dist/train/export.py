@@ -14,13 +14,14 @@ from xmae_dist.train import checkpoint
 from xmae_dist.train.engine import load_weights
 
 
-def export(run_url: str, out_url: str, *, step: int | None = None) -> dict[str, Any]:
+def export(run_url: str, out_url: str, *, step: int | None = None, best: bool = False) -> dict[str, Any]:
     """Writes the bundle of a run's checkpoint and returns its id, step and URL.
 
-    Raises StorageError where the run has no complete checkpoint (of that step), IntegrityError for damaged ones.
+    `best` takes the checkpoint with the least validation error. Raises StorageError where the run has no complete
+    checkpoint, ConfigError where it has none of that step or none that was validated, IntegrityError for damaged ones.
     """
     run_url, out_url = uri.normalise(run_url), uri.normalise(out_url)
-    url, manifest = _chosen(run_url, step)
+    url, manifest = _chosen(run_url, _best_step(run_url) if best else step)
     model = presets.from_config(presets.from_dict(manifest["model"]))
     with tempfile.TemporaryDirectory(prefix="xmae-export-") as folder:
         load_weights(model, checkpoint.SavedFiles(checkpoint.fetch(url, manifest, Path(folder)), manifest))
@@ -33,6 +34,21 @@ def export(run_url: str, out_url: str, *, step: int | None = None) -> dict[str, 
     }
     bundle_id = bundle.save(out_url, model, window_spec=manifest["spec"], lineage=lineage)
     return {"bundle_id": bundle_id, "step": manifest["state"]["step"], "url": out_url}
+
+
+def _best_step(run_url: str) -> int:
+    """Of the validations that the newest checkpoint knows, the one with the least error that has a checkpoint."""
+    _, newest = _chosen(run_url, None)
+    complete = {found.step for found in checkpoint.list_checkpoints(run_url) if found.complete}
+    validated = [(error, step) for step, error in newest.get("validated", ()) if step in complete]
+    if not validated:
+        raise ConfigError(
+            "--best",
+            value=f"no checkpoint of {run_url} was validated",
+            expected="validations at steps that have one",
+            fix="leave --best out, or train with --validation.every-steps a multiple of --checkpoint.every-steps",
+        )
+    return int(min(validated)[1])
 
 
 def _chosen(run_url: str, step: int | None) -> tuple[str, dict[str, Any]]:

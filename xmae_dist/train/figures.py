@@ -18,6 +18,10 @@ from xmae_dist.storage import uri
 from xmae_dist.train.metrics import Row, read_metrics
 
 _INK, _REBUILT, _SOURCE, _SHADE = "#22303c", "#d1495b", "#2a7f9e", "#f0e6d2"
+PARTS = ("forward", "backward", "optimizer", "communication", "data", "validation", "checkpoint", "other")
+_SHARES = (
+    "#2a7f9e", "#66a5bd", "#8d96a3", "#edae49", "#d1495b", "#66a182", "#22303c", "#cfd6dc", "#a56cc1", "#e08e79",
+)  # fmt: skip
 _SOURCES = {
     "own": ("own source", _REBUILT),
     "other": ("another subject's source", "#edae49"),
@@ -40,11 +44,11 @@ def draw_run(run_url: str) -> list[str]:
 
 
 def curves(rows: list[Row]) -> Figure:
-    """Loss, validation errors, learning rate and speed over steps."""
+    """Losses, validation errors, learning rate, speed, and what the time was spent on, over steps."""
     steps = [row for row in rows if row["kind"] == "step"]
     checks = [row for row in rows if row["kind"] == "validation"]
-    figure = Figure(figsize=(11, 6.2), layout="constrained")
-    axes = figure.subplots(2, 2)
+    figure = Figure(figsize=(15, 6.6), layout="constrained")
+    axes = figure.subplots(2, 3)
     step = np.array([row["step"] for row in steps])
     loss = np.array([row["loss"] for row in steps])
     _curve(axes[0, 0], step, loss, "training loss (masked mean squared error)")
@@ -52,18 +56,39 @@ def curves(rows: list[Row]) -> Figure:
     axes[0, 0].legend(frameon=False)
     for name, (label, color) in _SOURCES.items():
         if checks and name in checks[0]:
-            axes[0, 1].plot(
-                [row["step"] for row in checks], [row[name] for row in checks], "o-", ms=3, color=color, label=label
-            )
+            _points(axes[0, 1], checks, [row[name] for row in checks], label, color)
     axes[0, 1].set_title("held-out masked error by what the model was given", loc="left", fontsize=10)
+    cohorts = sorted({name for row in checks for name in row.get("cohorts", {})})
+    for name, color in zip(cohorts, _SHARES, strict=False):  # more than ten could not be told apart
+        _points(axes[0, 2], checks, [row.get("cohorts", {}).get(name, np.nan) for row in checks], name, color)
+    axes[0, 2].set_title("held-out masked error by cohort, own source", loc="left", fontsize=10)
     if checks:
         axes[0, 1].legend(frameon=False, fontsize=8)
+        axes[0, 2].legend(frameon=False, fontsize=8)
     _curve(axes[1, 0], step, np.array([row["lr"] for row in steps]), "learning rate")
-    _curve(axes[1, 1], step, np.array([row["windows_per_s"] for row in steps]), "windows per second")
+    speed = np.array([row["windows_per_s"] for row in steps])
+    _curve(axes[1, 1], step, speed, "windows per second")
+    axes[1, 1].set_ylim(0)
+    _time_split(axes[1, 2], steps)
     for axis in axes.flat:
         axis.set_xlabel("step")
         axis.spines[["top", "right"]].set_visible(False)
     return figure
+
+
+def _points(axis: Axes, checks: list[Row], values: list[float], label: str, color: str) -> None:
+    axis.plot([row["step"] for row in checks], values, "o-", ms=3, color=color, label=label)
+
+
+def _time_split(axis: Axes, steps: list[Row]) -> None:
+    """Shares of the time of about 60 spans of steps, stacked."""
+    spans = np.array_split(np.arange(len(steps)), min(len(steps), 60))
+    seconds = np.array([[sum(steps[i].get(f"{part}_s", 0.0) for i in span) for span in spans] for part in PARTS])
+    at = [steps[span[0]]["step"] for span in spans]
+    axis.stackplot(at, seconds / np.maximum(seconds.sum(0), 1e-9), labels=PARTS, colors=_SHARES, step="post")
+    axis.set_title("share of time (rank 0)", loc="left", fontsize=10)
+    axis.set_ylim(0, 1)
+    axis.legend(frameon=True, fontsize=7, ncols=2, loc="lower right")
 
 
 def reconstructions(panel: Mapping[str, Any]) -> Figure:

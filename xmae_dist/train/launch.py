@@ -33,6 +33,8 @@ from xmae_dist.train.display import Display
 from xmae_dist.train.startup import Marks, process_started_s
 from xmae_dist.train.state import Identity
 
+_DRAW_EVERY_S = 60.0
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Outcome:
@@ -72,7 +74,7 @@ def pretrain(config: PretrainConfig) -> Outcome:
     check_continues(config, identity)
     _remember(config, store)
     marks.note("windows")
-    with Shown(config.train.steps) as shown:
+    with Shown(config.run, config.train.steps) as shown:
         step = _train(config, store, identity, flops.result(), shown, marks)
     return Outcome(run=config.run, step=step, loss=shown.last_loss, figures=draw_run(config.run))
 
@@ -208,7 +210,7 @@ def _train(
     )
     while True:
         result = _supervised(job, board, shown)
-        if result["stop"] == "":
+        if result["stop"] in ("", "converged"):
             return int(result["step"])
         if result["stop"] == "asked":
             raise RunError(
@@ -347,10 +349,12 @@ def _signals() -> Iterator[list[str]]:
 
 
 class Shown:
-    """The rows of a run as they come: shown, and the last loss kept."""
+    """The rows of a run as they come: shown, the last loss kept, and figures drawn now and then after validations."""
 
-    def __init__(self, total_steps: int) -> None:
-        self._display = Display(total_steps)
+    def __init__(self, run_url: str, total_steps: int) -> None:
+        self._run_url, self._display = run_url, Display(total_steps)
+        self._drawing = ThreadPoolExecutor(max_workers=1, thread_name_prefix="figures")
+        self._drawn_s = time.monotonic()
         self.last_loss: float | None = None
 
     def __enter__(self) -> Shown:
@@ -358,8 +362,14 @@ class Shown:
 
     def __exit__(self, *_: object) -> None:
         self._display.close()
+        self._drawing.shutdown(cancel_futures=True)
 
     def row(self, row: dict[str, Any]) -> None:
         if row["kind"] == "step":
             self.last_loss = row["loss"]
+        if row["kind"] == "validation" and time.monotonic() - self._drawn_s > _DRAW_EVERY_S:
+            from xmae_dist.train.figures import draw_run
+
+            self._drawn_s = time.monotonic()
+            self._drawing.submit(draw_run, self._run_url)
         self._display.show(row)

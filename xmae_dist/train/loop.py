@@ -24,6 +24,7 @@ from xmae_dist.train.measure import Measures
 from xmae_dist.train.schedule import ScheduleConfig, learning_rate, mask_ratio
 from xmae_dist.train.state import TrainState
 from xmae_dist.train.upload import Saver
+from xmae_dist.train.validator import Validator
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,19 +52,17 @@ class Stop(enum.Enum):
     """A node is about to be taken away; the run goes on elsewhere."""
     RESIZED = "resized"
     """The cluster has changed; the run goes on with another number of workers."""
+    CONVERGED = "converged"
+    """Validations have not gained for long enough."""
 
 
 class Callbacks(Protocol):
-    """What the loop tells and asks; all but `validate` are this rank's own affair."""
+    """What the loop tells and asks: this rank's own affair."""
 
     def on_step(self, row: dict[str, Any]) -> None: ...
     def on_event(self, kind: str, **fields: Any) -> None: ...
     def wants_stop(self) -> Stop | None:
         """Whether this rank has been asked to stop, and by whom."""
-        ...
-
-    def validate(self, step: int) -> dict[str, float] | None:
-        """Collective. None where validation is off."""
         ...
 
 
@@ -79,6 +78,7 @@ class Loop:
     callbacks: Callbacks
     about: Callable[[TrainState], dict[str, Any]]
     measures: Measures
+    validator: Validator | None = None
     _bad_steps: int = 0
     _saved_step: int = -1
 
@@ -89,11 +89,13 @@ class Loop:
         """
         stopping: Stop | None = None
         self._saved_step = state.step
+        if self._resumed_validation(state):
+            return state, Stop.CONVERGED
         for batch in batches:
             self.measures.clock.mark("data")
             state, stopping, row = self._step(batch, state)
             self.measures.clock.mark("other")
-            self._validate(state, stopping)
+            stopping = self._validate(state, stopping)
             self.measures.clock.mark("validation")
             self._save(state, stopping)
             self.measures.clock.mark("checkpoint")
@@ -147,10 +149,13 @@ class Loop:
         """(what all ranks tell of this step, why any rank wants to stop); settles a save whose uploads have ended."""
         busy, failed = self.saver.status
         wish = self.callbacks.wants_stop()
-        mine = [float(loss_sum), busy, failed, *(wish is why for why in Stop)]  # waits for the device
+        validating = self.validator is not None and self.validator.busy
+        mine = [float(loss_sum), busy, failed, validating, *(wish is why for why in Stop)]  # waits for the device
         vector = torch.tensor([*mine, *self.measures.take()], dtype=torch.float64)
-        loss, busy, failed, *rest = self.ranks.sum(vector).tolist()
+        loss, busy, failed, validating, *rest = self.ranks.sum(vector).tolist()
         self.saver.settle(busy=bool(busy), failed=bool(failed))
+        if self.validator is not None:
+            self.validator.settle(busy=bool(validating))
         wishes, rest = rest[: len(Stop)], rest[len(Stop) :]
         stopping = next((why for why, votes in zip(Stop, wishes, strict=True) if votes), None)
         return {"loss": loss / self.config.global_batch, **self.measures.read(rest)}, stopping
@@ -170,19 +175,41 @@ class Loop:
             )
 
     def _due(self, every: int, state: TrainState, stopping: Stop | None) -> bool:
-        last = state.step >= self.config.steps
-        return last or stopping is not None or bool(every and state.step % every == 0)
+        return self._is_last(state) or stopping is not None or bool(every and state.step % every == 0)
 
-    def _validate(self, state: TrainState, stopping: Stop | None) -> None:
-        if not stopping and self._due(self.config.validate_every, state, stopping):
-            found = self.callbacks.validate(state.step)
-            if found is not None:
-                self.callbacks.on_event("validation", step=state.step, **found)
+    def _validate(self, state: TrainState, stopping: Stop | None) -> Stop | None:
+        """Begins a validation where one is due, and says whether those before it end the run."""
+        if self.validator is None or stopping or not self._due(self.config.validate_every, state, stopping):
+            return stopping
+        self.validator.finish()  # waits only where a validation takes longer than the steps between two
+        if not self._is_last(state) and self.validator.exhausted(state.step):
+            return Stop.CONVERGED
+        self.validator.start(self.engine, state.step)
+        if self._is_last(state):
+            self.validator.finish()
+        return None
+
+    def _resumed_validation(self, state: TrainState) -> bool:
+        """Begins the validation of the step that the run goes on from, if it had one; True where the run is over."""
+        every = self.config.validate_every
+        if self.validator is None or not state.step or not every or state.step % every or self._is_last(state):
+            return False
+        if self.validator.exhausted(state.step):
+            return True
+        if state.step not in self.validator.history:
+            self.validator.start(self.engine, state.step)
+        return False
+
+    def _is_last(self, state: TrainState) -> bool:
+        return state.step >= self.config.steps
 
     def _save(self, state: TrainState, stopping: Stop | None) -> None:
         if not self._due(self.config.checkpoint_every, state, stopping):
             return
-        if stopping or state.step >= self.config.steps:
+        earlier = self.validator is not None and self.validator.pending_step not in (None, state.step)
+        if self.validator is not None and earlier and stopping is not Stop.PREEMPTED:
+            self.validator.finish()  # so that the checkpoint knows its result
+        if stopping or self._is_last(state):
             self.saver.finish()
         elif self.saver.pending:
             self.callbacks.on_event("checkpoint_missed", step=state.step, why="the last one is still uploading")

@@ -41,7 +41,7 @@ def read_metrics(run_url: str) -> list[Row]:
 
 
 def numbers(row: Row) -> dict[str, float]:
-    """What of a row can be drawn as curves, by a flat name: of values by rank the largest, of losses each.
+    """What of a row can be drawn as curves, by a flat name: of values by rank the largest, of groups each one's.
 
     Names of steps stand alone; those of events begin with the kind (`validation/own`).
     """
@@ -49,7 +49,7 @@ def numbers(row: Row) -> dict[str, float]:
     found: dict[str, float] = {}
     for name, value in row.items():
         if isinstance(value, dict):
-            found |= {f"{prefix}{name}/{signal}/{of}": x for signal, by in value.items() for of, x in by.items()}
+            found |= numbers({"kind": prefix + name, **value})
         elif name not in _NOT_CURVES and isinstance(value, int | float):
             found[prefix + name] = value
         elif isinstance(value, list):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 
 from xmae_dist.core.errors import ConfigError
@@ -22,18 +23,19 @@ class RetentionConfig:
             raise ConfigError("checkpoint.retention.keep_recent", value=self.keep_recent, expected="1 or more")
 
 
-def to_delete(found: list[Found], config: RetentionConfig, *, committed: int, best: int | None = None) -> list[Found]:
+def to_delete(
+    found: list[Found], config: RetentionConfig, *, committed: int, also_kept: Collection[int] = ()
+) -> list[Found]:
     """The checkpoints to delete after `committed` became complete, the oldest first.
 
-    Never the newest complete one, never one newer than `committed` (it may be in the making), never `best`.
+    Never the newest complete one, never one newer than `committed` (it may be in the making), never the steps
+    `also_kept` (the best).
     Incomplete ones older than `committed` are leftovers of killed runs and go.
     """
     complete = sorted((one.step for one in found if one.complete and one.step <= committed), reverse=True)
     if not complete:
         return []
-    kept = set(complete[: config.keep_recent]) | {committed, complete[0]}
-    if best is not None:
-        kept.add(best)
+    kept = set(complete[: config.keep_recent]) | {committed, complete[0]} | set(also_kept)
     if config.keep_every:
         kept |= {step for step in complete if step % config.keep_every == 0}
     return sorted((one for one in found if one.step < committed and one.step not in kept), key=lambda one: one.step)

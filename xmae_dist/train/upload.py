@@ -33,7 +33,7 @@ class Saver:
     """One rank's side of saving checkpoints of a run. `tell(kind, **fields)` hears what becomes of them.
 
     `before_commit()` runs on rank 0 before a checkpoint becomes visible: what a run that goes on from it will not do
-    again, and has not stored yet (metrics), is stored then.
+    again, and has not stored yet (metrics), is stored then. `also_kept()` are steps whose checkpoints retention spares.
     """
 
     def __init__(
@@ -44,9 +44,10 @@ class Saver:
         tell: Callable[..., None],
         attempt: str,
         before_commit: Callable[[], None] = lambda: None,
+        also_kept: Callable[[], set[int]] = set,
     ) -> None:
         self._run_url, self._ranks, self._retention, self._tell = run_url, ranks, retention, tell
-        self._attempt, self._before_commit = attempt, before_commit
+        self._attempt, self._before_commit, self._also_kept = attempt, before_commit, also_kept
         self._threads = ThreadPoolExecutor(max_workers=1, thread_name_prefix="checkpoint")
         self._pending: _Pending | None = None
         self._commit: Future[None] | None = None
@@ -111,7 +112,8 @@ class Saver:
 
     def _retire(self, committed: int) -> None:
         try:
-            for old in to_delete(checkpoint.list_checkpoints(self._run_url), self._retention, committed=committed):
+            found, also = checkpoint.list_checkpoints(self._run_url), self._also_kept()
+            for old in to_delete(found, self._retention, committed=committed, also_kept=also):
                 checkpoint.delete(old.url)
         except XmaeError as error:
             self._tell("retention_failed", step=committed, why=str(error))

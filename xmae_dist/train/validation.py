@@ -1,4 +1,4 @@
-"""Validation on held-out subjects: masked error with the right source, a wrong one, none; and a panel to look at.
+"""The held-out windows of a run: each rank's share to validate on, and a panel to look at.
 
 Shapes: M windows of one rank's share, L samples, N patches. Masks are boolean, True where a patch is masked.
 """
@@ -7,20 +7,18 @@ from __future__ import annotations
 
 import io
 from dataclasses import dataclass
-from typing import cast
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from xmae_dist.data.window_store import WindowStore
-from xmae_dist.model.diagnose import diagnose
 from xmae_dist.model.interface import PretrainModel
 from xmae_dist.model.mask import masks
 from xmae_dist.storage import uri
 from xmae_dist.train.batch import Masking
 from xmae_dist.train.collective import Ranks
-from xmae_dist.train.engine import Engine
+from xmae_dist.train.losses import Cohorts
 
 PANEL_WINDOWS = 6
 _MASK_SEED = 20_001  # apart from any training seed, so that validation masks never change
@@ -28,11 +26,14 @@ _MASK_SEED = 20_001  # apart from any training seed, so that validation masks ne
 
 @dataclass(frozen=True, kw_only=True)
 class HeldOut:
-    """A rank's share of the held-out windows, (M, L), (M,) and (M, N); every rank has equally many."""
+    """A rank's share of the held-out windows: signals (M, L), mask (M, N); every rank has equally many."""
 
     ecg: NDArray[np.float32]
     ppg: NDArray[np.float32]
     subject: NDArray[np.str_]
+    cohort: NDArray[np.int64]
+    """Place in `cohorts`."""
+    cohorts: tuple[str, ...]
     mask: NDArray[np.bool_]
     panel: tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.bool_], list[str]]
     """(ecg, ppg, mask, captions) of a few windows, the same on all ranks."""
@@ -42,9 +43,8 @@ def held_out(
     store: WindowStore, split: str, count: int, masking: Masking, ratio: float, ranks: Ranks
 ) -> HeldOut | None:
     """`count` windows evenly spaced over the split; None where it has fewer than one for each rank."""
-    ids = np.concatenate(
-        [np.arange(s.first_id, s.first_id + s.n) for s in store.segments(split)] or [np.empty(0, np.int64)]
-    )
+    segments = store.segments(split)
+    ids = np.concatenate([np.arange(s.first_id, s.first_id + s.n) for s in segments] or [np.empty(0, np.int64)])
     count = min(count, len(ids)) // ranks.world * ranks.world
     if not count:
         return None
@@ -54,10 +54,13 @@ def held_out(
     subject_M = store.meta(mine, columns=["subject_id"])["subject_id"].to_pylist()
     captions = store.meta(shown, columns=["subject_id", "start_s"]).to_pylist()
     ecg_ML, ppg_ML = _read(store, mine)
+    cohorts = Cohorts.of(segments)
     return HeldOut(
         ecg=ecg_ML,
         ppg=ppg_ML,
         subject=np.asarray(subject_M),
+        cohort=cohorts.of_windows(torch.from_numpy(mine)).numpy(),
+        cohorts=cohorts.names,
         mask=_masks(mine, masking, ratio),
         panel=(
             *_read(store, shown),
@@ -67,23 +70,15 @@ def held_out(
     )
 
 
-def validate(engine: Engine, share: HeldOut, ranks: Ranks, batch: int = 32) -> dict[str, float]:
-    """Errors own/other/none/mean over all ranks' shares. Collective."""
-    found = diagnose(_model(engine), share.ecg, share.ppg, share.subject, share.mask, batch)
-    total = ranks.sum(torch.tensor(list(found.values()), dtype=torch.float64))
-    return dict(zip(found, (total / ranks.world).tolist(), strict=True))
-
-
 @torch.inference_mode()
-def reconstruct_panel(engine: Engine, share: HeldOut) -> NDArray[np.float32]:
+def rebuilt_panel(model: PretrainModel, share: HeldOut, device: torch.device) -> NDArray[np.float32]:
     """Reconstructions of the panel's windows (B, L). Collective under ZeRO-3."""
     ecg, ppg, mask, _ = share.panel
-    module = _model(engine)
-    was_training = module.training
-    module.eval()
-    inputs = (torch.from_numpy(x).to(engine.device) for x in (ppg, ecg, mask))
-    rebuilt = module.reconstruct(*inputs).float().cpu().numpy()
-    module.train(was_training)
+    was_training = model.training
+    model.eval()
+    inputs = (torch.from_numpy(x).to(device) for x in (ppg, ecg, mask))
+    rebuilt = model.reconstruct(*inputs).float().cpu().numpy()
+    model.train(was_training)
     return np.asarray(rebuilt, np.float32)
 
 
@@ -117,7 +112,3 @@ def _read(store: WindowStore, ids: NDArray[np.int64]) -> tuple[NDArray[np.float3
 
 def _masks(ids: NDArray[np.int64], masking: Masking, ratio: float) -> NDArray[np.bool_]:
     return masks(_MASK_SEED, 0, ids, masking.n_patches, ratio, masking.mode)
-
-
-def _model(engine: Engine) -> PretrainModel:
-    return cast(PretrainModel, engine.module)

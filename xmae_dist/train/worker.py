@@ -6,6 +6,7 @@ the board before it is raised, so that the restarted group ends at once instead 
 
 from __future__ import annotations
 
+import contextlib
 import tempfile
 import threading
 from collections.abc import Callable, Iterator
@@ -43,7 +44,8 @@ from xmae_dist.train.retention import RetentionConfig
 from xmae_dist.train.startup import Marks, process_started_s
 from xmae_dist.train.state import Identity, TrainState
 from xmae_dist.train.upload import Saver
-from xmae_dist.train.validation import HeldOut, held_out, reconstruct_panel, save_panel, validate
+from xmae_dist.train.validation import held_out, save_panel
+from xmae_dist.train.validator import Patience, Validator
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,7 +113,7 @@ class _Worker:
         self._attempt = self._ranks.from_first(attempt)
         self._stop: Stop | None = None
         self._pulse = pulse
-        self._share: HeldOut | None = None
+        self._validator: Validator | None = None
         self._engine: Engine | None = None
         self._metrics: MetricsWriter | None = None
         self._marks = marks
@@ -130,17 +132,16 @@ class _Worker:
         masking = Masking(seed=config.train.seed, n_patches=model.n_patches, mode=model.mask_mode)
         ratio = model.mask_ratio
         with tempfile.TemporaryDirectory(prefix="xmae-restore-") as folder:
-            saved, state = self._restore(Path(folder))
+            saved, state, validated = self._restore(Path(folder))
             self._pulse.step = state.step
             self._marks.note("restore")
             # The first read tasks start their processes while the engine is built.
             batches = _ahead(self._batches(store, plan, state.step))
             self._engine = self._build_engine(model, saved)
         self._marks.note("engine")
-        if config.validation.windows and self._engine.module.reconstructs:
-            self._share = held_out(
-                store, config.validation.split, config.validation.windows, masking, ratio, self._ranks
-            )
+        reconstructs = self._engine.module.reconstructs
+        if config.validation.windows and reconstructs:
+            self._validator = self._build_validator(store, masking, ratio, str(reconstructs), validated)
         self._marks.note("held_out")
         measures = Measures(
             Cohorts.of(store.segments("train")), self._ranks, self._engine.device, self._clock, self._yardstick()
@@ -160,14 +161,13 @@ class _Worker:
             engine=self._engine,
             masking=masking,
             ranks=self._ranks,
-            saver=Saver(config.run, self._ranks, retention, self._tell, self._attempt, self._flush),
+            saver=Saver(config.run, self._ranks, retention, self._tell, self._attempt, self._flush, self._also_kept),
             callbacks=self,
             about=self._about,
             measures=measures,
+            validator=self._validator,
         )
         state, stop = loop.run(batches, state)
-        if self._share is not None and stop is None:
-            self._panel(state.step)
         return {"step": state.step, "stop": stop.value if stop else ""}
 
     def _loop_config(self, ratio: float) -> LoopConfig:
@@ -201,8 +201,9 @@ class _Worker:
 
     # -- state -----------------------------------------------------------------------------------------------------
 
-    def _restore(self, folder: Path) -> tuple[Saved | None, TrainState]:
-        """The newest complete checkpoint whose bytes are right, or none; the same on all ranks."""
+    def _restore(self, folder: Path) -> tuple[Saved | None, TrainState, dict[int, float]]:
+        """The newest complete checkpoint whose bytes are right, or none, and the validations it knows; the same on
+        all ranks."""
         passed_over: set[str] = set()
         while True:
             chosen = None
@@ -210,11 +211,15 @@ class _Worker:
                 chosen = checkpoint.newest_complete(self._config.run, self._note_passed, skip=passed_over)
             chosen = self._ranks.from_first(chosen)
             if chosen is None:
-                return None, TrainState()
+                return None, TrainState(), {}
             url, manifest = chosen
             self._job.identity.check(manifest["identity"], self._config.checkpoint.accept, url)
             if all(self._ranks.gather(self._fetched(url, manifest, folder))):
-                return SavedFiles(folder, manifest), TrainState(**manifest["state"])
+                return (
+                    SavedFiles(folder, manifest),
+                    TrainState(**manifest["state"]),
+                    dict(manifest.get("validated", ())),
+                )
             passed_over.add(url)
 
     def _fetched(self, url: str, manifest: dict[str, Any], folder: Path) -> bool:
@@ -257,6 +262,32 @@ class _Worker:
         )
         return DeepSpeedEngine(module, zero=zero, micro_batch=config.train.micro_batch, **common)
 
+    def _build_validator(
+        self, store: WindowStore, masking: Masking, ratio: float, reconstructs: str, validated: dict[int, float]
+    ) -> Validator | None:
+        settings = self._config.validation
+        share = held_out(store, settings.split, settings.windows, masking, ratio, self._ranks)
+        if share is None:
+            return None
+
+        def keep_panel(step: int, rebuilt_BL: Any) -> None:
+            rate_hz = self._config.spec.rate_hz
+            with contextlib.suppress(StorageError):  # a picture is not worth a run
+                save_panel(self._config.run, step, share, rebuilt_BL, reconstructs=reconstructs, rate_hz=rate_hz)
+
+        return Validator(
+            share,
+            self._ranks,
+            batch=self._config.train.micro_batch,
+            patience=Patience(validations=settings.patience, least_gain=settings.least_gain),
+            tell=lambda **row: self._tell("validation", **row),
+            keep_panel=keep_panel,
+            history=validated,
+        )
+
+    def _also_kept(self) -> set[int]:
+        return self._validator.kept_steps() if self._validator is not None else set()
+
     @property
     def _bf16(self) -> bool:
         precision = self._config.engine.precision
@@ -270,6 +301,7 @@ class _Worker:
     def _about(self, state: TrainState) -> dict[str, Any]:
         return {
             "state": state.to_dict(),
+            "validated": sorted(self._validator.history.items()) if self._validator is not None else [],
             "identity": self._job.identity.to_dict(),
             "config": self._job.config_dict,
             "model": presets.to_dict(model_config(self._config)),
@@ -314,24 +346,6 @@ class _Worker:
 
     def wants_stop(self) -> Stop | None:
         return self._stop
-
-    def validate(self, step: int) -> dict[str, float] | None:
-        if self._share is None or self._engine is None:
-            return None
-        return validate(self._engine, self._share, self._ranks, self._config.train.micro_batch)
-
-    def _panel(self, step: int) -> None:
-        assert self._engine is not None and self._share is not None
-        rebuilt = reconstruct_panel(self._engine, self._share)
-        if self._ranks.rank == 0:
-            save_panel(
-                self._config.run,
-                step,
-                self._share,
-                rebuilt,
-                reconstructs=str(self._engine.module.reconstructs),
-                rate_hz=self._config.spec.rate_hz,
-            )
 
 
 def _ahead(batches: Iterator[TensorBatch]) -> Iterator[TensorBatch]:
