@@ -42,6 +42,7 @@ RAY_LIVES_IN = {
     "data/fanout.py",
     "train/launch.py",
     "train/watch.py",
+    "train/prometheus.py",
     "train/worker.py",
     "evaluate/fanout.py",
     "embed/pipeline.py",

@@ -19,6 +19,7 @@ from xmae_dist.data.window_spec import WindowSpec
 from xmae_dist.storage.segment_cache import CacheConfig
 from xmae_dist.train.optimizer_config import OptimizerConfig
 from xmae_dist.train.schedule import ScheduleConfig
+from xmae_dist.train.trackers import TrackConfig
 
 if TYPE_CHECKING:
     from xmae_dist.data.materialise import StoreConfig
@@ -196,6 +197,7 @@ class PretrainConfig:
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
     validation: ValidationConfig = field(default_factory=ValidationConfig)
     resources: ResourceConfig = field(default_factory=ResourceConfig)
+    track: TrackConfig = field(default_factory=TrackConfig)
     spec: WindowSpec = field(default_factory=WindowSpec)
     split: SplitConfig = field(default_factory=SplitConfig)
     mixture: MixtureConfig = field(default_factory=MixtureConfig)
@@ -237,6 +239,7 @@ def check(config: PretrainConfig) -> None:
     _check_order(config)
     _check_engine(config.engine, config.resources)
     _check_patience(config)
+    config.track.check()
 
 
 def _check_patience(config: PretrainConfig) -> None:

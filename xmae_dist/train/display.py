@@ -15,6 +15,7 @@ _EVENTS = {
     "checkpoint_passed_over": "checkpoint passed over: {url}: {why}",
     "hung": "HUNG, the workers are restarted: {why}",
     "retention_failed": "old checkpoints not removed: {why}",
+    "tracker_failed": "no more metrics to a tracker, training goes on: {why}",
     "step_skipped": "step {step} skipped on all workers: gradient norm {grad_norm}",
     "validation": "validation at step {step}: masked error own {own:.4f}, other {other:.4f}, none {none:.4f}, "
     "mean {mean:.4f}",

@@ -39,10 +39,12 @@ from xmae_dist.train.losses import Cohorts
 from xmae_dist.train.measure import Measures, Yardstick
 from xmae_dist.train.metrics import MetricsWriter, Row
 from xmae_dist.train.order import order_of
+from xmae_dist.train.prometheus import Gauges
 from xmae_dist.train.pulse import Pulse
 from xmae_dist.train.retention import RetentionConfig
 from xmae_dist.train.startup import Marks, process_started_s
 from xmae_dist.train.state import Identity, TrainState
+from xmae_dist.train.trackers import Trackers
 from xmae_dist.train.upload import Saver
 from xmae_dist.train.validation import held_out, save_panel
 from xmae_dist.train.validator import Patience, Validator
@@ -116,6 +118,8 @@ class _Worker:
         self._validator: Validator | None = None
         self._engine: Engine | None = None
         self._metrics: MetricsWriter | None = None
+        self._gauges: Gauges | None = None
+        self._trackers: Trackers | None = None
         self._marks = marks
         self._marks.note("join")
 
@@ -148,7 +152,10 @@ class _Worker:
         )
         with self._telling(state.step):
             self._tell("start", step=state.step, world=self._ranks.world, **self._marks.seconds)
-            return self._loop(batches, masking, ratio, state, measures)
+            result = self._loop(batches, masking, ratio, state, measures)
+        if self._trackers is not None:
+            self._trackers.close()
+        return result
 
     def _loop(
         self, batches: Iterator[TensorBatch], masking: Masking, ratio: float, state: TrainState, measures: Measures
@@ -318,7 +325,10 @@ class _Worker:
 
     def _telling(self, start_step: int) -> MetricsWriter | _Listener:
         if self._ranks.rank == 0:
-            self._metrics = MetricsWriter(self._config.run, start_step, listen=self._listen)
+            config = self._config
+            self._gauges = Gauges(config.run)
+            self._trackers = Trackers(config.track, config.run, self._job.config_dict, self._tracker_failed)
+            self._metrics = MetricsWriter(config.run, start_step, listen=self._listen)
             return self._metrics
         return _Listener(self._listen)
 
@@ -326,12 +336,18 @@ class _Worker:
         """Hands rows to the driver and hears whether it wants the run to stop; in the telling thread."""
         if _preempted():
             self._stop = Stop.PREEMPTED
+        if self._gauges is not None and self._trackers is not None:
+            self._gauges.set(rows)
+            self._trackers.tell(rows)
         if self._ranks.rank == 0 and (why := ray.get(self._job.board.post.remote(rows))):
             self._stop = Stop(why)
 
     def _tell(self, kind: str, **fields: Any) -> None:
         if self._metrics is not None:
             self._metrics.add(kind, fields)
+
+    def _tracker_failed(self, why: str) -> None:
+        self._tell("tracker_failed", step=self._pulse.step, why=why)
 
     def _flush(self) -> None:
         if self._metrics is not None:
