@@ -15,6 +15,7 @@ import queue
 import tempfile
 import threading
 import time
+from collections import deque
 from collections.abc import Callable
 from typing import Any
 
@@ -74,6 +75,7 @@ class MetricsWriter:
         self._run_url, self._every_s, self._listen = run_url, every_s, listen
         self._segment, self._lines = start_step, list[str]()
         self._start_step = start_step
+        self._waiting = deque[Row]()
         self._incoming: queue.SimpleQueue[Row | threading.Event | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._work, name="metrics", daemon=True)
         self._curves: Any = None
@@ -102,7 +104,7 @@ class MetricsWriter:
         while open_for_more:
             rows, flushed, open_for_more = self._collect()
             self._listen(rows)
-            if rows:
+            if rows or self._waiting:
                 with contextlib.suppress(XmaeError):  # the lines are kept and written with the next
                     self._write(rows)
             if flushed is not None:
@@ -126,14 +128,22 @@ class MetricsWriter:
         return rows, None, True
 
     def _write(self, rows: list[Row]) -> None:
+        """Raises StorageError with every row kept, in its order, for the next time."""
         self._draw_curves(rows)
-        for row in rows:
+        self._waiting += rows
+        while self._waiting:
+            row = self._waiting[0]
             self._lines.append(json.dumps(row))
             if row["kind"] == "checkpoint":
-                self._store()
+                try:
+                    self._store()
+                except XmaeError:
+                    self._lines.pop()
+                    raise
                 # Rows of steps after the checkpoint may have come before the news of it; they move on.
                 later = [line for line in self._lines if json.loads(line)["step"] > row["step"]]
                 self._segment, self._lines = row["step"], later
+            self._waiting.popleft()
         self._store()
 
     def _store(self) -> None:

@@ -1,0 +1,28 @@
+"""A store that is down delays metrics and loses none."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from xmae_dist.train.metrics import MetricsWriter, read_metrics
+
+
+def test_rows_around_a_checkpoint_survive_an_outage(tmp_path: Path) -> None:
+    run, blocked = f"file://{tmp_path}", tmp_path / "metrics"
+    with MetricsWriter(run, 0, every_s=0.05) as metrics:
+        metrics.add("step", {"step": 1})
+        metrics.flush()
+        blocked.rename(tmp_path / "aside")
+        blocked.touch()  # a file where the folder should be: nothing can be written
+        metrics.add("step", {"step": 2})
+        metrics.add("checkpoint", {"step": 2})
+        metrics.add("step", {"step": 3})
+        metrics.flush()
+        metrics.add("step", {"step": 4})
+        metrics.flush()
+        blocked.unlink()
+        metrics.add("step", {"step": 5})
+        metrics.flush()
+    kinds = [(row["kind"], row["step"]) for row in read_metrics(run)]
+    assert kinds == [("step", 1), ("checkpoint", 2), ("step", 2), ("step", 3), ("step", 4), ("step", 5)]
+    assert sorted(file.name for file in blocked.iterdir()) == ["from-00000000.jsonl", "from-00000002.jsonl"]
