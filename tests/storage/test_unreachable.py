@@ -6,6 +6,7 @@ import os
 import re
 import socket
 import time
+import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -82,16 +83,14 @@ def test_no_credentials(s3: S3Server, monkeypatch: pytest.MonkeyPatch, tmp_path:
 
 @pytest.fixture(scope="module")
 def guarded() -> Iterator[tuple[S3Server, str]]:
-    """A server that checks keys after its start, and a bucket that ours does not open."""
-    before = os.environ.get("INITIAL_NO_AUTH_ACTION_COUNT")
-    os.environ["INITIAL_NO_AUTH_ACTION_COUNT"] = "2"  # its own start-up probe, and making the bucket
-    try:
-        with serve_s3() as server:
-            yield server, server.bucket_url()
-    finally:
-        os.environ.pop("INITIAL_NO_AUTH_ACTION_COUNT")
-        if before is not None:
-            os.environ["INITIAL_NO_AUTH_ACTION_COUNT"] = before
+    """A server that knows no key, and a bucket in it from before it began to look."""
+    with serve_s3() as server:
+        url = server.bucket_url()
+        open_requests_from_now = urllib.request.Request(
+            f"{server.endpoint_url}/moto-api/reset-auth", data=b"0", headers={"Content-Type": "text/plain"}
+        )
+        urllib.request.urlopen(open_requests_from_now, timeout=30).close()
+        yield server, url
 
 
 @pytest.mark.parametrize("use", _USES)

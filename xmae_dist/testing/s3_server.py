@@ -57,7 +57,7 @@ class S3Server:
 
 @contextlib.contextmanager
 def serve_s3(port: int | None = None) -> Iterator[S3Server]:
-    """Runs the server while the block runs. Raises RunError where it does not come up in 30 s."""
+    """Runs the server while the block runs. Raises RunError where it does not come up in 90 s."""
     port = port or free_port()
     server = S3Server(
         endpoint_url=f"http://127.0.0.1:{port}",
@@ -75,7 +75,7 @@ def serve_s3(port: int | None = None) -> Iterator[S3Server]:
         yield server
     finally:
         process.terminate()
-        process.wait(timeout=10)
+        process.wait(timeout=60)
 
 
 def free_port() -> int:
@@ -85,7 +85,7 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def _wait_until_up(endpoint_url: str, process: subprocess.Popen[bytes], patience_s: float = 30.0) -> None:
+def _wait_until_up(endpoint_url: str, process: subprocess.Popen[bytes], patience_s: float = 90.0) -> None:
     deadline = time.monotonic() + patience_s
     while time.monotonic() < deadline and process.poll() is None:
         try:
