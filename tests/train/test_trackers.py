@@ -73,8 +73,11 @@ def test_wandb_offline_keeps_the_run_locally(tmp_path: Path, monkeypatch: Any) -
     monkeypatch.setenv("WANDB_DIR", str(tmp_path))
     assert told(TrackConfig(wandb="pulse"), 1, 2) == []
     (kept,) = tmp_path.rglob("*.wandb")
-    for name in (b"losses/ecg/watch", b"largest_rss_mb", b"validation/own"):
-        assert name in kept.read_bytes()
+    names = (b"losses/ecg/watch", b"largest_rss_mb", b"validation/own")
+    until = time.monotonic() + 60  # its own process writes the file, and may end after `finish`
+    while time.monotonic() < until and not all(name in kept.read_bytes() for name in names):
+        time.sleep(0.2)
+    assert [name for name in names if name not in kept.read_bytes()] == []
 
 
 def test_a_missing_library_is_refused_with_the_extra_that_brings_it(monkeypatch: Any) -> None:
