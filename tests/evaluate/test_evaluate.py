@@ -209,7 +209,9 @@ def test_killed_and_restarted_gives_the_same_and_repeats_nothing(
     monkeypatch.setattr(ResultTable, "commit", lambda self, r: computed.append(r.request) or commit(self, r))
     assert main(command(place, "killed")) == 0
     assert len(computed) == 4 and not set(computed) & set(held)
-    assert numbers(place, "killed") == numbers(place, "out")
+    after = numbers(place, "killed")
+    assert len(after) == 6
+    assert after.items() <= numbers(place, "out").items(), "other tests may have added protocols there"
 
 
 def test_wrong_input_is_one_line_before_any_fit(place: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -71,6 +71,13 @@ def test_the_advice_works() -> None:
     check(config(train=TrainConfig(global_batch=50, micro_batch=5, workers=2)))
 
 
+def test_a_micro_batch_larger_than_a_workers_share_is_that_share() -> None:
+    """An elastic run's micro-batch is set for its fewest workers; with more, each has less than that."""
+    large = config(train=TrainConfig(global_batch=64, micro_batch=32, workers=4, min_workers=1))
+    check(large)
+    assert [large.accumulation(world) for world in (1, 2, 3, 4)] == [2, 1, 1, 1]
+
+
 def test_between_the_ends_of_an_elastic_run_shares_may_differ_by_a_window() -> None:
     elastic = config(train=TrainConfig(global_batch=64, micro_batch=16, workers=4, min_workers=1))
     check(elastic)

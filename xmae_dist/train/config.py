@@ -60,7 +60,7 @@ class TrainConfig:
     global_batch: int = 64
     """Windows in one step over all workers; constant whatever their number."""
     micro_batch: int = 16
-    """Windows in one forward pass of one worker; the rest of its share is accumulated."""
+    """Most windows in one forward pass of one worker; the rest of its share is accumulated."""
     workers: int = 2
     """Most workers (processes; one a GPU where there are GPUs)."""
     min_workers: int | None = None
@@ -280,12 +280,12 @@ def _check_workers(train: TrainConfig) -> None:
     fewest = train.workers if train.min_workers is None else train.min_workers
     if not 1 <= fewest <= train.workers:
         raise ConfigError("--train.min-workers", value=fewest, expected=f"1 to {train.workers}, the number of workers")
-    together = train.workers * train.micro_batch
-    batch = train.global_batch
+    batch, micro = train.global_batch, _largest_micro_batch(train)
+    together = train.workers * micro
     if batch % together:
         raise ConfigError(
             "--train.global-batch",
-            value=f"{batch}, which {train.workers} workers × micro-batch {train.micro_batch} do not divide",
+            value=f"{batch}, which {train.workers} workers × micro-batch {micro} do not divide",
             expected=f"a multiple of {together}",
             fix=_batch_advice(train),
         )
@@ -326,13 +326,18 @@ def _check_order(config: PretrainConfig) -> None:
         )
 
 
+def _largest_micro_batch(train: TrainConfig) -> int:
+    """The micro-batch when all workers are there: as set, or a worker's whole share where that is less."""
+    return min(train.micro_batch, max(1, train.global_batch // train.workers))
+
+
 def _batch_advice(train: TrainConfig) -> str:
-    together = train.workers * train.micro_batch
+    together = train.workers * _largest_micro_batch(train)
     more = f"--train.global-batch {-(-train.global_batch // together) * together}"
     if train.global_batch % train.workers:
         return more
     share = train.global_batch // train.workers
-    micro = max(m for m in range(1, min(train.micro_batch, share) + 1) if share % m == 0)
+    micro = max(m for m in range(1, _largest_micro_batch(train) + 1) if share % m == 0)
     return f"--train.micro-batch {micro}, or {more}"
 
 
