@@ -1,6 +1,6 @@
 """A table of every preset: parameters, FLOPs per window, memory for weights and optimizer at each ZeRO stage.
 
-    python bench/model_sizes.py --ranks 8
+    python bench/model_sizes.py --ranks 8 [--json FILE]
 
 Counted on the meta device, so even `huge` needs no memory. FLOPs are those of the matrix products and convolutions of
 one forward and backward pass (a multiplication and an addition are two). Memory is for float32 weights (4 bytes a
@@ -12,6 +12,7 @@ holds the figures of stage 3 to a measurement.
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 from pathlib import Path
 from typing import Literal
@@ -34,14 +35,24 @@ def memory_bytes(parameters: int, stage: Literal[0, 1, 2, 3], ranks: int) -> flo
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--ranks", type=int, default=8)
-    ranks = parser.parse_args().ranks
+    parser.add_argument("--json", type=Path, default=None, metavar="FILE", help="write the figures here as well")
+    args = parser.parse_args()
+    ranks = args.ranks
+    rows = []
     print(f"| preset | parameters | GFLOP per window | ZeRO 0 | ZeRO 1 | ZeRO 2 | ZeRO 3 | ({ranks} ranks)")
     print("|---|---|---|---|---|---|---|")
     for name in presets.NAMES:
         with torch.device("meta"):
             count = sum(weight.numel() for weight in presets.build(name).parameters())
-        sizes = " | ".join(f"{memory_bytes(count, stage, ranks) / 2**20:,.0f} MiB" for stage in range(4))
-        print(f"| {name} | {count:,} | {flops_per_window(presets.config(name)) / 1e9:.3f} | {sizes} |")
+        state = [memory_bytes(count, stage, ranks) for stage in (0, 1, 2, 3)]
+        gflop = flops_per_window(presets.config(name)) / 1e9
+        sizes = " | ".join(f"{size / 2**20:,.0f} MiB" for size in state)
+        print(f"| {name} | {count:,} | {gflop:.3f} | {sizes} |")
+        rows.append(
+            {"preset": name, "parameters": count, "gflop_per_window": gflop, "ranks": ranks, "bytes_by_stage": state}
+        )
+    if args.json:
+        args.json.write_text(json.dumps(rows, indent=1))
     return 0
 
 

@@ -3,11 +3,10 @@
 Needs PyTorch and NumPy alone (no Ray), so it runs on a bare machine:
 
     python bench/train_step.py --device cuda --dtype bf16 --compile --peak-tflops 989
-    python bench/train_step.py --presets published paper tiny --threads 2
+    python bench/train_step.py --presets published paper tiny --threads 2 --json FILE
 
 The reference is always the `published` preset, eager, in float32: the straightforward path. FLOPs are counted by
-PyTorch's own counter over one eager step (a multiplication and an addition are two). One JSON line per preset goes to
-standard output with ``--json``.
+PyTorch's own counter over one eager step (a multiplication and an addition are two).
 """
 
 from __future__ import annotations
@@ -38,11 +37,18 @@ def main() -> int:
     args = _arguments()
     torch.set_num_threads(args.threads)
     if args.device == "cuda":
+        if not torch.cuda.is_available():
+            print("not run: no CUDA device here")
+            return 0
         torch.set_float32_matmul_precision("high")
     reference = measure("published", args, eager_float32=True)
-    print(_line(reference, reference, args))
+    rows = [_compared(reference, reference, args)]
+    print(_line(rows[0]), flush=True)
     for name in args.presets:
-        print(_line(measure(name, args), reference, args), flush=True)
+        rows.append(_compared(measure(name, args), reference, args))
+        print(_line(rows[-1]), flush=True)
+    if args.json:
+        args.json.write_text(json.dumps(rows, indent=1))
     return 0
 
 
@@ -117,18 +123,20 @@ def _wait(device: str) -> None:
         torch.cuda.synchronize()
 
 
-def _line(found: dict[str, Any], reference: dict[str, Any], args: argparse.Namespace) -> str:
+def _compared(found: dict[str, Any], reference: dict[str, Any], args: argparse.Namespace) -> dict[str, Any]:
     clock = "train_windows_per_s" if args.device == "cuda" else "train_windows_per_cpu_s"
     ratio = found[clock] / reference[clock]
     share = found["gflop_per_window"] * found["train_windows_per_s"] / 1e3 / args.peak_tflops if args.peak_tflops else 0
-    if args.json:
-        return json.dumps(found | {"ratio_to_published": ratio, "share_of_peak": share})
-    peak = f"  {share:6.1%} of peak" if share else ""
+    return found | {"ratio_to_published": ratio, "share_of_peak": share}
+
+
+def _line(found: dict[str, Any]) -> str:
+    peak = f"  {found['share_of_peak']:6.1%} of peak" if found["share_of_peak"] else ""
     return (
         f"{found['preset']:11s} {found['form']:15s} {found['parameters'] / 1e6:8.2f} M"
         f"  {found['gflop_per_window']:7.3f} GFLOP/window  train {found['train_windows_per_s']:9.1f}/s"
         f"  ({found['train_windows_per_cpu_s']:7.1f} per CPU s)  embed {found['embed_windows_per_s']:9.1f}/s"
-        f"  {ratio:5.2f} x published{peak}"
+        f"  {found['ratio_to_published']:5.2f} x published{peak}"
     )
 
 
@@ -143,7 +151,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--warmup", type=int, default=2)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--peak-tflops", type=float, default=0.0, help="the chip's peak in this precision")
-    parser.add_argument("--json", action="store_true")
+    parser.add_argument("--json", type=Path, default=None, metavar="FILE", help="write the figures here as well")
     return parser.parse_args()
 
 

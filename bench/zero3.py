@@ -1,6 +1,6 @@
 """Memory of each rank in a ZeRO-3 training step on 2 CPU workers, against the table of bench/model_sizes.py.
 
-    python bench/zero3.py --preset large
+    python bench/zero3.py --preset large [--json FILE]
     python bench/zero3.py --preset huge --optimizer sgd --steps 1      # without moments, where 22 GB cannot be had
 
 Each layer is divided among the ranks as soon as it is made, so no rank ever holds the whole model. What is reported is
@@ -47,11 +47,14 @@ def main() -> int:
     predicted = memory_bytes(count, 3, RANKS) - (8 * count / RANKS if args.optimizer == "sgd" else 0)
     available = _kib("/proc/meminfo", "MemAvailable") * 1024
     if RANKS * predicted * 1.15 + 2**30 > available:
-        print(f"not run: needs {RANKS * predicted * 1.15 / 2**30 + 1:.1f} GiB, {available / 2**30:.1f} GiB available")
+        why = f"not run: needs {RANKS * predicted * 1.15 / 2**30 + 1:.1f} GiB, {available / 2**30:.1f} GiB available"
+        print(why)
+        _write(args.json, [{"preset": args.preset, "not_run": why}])
         return 0
     os.environ["MALLOC_MMAP_THRESHOLD_"] = "1000000"  # read when a rank's process starts
     with tempfile.TemporaryDirectory() as folder:
         ranks = run_ranks(RANKS, _steps, Path(folder), args.preset, overrides, args.optimizer, args.steps)
+    rows = []
     for number, found in enumerate(ranks):
         row = {
             "preset": args.preset,
@@ -66,8 +69,15 @@ def main() -> int:
             "loss": found["loss"],
             "step_s": found["step_s"],
         }
-        print(json.dumps({k: round(v, 4) if isinstance(v, float) else v for k, v in row.items()}), flush=True)
+        rows.append({k: round(v, 4) if isinstance(v, float) else v for k, v in row.items()})
+        print(json.dumps(rows[-1]), flush=True)
+    _write(args.json, rows)
     return 0
+
+
+def _write(file: Path | None, rows: list[dict[str, Any]]) -> None:
+    if file:
+        file.write_text(json.dumps(rows, indent=1))
 
 
 def _steps(rank: int, world: int, preset: str, overrides: dict[str, int], optimizer: str, steps: int) -> dict[str, Any]:
@@ -120,6 +130,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--optimizer", default="adamw", choices=["adamw", "sgd"])
     parser.add_argument("--steps", type=int, default=2)
     parser.add_argument("--override", nargs="*", default=[], metavar="FIELD=N", help="e.g. ppg_depth=10")
+    parser.add_argument("--json", type=Path, default=None, metavar="FILE", help="write the figures here as well")
     return parser.parse_args()
 
 

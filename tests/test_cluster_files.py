@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -48,8 +50,23 @@ def test_the_nightly_job_runs_a_command_that_exists() -> None:
         assert words[:3] == ["python", "-m", "xmae_dist.cli"] and words[3] in COMMANDS
 
 
+def test_the_dashboard_shows_all_that_runs_tell_prometheus_and_nothing_else() -> None:
+    from xmae_dist.train import prometheus
+
+    dashboard = json.loads((CLUSTER / "grafana/xmae.json").read_text())
+    asked = [target["expr"] for panel in dashboard["panels"] for target in panel["targets"]]
+    shown = {name for expression in asked for name in re.findall(r"ray_xmae_\w+", expression)}
+    told = {f"ray_xmae_train_{name}" for name in prometheus._STEP | prometheus._RANK}
+    assert shown == told | {f"ray_xmae_validation_{name}" for name in prometheus._VALIDATION}
+
+
+def test_the_image_keeps_what_its_nodes_need() -> None:
+    ignored = (CLUSTER.parent / ".dockerignore").read_text().split()
+    assert {".git", ".venv"} <= set(ignored) and not {"cluster", "xmae_dist", "jobs", "README.md"} & set(ignored)
+
+
 def test_no_cluster_file_holds_a_credential() -> None:
     for file in CLUSTER.rglob("*"):
-        if file.is_file() and file.suffix in {".yaml", ".md", ".py", ""}:
+        if file.is_file() and file.suffix in {".yaml", ".md", ".py", ".json", ""}:
             text = file.read_text()
             assert "AKIA" not in text and "SECRET_ACCESS_KEY=" not in text, file

@@ -52,6 +52,17 @@ def _snapshot(store: WindowStore) -> Snapshot:
     return Corpus.open(store.url.rsplit("/", 2)[0] + "/c").snapshot()
 
 
+def test_windows_of_a_snapshot_with_withdrawn_subjects_are_refused_unless_allowed(tmp_path: Path) -> None:
+    corpus = corpus_of(f"{tmp_path}/c", subjects=3)
+    stored = plain_store(corpus, f"{tmp_path}/w")
+    version = corpus.snapshot().version
+    corpus.withdraw(["bench-s00"])
+    with pytest.raises(InputError, match=r"withdrawn since.*--allow-withdrawn"):
+        materialise.materialise(corpus.url, f"{tmp_path}/w", CONFIG, version=version)
+    found = materialise.materialise(corpus.url, f"{tmp_path}/w", CONFIG, version=version, allow_withdrawn=True)
+    assert (found.url, found.n_windows) == (stored.url, stored.n_windows)
+
+
 def test_ids_are_contiguous_and_ordered_by_split_cohort_part(store: WindowStore) -> None:
     segments = [(split, s) for split in ("train", "val", "test") for s in store.segments(split)]
     assert len(segments) > 4

@@ -84,6 +84,22 @@ def test_labels_come_from_a_column_or_a_map() -> None:
     assert merged.y_N.tolist() == [0] * 4 + [1] * 8
 
 
+def test_a_column_without_values_leaves_its_name_to_the_recordings() -> None:
+    """Windows of PPG alone have a column `heart_rate_bpm` in which nothing was measured."""
+    table = windows()
+    empty = pa.array([float("nan")] * 11 + [None], pa.float32())
+    ppg_only = table.set_column(table.column_names.index("heart_rate_bpm"), "heart_rate_bpm", empty)
+    with pytest.raises(InputError, match="none with a label"):
+        examples(task(label="heart_rate_bpm"), ppg_only)
+    labels = [[("heart_rate_bpm", 70.0 + i // 2)] for i in range(12)]
+    carried = pa.array(labels, pa.map_(pa.string(), pa.float64()))
+    place = table.column_names.index("labels")
+    found = examples(task(label="heart_rate_bpm", unit="recording"), ppg_only.set_column(place, "labels", carried))
+    assert found.y_N.tolist() == [70, 71, 72, 73, 74, 75]
+    measured = examples(task(label="heart_rate_bpm"), table.set_column(place, "labels", carried))
+    assert measured.y_N.tolist() == [60.0 + i for i in range(1, 12)], "measurements come before labels"
+
+
 def test_units_pool_their_windows() -> None:
     table = windows()
     embedding_WE = np.arange(24.0).reshape(12, 2)

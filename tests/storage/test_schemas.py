@@ -62,7 +62,7 @@ def test_rows_survive_arrow() -> None:
     assert index.from_arrow(index.to_arrow([row])) == [row]
 
 
-@pytest.mark.parametrize("name", ["reader.json", "bucket-policy.json", "janitor.json"])
+@pytest.mark.parametrize("name", ["reader.json", "runs.json", "bucket-policy.json", "janitor.json"])
 def test_policies_grant_no_more_than_said(name: str) -> None:
     actions = {
         action

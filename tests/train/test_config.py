@@ -57,6 +57,12 @@ def test_batches_and_workers_that_do_not_fit_name_the_option_and_the_fix(
         assert refused.value.fix == fix
 
 
+def test_withdrawn_recordings_are_not_cut_on_the_fly() -> None:
+    check(config(allow_withdrawn=True))
+    with pytest.raises(ConfigError, match="--allow-withdrawn"):
+        check(config(allow_withdrawn=True, on_the_fly=True))
+
+
 def test_reads_are_part_of_the_order_and_their_defaults_leave_it_as_it_was() -> None:
     segments = [Segment(cohort="a", part="p0", first_id=0, n=5000)]
 

@@ -69,7 +69,7 @@ def _run(name: str, argv: list[str]) -> int:
         return error.exit_status
     except KeyboardInterrupt:
         print(f"xmae {name}: interrupted", file=sys.stderr)
-        return 130
+        return 1
     except BrokenPipeError:
         # The reader (`| head`) has gone; Python would complain once more when it closes stdout.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

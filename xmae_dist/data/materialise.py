@@ -73,16 +73,18 @@ def materialise(
     *,
     version: int | None = None,
     tasks: int | None = None,
+    allow_withdrawn: bool = False,
 ) -> WindowStore:
     """The window store of a corpus snapshot (the newest unless `version` is given), made if it is not there.
 
+    An old version with subjects that were withdrawn since is refused unless `allow_withdrawn`.
     `tasks` limits how many parts are written at once; it changes nothing in the result. Starts a local Ray
     where none is running and no RAY_ADDRESS is set. Raises InputError for an empty corpus, IntegrityError
     for damaged recordings, naming them.
     """
     config = config or StoreConfig()
     corpus = Corpus.open(corpus_url)
-    snapshot = corpus.snapshot(version)
+    snapshot = corpus.snapshot(version, allow_withdrawn=allow_withdrawn)
     recordings = [r for name in _cohorts(snapshot, config) for r in snapshot.cohort(name).recordings()]
     if not recordings:
         raise InputError(corpus_url, value="no recordings", expected="a corpus with recordings", fix="ingest some")

@@ -135,25 +135,45 @@ def label_values(task: Task, windows: pa.Table) -> Floats:
 
 
 def label_column(task: Task, windows: pa.Table) -> pa.ChunkedArray:
-    """The label's column: of the table, of its `labels` map, or of its `label_text` map."""
-    if task.label in windows.column_names:
+    """The label's column: of the table, of its `labels` map, or of its `label_text` map.
+
+    What was measured in the windows themselves comes first; a column without any value (`heart_rate_bpm` where no ECG
+    was cut) leaves the name to the label that the recordings carry.
+    """
+    measured = task.label in windows.column_names
+    labelled = _from_maps(task.label, windows)
+    if measured and (labelled is None or _has_values(windows[task.label])):
         column = windows[task.label]
         if task.label == "pulse_arrival_s" and "arrival_time_absolute" in windows.column_names:
             # Where two clocks were aligned the arrival time is a declared prior, which nothing can be tested on.
             unknown = pa.scalar(None, column.type)
             return pc.if_else(pc.fill_null(windows["arrival_time_absolute"], True), column, unknown)
         return column
-    for name in MAPS:
-        if name in windows.column_names:
-            found = pc.map_lookup(windows[name], task.label, "first")
-            if found.null_count < len(found):
-                return found
+    if labelled is not None:
+        return labelled
     raise InputError(
         f"task {task.name}: label column",
         value=f"no {task.label!r}",
         expected="one of " + ", ".join(available_labels(windows)),
         fix="correct `label` in the task file, or ingest recordings that carry it",
     )
+
+
+def _from_maps(label: str, windows: pa.Table) -> pa.ChunkedArray | None:
+    """The label as the recordings carry it; None where no recording does."""
+    for name in MAPS:
+        if name in windows.column_names:
+            found = pc.map_lookup(windows[name], label, "first")
+            if found.null_count < len(found):
+                return found
+    return None
+
+
+def _has_values(column: pa.ChunkedArray) -> bool:
+    known = column.is_valid()
+    if pa.types.is_floating(column.type):
+        known = pc.and_(known, pc.invert(pc.fill_null(pc.is_nan(column), True)))
+    return bool(pc.any(known).as_py())
 
 
 def available_labels(windows: pa.Table) -> list[str]:

@@ -50,7 +50,7 @@ RECIPES: dict[str, tuple[str, PretrainConfig]] = {
         ),
     ),
     "paper_h100x1": (
-        "the published size, its defects mended, on one GPU",
+        "the published model with its defects mended (a seventh of its size), on one GPU",
         PretrainConfig(
             model=ModelConfig(preset="paper"),
             train=TrainConfig(

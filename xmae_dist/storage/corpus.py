@@ -172,7 +172,7 @@ class Corpus:
                 f"snapshot {snapshot.version} of {self.url}",
                 value=f"{subjects} subject(s), {gone.num_rows} signal(s) withdrawn since",
                 expected="a snapshot without withdrawn subjects",
-                fix=f"use the newest snapshot ({newest}), or allow withdrawn subjects explicitly",
+                fix=f"use the newest snapshot ({newest}), or `xmae pretrain --allow-withdrawn`",
             )
 
     def withdraw(self, subject_ids: Sequence[str], *, reason: str = "") -> int | None:

@@ -138,7 +138,7 @@ def _new_filesystem(scheme: str, probing: bool) -> AbstractFileSystem:
             f"{scheme}:// URLs",
             value=f"no {error.name or 'client'} installed",
             expected="the client of this store",
-            fix="pip install gcsfs" if scheme == "gs" else "pip install s3fs",
+            fix="pip install 'xmae_dist[gcs]'" if scheme == "gs" else "pip install s3fs",
         ) from None
     if scheme == "s3" and probing:
         fs.retries = 1

@@ -189,6 +189,8 @@ class PretrainConfig:
     """Cohorts to train on. None named: all of the snapshot."""
     snapshot: int | None = None
     """Version of the corpus snapshot. None: the newest, or the one the run began with."""
+    allow_withdrawn: bool = False
+    """Train on an old snapshot although some of its subjects were withdrawn since."""
     model: ModelConfig = field(default_factory=ModelConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
     engine: EngineConfig = field(default_factory=EngineConfig)
@@ -239,6 +241,13 @@ def check(config: PretrainConfig) -> None:
     _check_order(config)
     _check_engine(config.engine, config.resources)
     _check_patience(config)
+    if config.allow_withdrawn and config.on_the_fly:
+        raise ConfigError(
+            "--allow-withdrawn",
+            value="with --on-the-fly",
+            expected="stored windows: the recordings of withdrawn subjects are not read again",
+            fix="leave one of the two out",
+        )
     config.track.check()
 
 

@@ -69,7 +69,13 @@ def pretrain(config: PretrainConfig) -> Outcome:
     from xmae_dist.data.materialise import materialise
     from xmae_dist.train.figures import draw_run
 
-    store = materialise(config.corpus, str(config.windows), config.store_config(), version=config.snapshot)
+    store = materialise(
+        config.corpus,
+        str(config.windows),
+        config.store_config(),
+        version=config.snapshot,
+        allow_withdrawn=config.allow_withdrawn,
+    )
     identity = _identity(config, store)
     check_continues(config, identity)
     _remember(config, store)
