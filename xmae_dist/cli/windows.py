@@ -30,8 +30,8 @@ class Args:
     """URL of the corpus."""
     out: str
     """URL below which window stores are kept."""
-    version: int | None = None
-    """Snapshot to cut; the newest if none is given."""
+    snapshot: int | None = None
+    """Version of the corpus to cut; the newest if not given."""
     cohorts: tuple[str, ...] = ()
     """Cohorts to take; none named takes all."""
     chunk_windows: int = 64
@@ -55,7 +55,7 @@ def run(args: Args) -> int:
         chunk_windows=args.chunk_windows,
         on_the_fly=args.on_the_fly,
     )
-    store = materialise(args.corpus, args.out, config, version=args.version, tasks=args.tasks)
+    store = materialise(args.corpus, args.out, config, version=args.snapshot, tasks=args.tasks)
     if args.json:
         print(json.dumps(_summary(store)))
     else:

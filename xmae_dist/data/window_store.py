@@ -248,6 +248,21 @@ def is_complete(url: str, fingerprint: str) -> bool:
     return Table(uri.join(url, "index")).transaction_version(transaction(fingerprint)) is not None
 
 
+def stores_below(url: str) -> dict[str, dict[str, Any]]:
+    """URL -> `store.json` of each complete window store directly below `url`, without opening any.
+
+    Stores of jobs that died are passed over; one that cuts withdrawn recordings is there, and refuses to open.
+    """
+    found = {}
+    for child in uri.list_urls(url) if uri.exists(url) else ():
+        folder = child.rstrip("/")
+        if uri.exists(uri.join(folder, "store.json")):
+            document = _document(folder)
+            if is_complete(folder, document["fingerprint"]):
+                found[folder] = document
+    return found
+
+
 def _document(url: str) -> dict[str, Any]:
     if not uri.exists(uri.join(url, "store.json")):
         raise _incomplete(url)

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from xmae_dist.core.errors import InputError
 from xmae_dist.data.window_spec import WindowSpec
-from xmae_dist.data.window_store import WindowStore
+from xmae_dist.data.window_store import WindowStore, stores_below
 from xmae_dist.evaluate import bootstrap, metrics
 from xmae_dist.evaluate.encoder_spec import EncoderSpec
 from xmae_dist.evaluate.examples import Examples, examples, spread
@@ -255,13 +255,15 @@ def find_store(url: str, *, corpus_url: str = "", spec: WindowSpec | None = None
     if uri.exists(uri.join(url, "store.json")):
         return WindowStore.open(url)
     spec = spec or WindowSpec()
+    stores = stores_below(url)
     if corpus_url:
         from xmae_dist.data.materialise import StoreConfig, materialise
 
         snapshot = Corpus.open(corpus_url).snapshot().fingerprint
-        fitting = [s for s in _stores_below(url) if s.spec == spec and s.snapshot["fingerprint"] == snapshot]
-        return fitting[0] if fitting else materialise(corpus_url, url, StoreConfig(spec=spec))
-    stores = _stores_below(url)
+        for found, document in stores.items():
+            if WindowSpec.from_dict(document["spec"]) == spec and document["snapshot"]["fingerprint"] == snapshot:
+                return WindowStore.open(found)
+        return materialise(corpus_url, url, StoreConfig(spec=spec))
     if len(stores) != 1:
         raise InputError(
             "--windows",
@@ -269,14 +271,7 @@ def find_store(url: str, *, corpus_url: str = "", spec: WindowSpec | None = None
             expected="one",
             fix="name the store itself, or give --corpus to choose (or make) the one of its newest snapshot",
         )
-    return stores[0]
-
-
-def _stores_below(url: str) -> list[WindowStore]:
-    if not uri.exists(url):
-        return []
-    folders = [child.rstrip("/") for child in uri.list_urls(url)]
-    return [WindowStore.open(f) for f in folders if uri.exists(uri.join(f, "index", "_delta_log"))]
+    return WindowStore.open(*stores)
 
 
 def chosen_windows(store: WindowStore, config: EvaluateConfig) -> pa.Table:

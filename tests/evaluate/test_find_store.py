@@ -1,0 +1,36 @@
+"""Which window store an evaluation takes, among those that training runs left."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+
+from tests.data.corpora import corpus_of
+from tests.data.test_window_store import CONFIG, plain_store
+from xmae_dist.core.errors import InputError
+from xmae_dist.evaluate.run import find_store
+from xmae_dist.storage import uri
+from xmae_dist.storage.table import Table
+from xmae_dist.testing.window_store import write_window_store
+
+
+def test_the_only_complete_store_is_taken_and_what_a_dead_job_left_is_passed_over(tmp_path: Path) -> None:
+    write_window_store(f"{tmp_path}/w/a", {"band": [70]})
+    uri.write_bytes(f"{tmp_path}/w/dead/store.json", Path(f"{tmp_path}/w/a/store.json").read_bytes())
+    Table(f"{tmp_path}/w/dead/index").create(Table(f"{tmp_path}/w/a/index").read().schema)
+    assert find_store(f"{tmp_path}/w").url.endswith("/w/a")
+    write_window_store(f"{tmp_path}/w/b", {"band": [70]})
+    with pytest.raises(InputError, match="2 complete window stores"):
+        find_store(f"{tmp_path}/w")
+    assert find_store(f"{tmp_path}/w/b").url.endswith("/w/b"), "a store itself may be named"
+
+
+def test_an_old_store_of_withdrawn_subjects_does_not_stop_the_newest(tmp_path: Path) -> None:
+    corpus = corpus_of(f"{tmp_path}/c", subjects=3)
+    lazy = dataclasses.replace(CONFIG, on_the_fly=True)
+    plain_store(corpus, f"{tmp_path}/w", lazy)
+    corpus.withdraw(["bench-s00"])
+    newest = plain_store(corpus, f"{tmp_path}/w")
+    assert find_store(f"{tmp_path}/w", corpus_url=corpus.url, spec=CONFIG.spec).url == newest.url
