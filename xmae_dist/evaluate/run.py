@@ -271,7 +271,7 @@ def find_store(url: str, *, corpus_url: str = "", spec: WindowSpec | None = None
             expected="one",
             fix="name the store itself, or give --corpus to choose (or make) the one of its newest snapshot",
         )
-    return WindowStore.open(*stores)
+    return WindowStore.open(next(iter(stores)))
 
 
 def chosen_windows(store: WindowStore, config: EvaluateConfig) -> pa.Table:
