@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from xmae_dist.cli.embed import tell
-from xmae_dist.embed.backlog import embeddable_cohorts
+from xmae_dist.embed.backlog import cohorts_to_look_at
 from xmae_dist.embed.pipeline import Resources, embed_cohort
 from xmae_dist.embed.request import read_encoder
 from xmae_dist.storage import uri
@@ -39,6 +39,6 @@ def run(args: Args) -> int:
     corpus, table = uri.normalise(args.corpus), uri.normalise(args.table)
     encoder = read_encoder(uri.normalise(args.bundle))
     resources = Resources(max_actors=args.max_actors, gpus_per_actor=args.gpus)
-    cohorts = embeddable_cohorts(Corpus.open(corpus).snapshot(), encoder)
+    cohorts = cohorts_to_look_at(Corpus.open(corpus).snapshot(), encoder, table)
     tell({cohort: embed_cohort(corpus, encoder, table, cohort, resources) for cohort in cohorts}, as_json=args.json)
     return 0

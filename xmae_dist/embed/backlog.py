@@ -36,12 +36,14 @@ class State:
 def open_request(snapshot: Snapshot, cohort: str, encoder: Encoder, table_url: str) -> Request | None:
     """The request that would bring the table up to the snapshot, None when it is there already.
 
-    Raises InputError for a cohort that is unknown or has no source signal.
+    A cohort that the table holds and the snapshot no longer has is asked to be taken out. Raises InputError for a
+    cohort that neither knows, or that has no source signal.
     """
-    recordings = contents_of(snapshot, cohort, encoder)
-    require_source(recordings, cohort, encoder)
-    contents = {name: content_digest(recording, encoder) for name, recording in recordings.items()}
     held = read_state(table_url, cohort, encoder)
+    recordings = {} if held.generation and cohort not in snapshot.cohorts() else contents_of(snapshot, cohort, encoder)
+    if not held.generation:
+        require_source(recordings, cohort, encoder)
+    contents = {name: content_digest(recording, encoder) for name, recording in recordings.items()}
     if held.contents == contents:
         return None
     return Request(
@@ -55,10 +57,20 @@ def open_request(snapshot: Snapshot, cohort: str, encoder: Encoder, table_url: s
     )
 
 
-def embeddable_cohorts(snapshot: Snapshot, encoder: Encoder) -> list[str]:
-    """Cohorts with at least one recording of the source signal."""
+def cohorts_to_look_at(snapshot: Snapshot, encoder: Encoder, table_url: str) -> list[str]:
+    """Cohorts with at least one recording of the source signal, and those that the table holds: all of one may have
+    been withdrawn.
+    """
     rows = snapshot.table().select(["cohort", "channel"]).to_pylist()
-    return sorted({row["cohort"] for row in rows if row["channel"] == encoder.spec.source})
+    return sorted({row["cohort"] for row in rows if row["channel"] == encoder.spec.source} | _held(table_url, encoder))
+
+
+def _held(table_url: str, encoder: Encoder) -> set[str]:
+    table = Table(table_url)
+    if not table.exists():
+        return set()
+    mine = [("model_id", "=", encoder.model_id), ("spec_id", "=", encoder.spec_id)]
+    return set(table.read(columns=["cohort"], filters=mine)["cohort"].to_pylist())
 
 
 def read_state(table_url: str, cohort: str, encoder: Encoder) -> State:

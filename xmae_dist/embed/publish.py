@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from xmae_dist.core.errors import IntegrityError
+from xmae_dist.core.errors import IntegrityError, StorageError
 from xmae_dist.embed import staging
 from xmae_dist.embed.backlog import read_state, write_manifest
 from xmae_dist.embed.encode import part_facts
@@ -37,15 +37,21 @@ def publish(request: Request, table_url: str) -> Published:
     """Check the staged parts of a request and append them in one commit; staging is removed afterwards.
 
     The commit carries two application transactions: the request, and its number in the lineage. The second keeps two
-    jobs that looked at different snapshots from both adding what they have in common. Raises IntegrityError for a
-    recording without a part, a duplicate, a value that is not finite, or a damaged part; then nothing is committed.
+    jobs that looked at different snapshots from both adding what they have in common. Whoever comes second finds it
+    done, and its parts perhaps gone. Raises IntegrityError for a recording without a part, a duplicate, a value that is
+    not finite, or a damaged part; then nothing is committed.
     """
-    rows, counts, dropped = collect(request, table_url)
+    try:
+        rows, counts, dropped = collect(request, table_url)
+    except (IntegrityError, StorageError):
+        if read_state(table_url, request.cohort, request.encoder).generation < request.generation:
+            raise
+        return _nothing(request)
     table = Table(table_url)
     held = read_state(table_url, request.cohort, request.encoder)
     kept = {name: n for name, n in held.windows.items() if name in request.contents and name not in request.stale}
     write_manifest(table_url, request, kept | counts)
-    withdrawn = _withdraw(table, request) if held.generation == request.generation - 1 else 0
+    withdrawn = _withdraw(table, request)
     txn = [(request.request_id, request.generation), (request.lineage, request.generation)]
     version = table.append(rows, txn=txn, metadata=_lineage(request, len(rows)), partition_by=PARTITION_BY)
     uri.delete(staging.staging_url(table_url, request), recursive=True)
@@ -110,13 +116,19 @@ def _withdraw(table: Table, request: Request) -> int:
         ("spec_id", "=", request.encoder.spec_id),
         ("recording_id", "in", list(request.stale)),
     ]
-    # Its own transaction: a slower publisher of this generation must not remove what the faster one has added since.
-    table.delete(
+    removed = table.delete(
         sql_of(mine),
-        txn=(f"{request.lineage}/withdraw", request.generation),
         metadata={"request": request.request_id, "reason": "no longer in the cohort"},
+        # A slower publisher of this generation must not remove what the faster one has added since.
+        unless=(request.lineage, request.generation),
     )
-    return len(request.stale)
+    return 0 if removed is None else len(request.stale)
+
+
+def _nothing(request: Request) -> Published:
+    return Published(
+        request_id=request.request_id, cohort=request.cohort, version=None, recordings=0, rows=0, withdrawn=0, dropped={}
+    )
 
 
 def _lineage(request: Request, n_rows: int) -> dict[str, Any]:
@@ -126,7 +138,7 @@ def _lineage(request: Request, n_rows: int) -> dict[str, Any]:
             {
                 "corpus": request.snapshot.url,
                 "corpus_version": request.snapshot.version,
-                "snapshot": request.snapshot.cohort(request.cohort).fingerprint,
+                "snapshot": _fingerprint(request),
                 "cohort": request.cohort,
                 "bundle": request.encoder.url,
                 "model_id": request.encoder.model_id,
@@ -137,6 +149,12 @@ def _lineage(request: Request, n_rows: int) -> dict[str, Any]:
             }
         ),
     }
+
+
+def _fingerprint(request: Request) -> str | None:
+    """Of the cohort in the snapshot; None where all of it was withdrawn."""
+    known = request.cohort in request.snapshot.cohorts()
+    return request.snapshot.cohort(request.cohort).fingerprint if known else None
 
 
 def _broken(request: Request, value: str, expected: str) -> IntegrityError:

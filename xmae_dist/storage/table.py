@@ -108,14 +108,18 @@ class Table:
         return self._commit(write, None, metadata)
 
     def delete(
-        self, predicate: str, txn: tuple[str, int] | None = None, metadata: Mapping[str, Any] | None = None
+        self, predicate: str, metadata: Mapping[str, Any] | None = None, *, unless: Txn | None = None
     ) -> int | None:
-        """Removes the rows that satisfy the SQL `predicate`, in one commit."""
+        """Removes the rows that satisfy the SQL `predicate`, in one commit.
+
+        Returns None, and changes nothing, where the transaction `unless` was committed, by whomever: rows that come
+        with it stay.
+        """
 
         def write(table: DeltaTable, commit: CommitProperties) -> None:
             table.delete(predicate, commit_properties=commit)
 
-        return self._commit(write, txn, metadata)
+        return self._commit(write, None, metadata, unless)
 
     def read(
         self,
@@ -190,7 +194,13 @@ class Table:
         uri.probe(self.url)
         time.sleep(pause_s)
 
-    def _commit(self, write: Any, txn: Txn | Sequence[Txn] | None, metadata: Mapping[str, Any] | None) -> int | None:
+    def _commit(
+        self,
+        write: Any,
+        txn: Txn | Sequence[Txn] | None,
+        metadata: Mapping[str, Any] | None,
+        unless: Txn | None = None,
+    ) -> int | None:
         """Commits until it is done by us (its version) or turns out to be done already (None)."""
         write_id = uuid.uuid4().hex
         txns = _listed(txn)
@@ -202,7 +212,7 @@ class Table:
         breaks = iter((*_PAUSES_S, None))
         for _ in range(_COMMIT_ATTEMPTS):
             table = self._load()
-            if any(_reached(table.transaction_version(app_id), version) for app_id, version in txns):
+            if any(_reached(table.transaction_version(app_id), version) for app_id, version in [*txns, *_listed(unless)]):
                 return self._own_commit(write_id)
             try:
                 write(table, commit)
