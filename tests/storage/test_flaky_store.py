@@ -53,13 +53,22 @@ def test_a_commit_whose_answer_was_lost_is_our_own(s3: S3Server, flaky: FlakyS3)
     assert len(corpus.snapshot().rows()) == len(rows)
 
 
-def test_a_claim_whose_answer_was_lost_costs_a_name(s3: S3Server, flaky: FlakyS3) -> None:
+def test_a_claim_whose_answer_was_lost_is_our_own(s3: S3Server, flaky: FlakyS3) -> None:
     corpus = Corpus.create(s3.bucket_url())
     flaky.follow(Rule(kind="lost", methods=("PUT",), path_has="part.json", times=1))
     part = corpus.begin_part("patch", "p0")
     assert flaky.did()["lost"] == 1
-    assert part.part == "p0.2"
-    assert uri.exists(uri.join(corpus.url, part.path, "part.json"))
+    assert part.part == "p0"
+    assert corpus.begin_part("patch", "p0").part == "p0.2"
+
+
+def test_lost_answers_do_not_make_a_safe_store_unsafe(s3: S3Server, flaky: FlakyS3) -> None:
+    flaky.follow(Rule(kind="lost", methods=("PUT",), path_has="_probe-", times=1))
+    corpus = Corpus.create(s3.bucket_url())
+    assert flaky.did()["lost"] == 1
+    flaky.follow(Rule(kind="lost", methods=("PUT",), path_has="corpus.json", times=1))
+    assert Corpus.create(s3.bucket_url()).id != corpus.id
+    assert flaky.did()["lost"] == 1
 
 
 def test_a_store_without_conditional_put_is_refused(s3: S3Server, flaky: FlakyS3) -> None:

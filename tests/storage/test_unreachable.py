@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import socket
+import threading
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
@@ -69,6 +71,30 @@ def test_a_server_that_accepts_and_says_nothing(s3: S3Server, monkeypatch: pytes
     with socket.create_server(("127.0.0.1", 0)) as silent:
         monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{silent.getsockname()[1]}")
         assert "no answer" in told(Corpus.open, "s3://bucket/corpus")
+
+
+def _take_headers_only(server: socket.socket, taken: contextlib.ExitStack) -> None:
+    with contextlib.suppress(OSError):  # the test is over
+        while True:
+            connection = taken.enter_context(server.accept()[0])
+            head = b""
+            while b"\r\n\r\n" not in head:
+                head += connection.recv(1)
+            connection.sendall(b"HTTP/1.1 100 Continue\r\n\r\n")
+
+
+def test_a_server_that_stops_taking_what_is_written(s3: S3Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(uri.PATIENCE_VARIABLE, "2")
+    monkeypatch.setattr(uri, "_SLOWEST_BYTES_S", 1e9)
+    with socket.socket() as server, contextlib.ExitStack() as taken:
+        server.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        server.bind(("127.0.0.1", 0))
+        server.listen()
+        threading.Thread(target=_take_headers_only, args=(server, taken), daemon=True).start()
+        monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{server.getsockname()[1]}")
+        large = bytes(16 << 20)  # more than the buffers of a connection hold
+        for write in (uri.write_bytes, uri.create_exclusively):
+            assert "no answer" in told(lambda url, write=write: write(url, large), "s3://bucket/shard")
 
 
 def test_no_credentials(s3: S3Server, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -53,8 +53,8 @@ SCHEMES = ("file", "s3", "gs")
 _CONNECT_TIMEOUT_S = 2.5
 _PROBE_READ_TIMEOUT_S = 4
 
-# The clients' own limits multiply (attempts within retries), and a body that drips in never meets them: a ranged
-# read has a deadline of its own, which covers all of its attempts.
+# The clients' own limits multiply (attempts within retries), and a body that drips in, or is not taken, never meets
+# them: reads and writes have a deadline of their own, which covers all of their attempts.
 PATIENCE_VARIABLE = "XMAE_STORE_PATIENCE_S"
 _PATIENCE_S = 60.0
 _SLOWEST_BYTES_S = 100_000.0
@@ -161,6 +161,10 @@ def _within(fs: AbstractFileSystem, seconds: float) -> dict[str, float]:
     return {"timeout": seconds} if fs.async_impl else {}
 
 
+def _within_bytes(fs: AbstractFileSystem, size: int) -> dict[str, float]:
+    return _within(fs, _patience_s() + size / _SLOWEST_BYTES_S)
+
+
 def read_bytes(url: str) -> bytes:
     """The whole object. Raises StorageError where there is none."""
     fs, path = filesystem(url)
@@ -174,20 +178,20 @@ def read_ranges(url: str, starts: Sequence[int], stops: Sequence[int]) -> list[b
     Raises what the client raises: put it in `storage_errors`.
     """
     fs, path = filesystem(url)
-    limit = _within(fs, _patience_s() + (sum(stops) - sum(starts)) / _SLOWEST_BYTES_S)
+    limit = _within_bytes(fs, sum(stops) - sum(starts))
     if len(starts) == 1:
         return [fs.cat_file(path, start=starts[0], end=stops[0], **limit)]
     return list(fs.cat_ranges([path] * len(starts), list(starts), list(stops), on_error="raise", **limit))
 
 
 def write_bytes(url: str, data: bytes | bytearray | memoryview) -> None:
-    """Writes one object so that readers see all of it or nothing."""
+    """Writes one object so that readers see all of it or nothing, within XMAE_STORE_PATIENCE_S and 10 s for each MB."""
     fs, path = filesystem(url)
     with storage_errors(url):
         if is_local(url):
             _write_local(Path(path), data)
         else:
-            fs.pipe_file(path, bytes(data))
+            fs.pipe_file(path, bytes(data), **_within_bytes(fs, len(data)))
 
 
 def _write_local(path: Path, data: bytes | bytearray | memoryview) -> None:
@@ -212,26 +216,29 @@ def _partial_file(path: Path, data: bytes | bytearray | memoryview) -> Iterator[
 
 
 def create_exclusively(url: str, data: bytes) -> bool:
-    """Writes the object only if there is none, and says whether it did: of several writers one gets True."""
+    """Writes the object only if there is none, and says whether it did: of several writers one gets True.
+
+    `data` must be the writer's own, such as by an id in it: what is there already and equal to it is taken for a put
+    of ours whose answer was lost.
+    """
     fs, path = filesystem(url)
     with storage_errors(url):
         try:
             if is_local(url):
                 _create_local(Path(path), data)
             else:
-                fs.pipe_file(path, data, mode="create")
-        except FileExistsError:
-            return False
+                fs.pipe_file(path, data, mode="create", **_within_bytes(fs, len(data)))
         except OSError as error:
-            if _is_precondition_failure(error):
-                return False
-            raise
+            if not _is_precondition_failure(error):
+                raise
+            return read_bytes(url) == data
     return True
 
 
 def _is_precondition_failure(error: OSError) -> bool:
     said = f"{error} {error.__cause__}"
-    return any(sign in said for sign in ("PreconditionFailed", "pre-conditions", "ConditionalRequestConflict"))
+    signs = ("PreconditionFailed", "pre-conditions", "ConditionalRequestConflict")
+    return isinstance(error, FileExistsError) or any(sign in said for sign in signs)
 
 
 def exists(url: str) -> bool:
