@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 from xmae_dist.core.errors import StorageError
-from xmae_dist.storage import index, uri
+from xmae_dist.storage import index
 from xmae_dist.storage.corpus import Corpus
 from xmae_dist.storage.snapshot import array_reader
 from xmae_dist.storage.table import Table

@@ -21,28 +21,29 @@ def cores() -> int:
     """CPU cores at hand: of the cluster this process is attached to, else of this machine."""
     import ray
 
-    if ray.is_initialized() or _cluster_address():
+    if ray.is_initialized() or cluster_address():
         connect()
         return max(1, int(ray.cluster_resources().get("CPU", 1)))
     return os.cpu_count() or 1
 
 
-def connect() -> None:
+def connect(*, store_bytes: int | None = _STORE_BYTES, log_to_driver: bool = False) -> None:
     """Attaches to the cluster of RAY_ADDRESS or of a submitted job; else starts Ray on this machine.
 
-    Raises RunError where RAY_ADDRESS names a cluster that does not answer.
+    `store_bytes` is the size of the object store of a Ray that is started, enough for outcomes unless told; None: what
+    Ray thinks right. Raises RunError where RAY_ADDRESS names a cluster that does not answer.
     """
     import ray
 
     if ray.is_initialized():
         return
-    quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.WARNING}
-    address = _cluster_address()
+    quiet: dict[str, Any] = {"log_to_driver": log_to_driver, "logging_level": logging.WARNING}
+    address = cluster_address()
     if address is None:
-        # A private Ray of one process tree listens on loopback only and needs no token; only outcomes pass
-        # through its object store.
+        # A private Ray of one process tree listens on loopback only and needs no token.
         os.environ.setdefault("RAY_AUTH_MODE", "disabled")
-        ray.init(include_dashboard=False, object_store_memory=_STORE_BYTES, **quiet)
+        # RAY_ADDRESS may name a job server: "local" has the last word.
+        ray.init("local", include_dashboard=False, object_store_memory=store_bytes, **quiet)
         return
     try:
         ray.init(address=address, **quiet)
@@ -63,7 +64,7 @@ def stream(work: Callable[[Task], Iterator[Event]], tasks: Sequence[Task]) -> It
     """
     import ray
 
-    if len(tasks) == 1 and not ray.is_initialized() and not _cluster_address():
+    if len(tasks) == 1 and not ray.is_initialized() and not cluster_address():
         yield from work(tasks[0])
         return
     connect()
@@ -78,17 +79,18 @@ def stream(work: Callable[[Task], Iterator[Event]], tasks: Sequence[Task]) -> It
             running.remove(generator)
             continue
         except ray.exceptions.RayError as error:
-            raise _told(error) from error
+            raise told(error) from error
         yield event
 
 
-def _cluster_address() -> str | None:
+def cluster_address() -> str | None:
     """The cluster that RAY_ADDRESS names; an http address is that of its job server, which takes no tasks."""
     address = os.environ.get("RAY_ADDRESS", "")
     return None if not address or address.startswith("http") else address
 
 
-def _told(error: Any) -> XmaeError:
+def told(error: Any) -> XmaeError:
+    """A failed task's own error where it is one of ours, else what the cluster did to it. `error` is a RayError."""
     cause = getattr(error, "cause", None)
     if isinstance(cause, XmaeError):
         return cause

@@ -6,7 +6,6 @@ it was; the driver then publishes.
 
 import dataclasses
 import logging
-import os
 import pickle
 from collections.abc import Iterator
 from typing import Any
@@ -16,6 +15,7 @@ from ray.data import ActorPoolStrategy
 
 from xmae_dist.core.errors import RunError, XmaeError
 from xmae_dist.core.progress import progress
+from xmae_dist.data import fanout
 from xmae_dist.embed import staging
 from xmae_dist.embed.backlog import open_request
 from xmae_dist.embed.encode import LoadedEncoder, encode_batch
@@ -64,7 +64,7 @@ def encode_missing(request: Request, table_url: str, resources: Resources) -> in
     batches = staging.unfinished(request.batches(), folder)
     if not batches:
         return 0
-    _connect()
+    fanout.connect()
     total = sum(len(batch.recordings) for batch in batches)
     with progress(f"embed {request.cohort}", total, "recordings") as shown:
         for staged in _staged(batches, request.encoder, folder, resources):
@@ -101,11 +101,7 @@ def _staged(batches: list[Batch], encoder: Encoder, folder: str, resources: Reso
                 raise result
             yield result
     except ray.exceptions.RayError as error:
-        raise RunError(
-            "embedding task",
-            value=str(error).strip().splitlines()[-1],
-            fix="run the same command again: recordings that are staged are not encoded again",
-        ) from error
+        raise fanout.told(error) from error
 
 
 class _EncodeActor:
@@ -127,14 +123,3 @@ class _EncodeActor:
         except XmaeError as error:
             return error
         return _Staged(recordings=len(batch.recordings), windows=len(rows))
-
-
-def _connect() -> None:
-    """Join the cluster that RAY_ADDRESS (or a submitted job) names, or start Ray on this machine."""
-    if ray.is_initialized():
-        return
-    address = os.environ.get("RAY_ADDRESS") or None
-    if address is None:
-        # A private Ray of one process tree listens on loopback only and needs no token.
-        os.environ.setdefault("RAY_AUTH_MODE", "disabled")
-    ray.init(address=address, log_to_driver=False, include_dashboard=False, logging_level=logging.WARNING)

@@ -127,7 +127,13 @@ def _withdraw(table: Table, request: Request) -> int:
 
 def _nothing(request: Request) -> Published:
     return Published(
-        request_id=request.request_id, cohort=request.cohort, version=None, recordings=0, rows=0, withdrawn=0, dropped={}
+        request_id=request.request_id,
+        cohort=request.cohort,
+        version=None,
+        recordings=0,
+        rows=0,
+        withdrawn=0,
+        dropped={},
     )
 
 

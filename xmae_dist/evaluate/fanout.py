@@ -6,8 +6,6 @@ by the driver as it arrives, so a kill loses only fits in flight.
 """
 
 import io
-import logging
-import os
 from collections.abc import Iterator
 from typing import Any
 
@@ -15,9 +13,10 @@ import numpy as np
 import ray
 from numpy.typing import NDArray
 
-from xmae_dist.core.errors import InputError, RunError, XmaeError
+from xmae_dist.core.errors import InputError
 from xmae_dist.core.fingerprint import digest_json, sha256_hex
 from xmae_dist.core.progress import progress
+from xmae_dist.data.fanout import connect, told
 from xmae_dist.data.window_store import WindowStore
 from xmae_dist.evaluate.encoder_spec import EncoderSpec
 from xmae_dist.evaluate.results import Result, ResultTable
@@ -32,9 +31,10 @@ BLOCK_WINDOWS = 2048
 def run_fits(plan: Plan, store: WindowStore, window_ids_W: NDArray[np.int64], out_url: str) -> list[Result]:
     """Embed, fit and commit whatever `plan` asks for and the result table lacks; returns the results of the plan."""
     table = ResultTable(out_url)
-    missing = [r for r in plan.requests if r.request not in table.committed()]
+    committed = table.committed()
+    missing = [r for r in plan.requests if r.request not in committed]
     if missing:
-        connect()
+        connect(store_bytes=None)  # embeddings are in it
         encoders = list({r.encoder.identity: r.encoder for r in missing if r.protocol != "finetune"}.values())
         embedded = embed_all(encoders, store, window_ids_W, out_url)
         with progress("evaluate", len(missing), "fits") as shown:
@@ -63,7 +63,7 @@ def embed_all(
         while pending:
             done, pending = ray.wait(pending)
             shown.advance(len(done))
-    return {identity: ray.put(np.concatenate(ray.get(refs))) for identity, refs in blocks.items()}
+    return {identity: ray.put(np.concatenate(fetched(refs))) for identity, refs in blocks.items()}
 
 
 def block_url(spec: EncoderSpec, store: WindowStore, window_ids_W: NDArray[np.int64], start: int, out_url: str) -> str:
@@ -110,7 +110,7 @@ def run_rows(plan: TransferPlan, store: WindowStore, window_ids_W: NDArray[np.in
     for row in missing:
         by_encoder.setdefault(row.encoder.identity, []).append(row)
     if missing:
-        connect()
+        connect(store_bytes=None)
         conditions = {key: ray.put(dict(units)) for key, units in plan.conditions.items()}
     with progress("transfer", len(missing), "rows") as shown:
         for rows in by_encoder.values():
@@ -169,27 +169,9 @@ def fits(
         yield from fetched(done)
 
 
-def connect() -> None:
-    """Join the cluster that RAY_ADDRESS (or a submitted job) names, or start Ray on this machine."""
-    if ray.is_initialized():
-        return
-    address = os.environ.get("RAY_ADDRESS") or None
-    if address is None:
-        # A private Ray of one process tree listens on loopback only and needs no token.
-        os.environ.setdefault("RAY_AUTH_MODE", "disabled")
-    ray.init(address=address, log_to_driver=False, include_dashboard=False, logging_level=logging.WARNING)
-
-
 def fetched(refs: Any) -> Any:
     """`ray.get` that raises a task's own XmaeError as it was, and RunError for what a cluster did to a task."""
     try:
         return ray.get(refs)
     except ray.exceptions.RayError as error:
-        cause = getattr(error, "cause", None)
-        if isinstance(cause, XmaeError):
-            raise cause from error
-        raise RunError(
-            "evaluation task",
-            value=str(error).strip().splitlines()[-1],
-            fix="run the same command again: results that were committed are not computed again",
-        ) from error
+        raise told(error) from error

@@ -209,10 +209,11 @@ class Table:
             app_transactions=[Transaction(app_id, version) for app_id, version in txns] or None,
             max_commit_retries=_COMMIT_ATTEMPTS,
         )
+        done = [*txns, *_listed(unless)]
         breaks = iter((*_PAUSES_S, None))
         for _ in range(_COMMIT_ATTEMPTS):
             table = self._load()
-            if any(_reached(table.transaction_version(app_id), version) for app_id, version in [*txns, *_listed(unless)]):
+            if any(_reached(table.transaction_version(app_id), version) for app_id, version in done):
                 return self._own_commit(write_id)
             try:
                 write(table, commit)

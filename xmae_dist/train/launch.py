@@ -23,6 +23,7 @@ from typing import Any
 
 from xmae_dist.core.errors import ConfigError, RunError, XmaeError
 from xmae_dist.core.fingerprint import canonical_json, digest_json
+from xmae_dist.data import fanout
 from xmae_dist.data.plan import plan_for
 from xmae_dist.data.window_store import WindowStore
 from xmae_dist.storage import uri
@@ -147,19 +148,12 @@ def _connect(*, elastic: bool) -> None:
     # How long to wait for room for the workers. An elastic run then looks anew at how many there is room for.
     os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "15" if elastic else "300")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-    if not os.environ.get("RAY_ADDRESS"):
+    if fanout.cluster_address() is None:
         # One machine that is taken away takes its watcher along.
         os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
-    import ray
-
     for talkative in ("ray.data", "ray.train"):
         logging.getLogger(talkative).setLevel(logging.ERROR)
-    if not ray.is_initialized():
-        ray.init(
-            include_dashboard=None if os.environ.get("RAY_ADDRESS") else False,
-            log_to_driver=bool(os.environ.get("XMAE_WORKER_LOGS")),
-            logging_level=logging.WARNING,
-        )
+    fanout.connect(store_bytes=None, log_to_driver=bool(os.environ.get("XMAE_WORKER_LOGS")))
 
 
 def check_cluster(config: PretrainConfig) -> None:
