@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -158,6 +159,21 @@ class Failing:
             real(url, data)
 
         monkeypatch.setattr(uri, "write_bytes", write)
+
+
+def test_what_a_commit_raises_is_raised_in_training(tmp_path: Path) -> None:
+    def broken() -> None:
+        raise ZeroDivisionError("before the first commit")
+
+    engine = build("torch", 0, 1)
+    saver = Saver(f"file://{tmp_path}", Ranks(), RetentionConfig(), lambda *_, **__: None, "attempt", broken)
+    with pytest.raises(ZeroDivisionError):
+        for step in range(1, 3):
+            train(engine, 0, 1, step - 1, step)
+            saver.start(engine, step, about(engine, step))
+            while saver.status[0]:
+                time.sleep(0.01)
+            saver.settle(busy=False, failed=False)
 
 
 def test_a_store_that_is_down_costs_a_checkpoint_and_nothing_else(

@@ -14,7 +14,7 @@ from xmae_dist.data.plan import OrderConfig, plan_of
 from xmae_dist.data.window_store import Segment
 from xmae_dist.recipes import RECIPES, recipe
 from xmae_dist.train import checkpoint
-from xmae_dist.train.config import EngineConfig, PretrainConfig, TrainConfig, check, model_config
+from xmae_dist.train.config import EngineConfig, PretrainConfig, ResourceConfig, TrainConfig, check, model_config
 from xmae_dist.train.launch import check_cluster, check_continues, config_dict
 from xmae_dist.train.order import order_of
 from xmae_dist.train.state import Identity
@@ -168,3 +168,14 @@ def test_workers_that_the_cluster_cannot_have_are_refused(ray_local: None) -> No
     with pytest.raises(ConfigError, match=r"--train\.workers: got 512, .* fix: --train\.workers 4, or .*may-grow"):
         check_cluster(wanted)
     check_cluster(dataclasses.replace(wanted, train=dataclasses.replace(wanted.train, min_workers=2)))
+
+
+def test_readers_that_would_wait_for_ever_are_refused(ray_local: None) -> None:
+    four = TrainConfig(workers=4, global_batch=32, micro_batch=8)  # all CPUs
+    check_cluster(config(train=four, resources=ResourceConfig(read_cpus=0)))
+    with pytest.raises(ConfigError, match=r"--resources\.read-cpus: got 1 of a read task; expected at most 0"):
+        check_cluster(config(train=four, resources=ResourceConfig(read_cpus=1)))
+    check_cluster(config(train=four, resources=ResourceConfig(read_cpus=1, reader="direct")))
+    check_cluster(config(train=four, resources=ResourceConfig(read_cpus=1, worker_cpus=0.75)))
+    with pytest.raises(ConfigError, match=r"--resources\.read-label: got role=reader; expected the label of a node"):
+        check_cluster(config(train=four, resources=ResourceConfig(read_label="role=reader")))

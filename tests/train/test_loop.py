@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -255,6 +256,13 @@ def test_gradients_that_stay_bad_end_the_run(tmp_path: Path, monkeypatch: pytest
     engine_of = engine
     monkeypatch.setitem(globals(), "engine", lambda *args: engine_of(*args, make=broken))
     with pytest.raises(RunError, match=r"not finite for 20 steps.*--schedule.peak-lr"):
+        alone(tmp_path)
+
+
+def test_batches_that_end_early_are_no_finished_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = tensor_batches
+    monkeypatch.setitem(globals(), "tensor_batches", lambda batches: itertools.islice(whole(batches), 5))
+    with pytest.raises(RunError, match="none after step 5; expected batches up to step 24"):
         alone(tmp_path)
 
 

@@ -58,6 +58,26 @@ def test_mlflow_has_every_step_and_a_continued_run_is_one_run(tmp_path: Path, mo
     assert (run.info.status, run.data.tags["xmae.run"]) == ("FINISHED", RUN)
 
 
+def test_a_tracker_that_gave_up_is_sent_nothing_more() -> None:
+    def gives_up() -> Any:
+        raise OSError("no such server")
+
+    failures: list[str] = []
+    trackers = Trackers(TrackConfig(), RUN, SETTINGS, failures.append)
+    trackers._start(gives_up, lambda: (OSError,))
+    ((thread, incoming),) = trackers._threads
+    thread.join()
+    trackers.tell(rows(1))
+    assert incoming.empty(), "a run of a million steps would keep them all"
+    assert failures == ["OSError: no such server"]
+
+
+def test_a_password_in_a_uri_is_refused_and_not_repeated() -> None:
+    with pytest.raises(ConfigError, match=r"--track\.mlflow.*MLFLOW_TRACKING_PASSWORD") as refused:
+        TrackConfig(mlflow="https://somebody:hunter2@mlflow.example.org").check()
+    assert "hunter2" not in str(refused.value)
+
+
 def test_a_tracker_that_fails_is_told_once_and_holds_nobody_up(monkeypatch: Any) -> None:
     pytest.importorskip("mlflow")
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")

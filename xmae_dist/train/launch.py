@@ -29,7 +29,7 @@ from xmae_dist.data.window_store import WindowStore
 from xmae_dist.storage import uri
 from xmae_dist.storage.corpus import Corpus
 from xmae_dist.train.board import Board
-from xmae_dist.train.config import PretrainConfig, check, model_config
+from xmae_dist.train.config import PretrainConfig, ResourceConfig, check, model_config
 from xmae_dist.train.display import Display
 from xmae_dist.train.startup import Marks, process_started_s
 from xmae_dist.train.state import Identity
@@ -157,7 +157,7 @@ def _connect(*, elastic: bool) -> None:
 
 
 def check_cluster(config: PretrainConfig) -> None:
-    """Raises ConfigError where the workers cannot all have what they ask for."""
+    """Raises ConfigError where the workers, or a read task beside them, cannot have what they ask for."""
     import ray
 
     resources, train = config.resources, config.train
@@ -176,6 +176,31 @@ def check_cluster(config: PretrainConfig) -> None:
                 + (f", or --resources.worker-cpus {have.get('CPU', 0) / fewest:g}" if name == "CPU" else "")
                 + ", or --resources.may-grow where the cluster adds nodes on demand",
             )
+    if resources.reader == "ray":
+        _check_readers(resources, have.get("CPU", 0.0) - fewest * resources.worker_cpus)
+
+
+def _check_readers(resources: ResourceConfig, cpus_left: float) -> None:
+    """Read tasks that no node can take would be waited for without end."""
+    import ray
+
+    key, _, value = resources.read_label.partition("=")
+    nodes = [node for node in ray.nodes() if node["Alive"] and (not key or node["Labels"].get(key) == value)]
+    if not nodes:
+        raise ConfigError(
+            "--resources.read-label",
+            value=resources.read_label,
+            expected="the label of a node",
+            fix="start nodes with `ray start --labels`, or leave it out",
+        )
+    room = min(cpus_left, max(node["Resources"].get("CPU", 0.0) for node in nodes))
+    if resources.read_cpus > room + 1e-9:
+        raise ConfigError(
+            "--resources.read-cpus",
+            value=f"{resources.read_cpus:g} of a read task",
+            expected=f"at most {max(room, 0.0):g}, which a node has and the workers leave",
+            fix="--resources.read-cpus 0, fewer --train.workers, or --resources.may-grow",
+        )
 
 
 # -- the run ---------------------------------------------------------------------------------------------------------

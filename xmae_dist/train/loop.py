@@ -85,7 +85,7 @@ class Loop:
     def run(self, batches: Iterable[TensorBatch], state: TrainState) -> tuple[TrainState, Stop | None]:
         """Trains from `state` to the last step, or until any rank wants to stop; saves before it returns.
 
-        Raises RunError after `max_bad_steps` consecutive steps with non-finite gradients.
+        Raises RunError after `max_bad_steps` consecutive steps with non-finite gradients, and where batches end early.
         """
         stopping: Stop | None = None
         self._saved_step = state.step
@@ -103,6 +103,10 @@ class Loop:
             if stopping:
                 break
         self.saver.finish()
+        if not stopping and not self._is_last(state):
+            raise RunError(
+                "batches", value=f"none after step {state.step}", expected=f"batches up to step {self.config.steps}"
+            )
         return state, stopping
 
     def _step(self, batch: TensorBatch, state: TrainState) -> tuple[TrainState, Stop | None, dict[str, Any]]:

@@ -78,6 +78,7 @@ class MetricsWriter:
         self._waiting = deque[Row]()
         self._incoming: queue.SimpleQueue[Row | threading.Event | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._work, name="metrics", daemon=True)
+        self._failure: BaseException | None = None
         self._curves: Any = None
         self._curves_folder: tempfile.TemporaryDirectory[str] | None = None
 
@@ -85,12 +86,18 @@ class MetricsWriter:
         self._thread.start()
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         self._incoming.put(None)
         self._thread.join()
+        if kind is None:
+            self._check()
 
     def add(self, kind: str, row: Row) -> None:
-        """Queues one row; `row` has a "step". A "checkpoint" row also begins the next segment."""
+        """Queues one row; `row` has a "step". A "checkpoint" row also begins the next segment.
+
+        Raises what ended the writing thread, if something did: who listens there must not be lost in silence.
+        """
+        self._check()
         self._incoming.put({"kind": kind, "time_s": round(time.time(), 3), **row})
 
     def flush(self, patience_s: float = 30.0) -> None:
@@ -99,17 +106,31 @@ class MetricsWriter:
         self._incoming.put(written)
         written.wait(patience_s)
 
+    def _check(self) -> None:
+        if self._failure is not None:
+            raise self._failure
+
     def _work(self) -> None:
-        open_for_more = True
-        while open_for_more:
-            rows, flushed, open_for_more = self._collect()
-            self._listen(rows)
-            if rows or self._waiting:
-                with contextlib.suppress(XmaeError):  # the lines are kept and written with the next
-                    self._write(rows)
-            if flushed is not None:
-                flushed.set()
-        self._close_curves()
+        try:
+            open_for_more = True
+            while open_for_more:
+                open_for_more = self._turn()
+            self._close_curves()
+        except BaseException as error:  # noqa: BLE001  (raised again in the training thread)
+            self._failure = error
+
+    def _turn(self) -> bool:
+        """Tells and writes one bunch of rows; whether more may come."""
+        rows, flushed, open_for_more = self._collect()
+        self._listen(rows)
+        if rows or self._waiting:
+            with contextlib.suppress(XmaeError):  # the lines are kept and written with the next
+                self._write(rows)
+        with contextlib.suppress(OSError):  # curves are drawn on a local disk, which may be full: not worth a run
+            self._draw_curves(rows)
+        if flushed is not None:
+            flushed.set()
+        return open_for_more
 
     def _collect(self) -> tuple[list[Row], threading.Event | None, bool]:
         """The rows of the next `every_s` seconds or up to a flush, that flush, and whether more may come."""
@@ -129,7 +150,6 @@ class MetricsWriter:
 
     def _write(self, rows: list[Row]) -> None:
         """Raises StorageError with every row kept, in its order, for the next time."""
-        self._draw_curves(rows)
         self._waiting += rows
         while self._waiting:
             row = self._waiting[0]
@@ -151,6 +171,8 @@ class MetricsWriter:
             uri.write_bytes(segment_url(self._run_url, self._segment), ("\n".join(self._lines) + "\n").encode())
 
     def _draw_curves(self, rows: list[Row]) -> None:
+        if not rows:
+            return
         if self._curves is None:
             # A second of imports, in this thread rather than at the start of training.
             from torch.utils.tensorboard import SummaryWriter
@@ -169,7 +191,8 @@ class MetricsWriter:
 
     def _close_curves(self) -> None:
         if self._curves is not None:
-            self._curves.close()
+            with contextlib.suppress(OSError):
+                self._curves.close()
         if self._curves_folder is not None:
             with contextlib.suppress(XmaeError):
                 uri.upload_tree(self._curves_folder.name, uri.join(self._run_url, "tensorboard"))

@@ -16,6 +16,7 @@ import threading
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
+from urllib.parse import urlsplit
 
 from xmae_dist.core.errors import ConfigError
 from xmae_dist.core.fingerprint import digest_json
@@ -38,7 +39,16 @@ class TrackConfig:
     """MLflow experiment."""
 
     def check(self) -> None:
-        """Raises ConfigError where a library that is asked for is not installed."""
+        """Raises ConfigError where a library that is asked for is not installed, or a password would be kept: the
+        configuration is written into checkpoints and told to trackers.
+        """
+        if self.mlflow and "@" in urlsplit(self.mlflow).netloc:
+            raise ConfigError(
+                "--track.mlflow",
+                value="a URI with a user or password in it",
+                expected="a URI without",
+                fix="set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN",
+            )
         for name in ("mlflow", "wandb"):
             if getattr(self, name) and importlib.util.find_spec(name) is None:
                 raise ConfigError(
@@ -75,8 +85,9 @@ class Trackers:
             self._start(lambda: Wandb(project, run_url, settings), Wandb.errors)
 
     def tell(self, rows: list[Row]) -> None:
-        for _, incoming in self._threads:
-            incoming.put(rows)
+        for thread, incoming in self._threads:
+            if rows and thread.is_alive():  # one that gave up reads no more
+                incoming.put(rows)
 
     def close(self, patience_s: float = 30.0) -> None:
         for _, incoming in self._threads:

@@ -86,6 +86,8 @@ class Saver:
             return
         files = self._ranks.gather(vars(pending.upload.result()))
         if self._ranks.rank == 0:
+            if self._commit is not None:
+                self._commit.result()  # ended before this upload began; what it raised must not be lost
             listed = [ShardFile(**file) for file in files]
             self._commit = self._threads.submit(self._finish, pending, listed)
 

@@ -42,14 +42,16 @@ class HeldOut:
 def held_out(
     store: WindowStore, split: str, count: int, masking: Masking, ratio: float, ranks: Ranks
 ) -> HeldOut | None:
-    """`count` windows evenly spaced over the split; None where it has fewer than one for each rank."""
+    """`count` windows evenly spaced over the split, the same for any number of ranks but for a last few that would not
+    divide among them; None where there are fewer than one for each rank.
+    """
     segments = store.segments(split)
     ids = np.concatenate([np.arange(s.first_id, s.first_id + s.n) for s in segments] or [np.empty(0, np.int64)])
-    count = min(count, len(ids)) // ranks.world * ranks.world
-    if not count:
+    chosen = ids[np.linspace(0, len(ids) - 1, min(count, len(ids))).astype(np.int64)]
+    chosen = chosen[: len(chosen) // ranks.world * ranks.world]
+    if not len(chosen):
         return None
-    chosen = ids[np.linspace(0, len(ids) - 1, count).astype(np.int64)]
-    shown = chosen[np.linspace(0, count - 1, min(PANEL_WINDOWS, count)).astype(np.int64)]
+    shown = chosen[np.linspace(0, len(chosen) - 1, min(PANEL_WINDOWS, len(chosen))).astype(np.int64)]
     mine = chosen[ranks.rank :: ranks.world]
     subject_M = store.meta(mine, columns=["subject_id"])["subject_id"].to_pylist()
     captions = store.meta(shown, columns=["subject_id", "start_s"]).to_pylist()
