@@ -115,7 +115,7 @@ def test_a_store_that_stays_so_is_one_error_in_bounded_time(store: WindowStore, 
         retry = RetryConfig(attempts=2, first_wait_s=0.01)
         list(direct.step_batches(flaky, plan_of(store), stop_step=STEPS, retry=retry))
     assert "\n" not in str(told.value)
-    assert time.monotonic() - began_s < 20
+    assert time.monotonic() - began_s < 60  # 2 to 8 s on an idle machine; without a deadline a drip would take hours
 
 
 def test_the_ray_stream_tells_of_a_store_that_hangs(store: WindowStore, proxy: FlakyS3, ray_local: None) -> None:

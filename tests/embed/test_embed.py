@@ -7,7 +7,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -258,10 +257,9 @@ def test_the_commands_through_ray(
     said = capsys.readouterr().out
     assert "bench: nothing new" in said and "ring: " in said
     before = Table(table).version()
-    started = time.monotonic()
     assert main(["reembed", *common]) == 0
     assert "nothing new: the table is up to date" in capsys.readouterr().out
-    assert Table(table).version() == before and time.monotonic() - started < 10
+    assert Table(table).version() == before
     assert main(["embed", *common, "--cohort", "no-such"]) == 2
 
 

@@ -11,21 +11,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 import pytest
 import torch
 
 from tests.data.corpora import corpus_of
 from xmae_dist.cli.main import main
-from xmae_dist.core.errors import InputError, IntegrityError
-from xmae_dist.core.fingerprint import canonical_json
+from xmae_dist.core.errors import IntegrityError
 from xmae_dist.data.materialise import StoreConfig, materialise
 from xmae_dist.data.window_spec import WindowSpec
 from xmae_dist.evaluate.results import Result, ResultTable, predictions_digest
-from xmae_dist.evaluate.run import find_store
 from xmae_dist.model import bundle, presets
-from xmae_dist.storage import uri
-from xmae_dist.storage.table import Table
 from xmae_dist.train.collective import Ranks
 from xmae_dist.train.engine_torch import TorchEngine
 from xmae_dist.train.optimizer_config import OptimizerConfig
@@ -252,19 +247,6 @@ def test_an_encoder_of_a_signal_that_the_store_lacks_is_one_line(
     assert main([w.replace("/bundle", "/of-ecg") for w in words]) == 2
     said = capsys.readouterr().err.strip().splitlines()
     assert "encoder xmae: got reads ecg" in said[-1] and not any("Traceback" in line for line in said)
-
-
-def test_a_store_is_found_beside_others(tmp_path: Path) -> None:
-    corpus, windows = f"file://{tmp_path}/corpus", f"file://{tmp_path}/windows"
-    made, url = corpus_of(corpus, subjects=3, recordings=1), f"{windows}/half-made"
-    on_the_fly = materialise(corpus, windows, StoreConfig(on_the_fly=True))
-    assert find_store(windows).url == on_the_fly.url
-    made.withdraw(["bench-s00"])  # from now on that store does not open
-    uri.write_bytes(f"{url}/store.json", canonical_json(on_the_fly.document))
-    Table(f"{url}/index").create(pa.schema([pa.field("part", pa.string())]))  # of a job that died before its commit
-    assert find_store(windows, corpus_url=corpus).counts() == materialise(corpus, windows).counts()
-    with pytest.raises(InputError, match="2 complete window stores"):
-        find_store(windows)
 
 
 def test_features_are_finite_whatever_the_window() -> None:
