@@ -12,6 +12,7 @@ Legend: W windows of the table, N units of a condition, S its subjects.
 from __future__ import annotations
 
 import dataclasses
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -22,13 +23,13 @@ from numpy.typing import NDArray
 
 from xmae_dist.core.errors import InputError
 from xmae_dist.core.fingerprint import sha256_hex
-from xmae_dist.evaluate import bootstrap, metrics
+from xmae_dist.evaluate import bootstrap
 from xmae_dist.evaluate.encoder_spec import EncoderSpec
 from xmae_dist.evaluate.examples import Examples, examples, label_column
 from xmae_dist.evaluate.folds import check_folds, subject_folds
 from xmae_dist.evaluate.probe import Fit, Path, fold_models, respond, targets
 from xmae_dist.evaluate.results import Result, request_id
-from xmae_dist.evaluate.run import EvaluateConfig, draws_of
+from xmae_dist.evaluate.run import EvaluateConfig, FitRequest, draws_of, scored
 from xmae_dist.evaluate.tasks import Task
 
 PROTOCOL = "transfer/v1"
@@ -147,11 +148,11 @@ def fit_row(
     target_NC = targets(task.kind, trained.y_N)
     cells = []
     for name, tested in conditions.items():
+        started_s = time.monotonic()
         fit = _tested(task.kind, models, (trained, x_NE, target_NC, folds[request.trained]),
                       (tested, tested.features(embeddings[name]), folds[name]))  # fmt: skip
-        cells.append(
-            Cell(axis=request.axis, trained=request.trained, tested=name, result=_result(request, tested, fit))
-        )
+        result = _result(request, tested, fit, started_s)
+        cells.append(Cell(axis=request.axis, trained=request.trained, tested=name, result=result))
     return cells
 
 
@@ -189,33 +190,9 @@ def _tested(
     )
 
 
-def _result(request: RowRequest, tested: Examples, fit: Fit) -> Result:
-    task, config = request.task, request.config
-    draws_RS = draws_of(task, len(np.unique(tested.subject_N)), config.seed, config.n_replicates)
-    train_Q = bootstrap.training_effect(task.metric, fit.retrained, draws_RS[: config.n_train_replicates])
-    factor = bootstrap.stretch(bootstrap.replicates(task.metric, fit.predictions, draws_RS), train_Q)
-    return Result(
-        request=request.request,
-        suite=request.suite,
-        suite_title=request.suite_title,
-        task=task,
-        encoder=request.encoder.name,
-        encoder_id=request.encoder.identity,
-        role=request.encoder.role,
-        store=request.store,
-        seed=config.seed,
-        n_replicates=config.n_replicates,
-        scores={
-            name: bootstrap.score_interval(name, fit.predictions, draws_RS, factor)
-            for name in metrics.metrics_of(task.kind)
-        },
-        n_windows=len(tested.rows_M),
-        n_fits=fit.n_fits,
-        seconds=0.0,
-        penalties=fit.penalty_of_fold,
-        unit_names=tuple(tested.name_N.tolist()),
-        scored=bootstrap.Scored(predictions=fit.predictions, train_Q=train_Q),
-    )
+def _result(request: RowRequest, tested: Examples, fit: Fit, started_s: float) -> Result:
+    names = ("request", "suite", "suite_title", "task", "encoder", "store", "config")
+    return scored(FitRequest(**{name: getattr(request, name) for name in names}), tested, fit, started_s)
 
 
 def lost(cell: Cell, home: Cell) -> bootstrap.Interval:
