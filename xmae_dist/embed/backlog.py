@@ -8,7 +8,7 @@ which then died, or lost a race, is not believed.
 
 import json
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from xmae_dist.core.errors import IntegrityError
 from xmae_dist.embed.request import (
@@ -74,17 +74,28 @@ def _held(table_url: str, encoder: Encoder) -> set[str]:
 
 
 def read_state(table_url: str, cohort: str, encoder: Encoder) -> State:
-    """The newest committed generation. Raises IntegrityError when its manifest is missing."""
+    """The newest committed generation. Raises IntegrityError when its manifest is missing.
+
+    A job of the next generation that died may have removed already what it would have replaced or left out: of these
+    recordings the content is not known ("").
+    """
     table = Table(table_url)
     generation = table.transaction_version(lineage_id(cohort, encoder)) or 0
     if not generation:
         return State()
     folder = manifest_folder(table_url, cohort, encoder)
+    state: State | None = None
+    begun: list[dict[str, str]] = []
     for url in uri.list_urls(folder):
         number, _, request = url.rsplit("/", 1)[-1].removesuffix(".json").partition("-")
         if int(number) == generation and (table.transaction_version(request) or 0) >= generation:
             document = json.loads(uri.read_bytes(url))
-            return State(generation=generation, contents=document["contents"], windows=document["windows"])
+            state = State(generation=generation, contents=document["contents"], windows=document["windows"])
+        elif int(number) == generation + 1:
+            begun.append(json.loads(uri.read_bytes(url))["contents"])
+    if state is not None:
+        sure = {name for name, digest in state.contents.items() if all(one.get(name) == digest for one in begun)}
+        return replace(state, contents={name: d if name in sure else "" for name, d in state.contents.items()})
     raise IntegrityError(
         f"embedding table {table_url}",
         value=f"no manifest for generation {generation} of cohort {cohort}",
