@@ -5,7 +5,8 @@
 *Bare*: plain PyTorch in one process, windows in memory, masks drawn beforehand, forward, backward, clipping, AdamW.
 *Loop*: `xmae pretrain` as users run it: Ray Train, DeepSpeed ZeRO 1, Ray Data reading the window store, metrics,
 checkpoints; no validation. Each child is bound to its cores with everything it starts, a thread a worker: one worker on
-core 0, two on cores 0 and 1. The four take turns; medians over rounds.
+core 0, two on cores 0 and 1. *Beside*: one worker alone on core 0, and Ray's own processes on core 1, as on a machine
+whose GPUs train and whose CPUs have room for Ray. All take turns; medians over rounds.
 
 The clock counts what a busy neighbour takes, so CPU seconds (all processes of the run, Ray's own included) stand beside
 it: overhead by CPU is what the loop itself costs. "two bare at once" is what the machine gives two processes that share
@@ -65,6 +66,7 @@ def run(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
                 "load": os.getloadavg()[0],
                 "bare": bares(args, store, (0,))[0],
                 "loop_1": loop(args, corpus, folder / f"one-{number}", (0,)),
+                "beside": loop(args, corpus, folder / f"beside-{number}", (0, 1), workers=1),
                 "bare_twice": bares(args, store, (0, 1)),
                 "loop_2": loop(args, corpus, folder / f"two-{number}", (0, 1)),
             }
@@ -127,9 +129,19 @@ def bares(args: argparse.Namespace, store: str, cores: Sequence[int]) -> list[di
 
 
 def loop(
-    args: argparse.Namespace, corpus: Path, run_folder: Path, cores: Sequence[int], steps: int | None = None
+    args: argparse.Namespace,
+    corpus: Path,
+    run_folder: Path,
+    cores: Sequence[int],
+    *,
+    steps: int | None = None,
+    workers: int | None = None,
 ) -> dict[str, Any]:
-    """One run with as many workers as cores; what its measured steps took."""
+    """One run with as many workers as cores, unless told; what its measured steps took.
+
+    Fewer workers than cores have the first cores to themselves.
+    """
+    workers = workers or len(cores)
     total = WARM_STEPS + (steps or args.steps) + 1  # the last step also waits for its checkpoint
     options = {
         "--corpus": corpus,
@@ -138,12 +150,12 @@ def loop(
         "--train.steps": total,
         "--train.global-batch": args.global_batch,
         "--train.micro-batch": args.micro_batch,
-        "--train.workers": len(cores),
+        "--train.workers": workers,
         "--validation.windows": 0,
         "--checkpoint.every-steps": max((total - WARM_STEPS) // SAVES, 1),
     }
     process = xmae(["pretrain", "debug_cpu2", *(str(word) for pair in options.items() for word in pair)], cores)
-    samples = list(cpu_seconds_of(process))
+    samples = list(cpu_seconds_of(process, apart=cores[:workers] if workers < len(cores) else ()))
     rows = [json.loads(line) for file in run_folder.glob("metrics/*") for line in file.read_text().splitlines()]
     steps_rows = sorted((row for row in rows if row["kind"] == "step"), key=lambda row: row["step"])
     return measured(steps_rows[WARM_STEPS:-1], samples, args.global_batch, max((total - WARM_STEPS) // SAVES, 1))
@@ -168,16 +180,22 @@ def measured(
     }
 
 
-def cpu_seconds_of(process: subprocess.Popen[bytes]) -> Iterator[tuple[float, float]]:
-    """(time, CPU seconds so far of the process and all that it started), until it ends."""
+def cpu_seconds_of(process: subprocess.Popen[bytes], apart: Sequence[int]) -> Iterator[tuple[float, float]]:
+    """(time, CPU seconds so far of the process and all that it started), until it ends.
+
+    Workers are bound to the cores `apart`, if any, and everything else to the others.
+    """
     import psutil
 
     known: dict[int, float] = {}
+    others = sorted(set(range(os.cpu_count() or 1)) - set(apart))
     while process.poll() is None:
         with contextlib.suppress(psutil.Error):
             top = psutil.Process(process.pid)
             for one in (top, *top.children(recursive=True)):
-                with contextlib.suppress(psutil.Error):
+                with contextlib.suppress(psutil.Error, ProcessLookupError):
+                    for thread in one.threads() if apart else ():
+                        os.sched_setaffinity(thread.id, apart if one.name() == "ray::RayTrainWorker" else others)
                     times = one.cpu_times()
                     known[one.pid] = times.user + times.system
         yield time.time(), sum(known.values())
@@ -216,11 +234,16 @@ def show(results: dict[str, Any]) -> None:
     for label, what in (
         ("bare step, 1 core", "bare"),
         ("loop, 1 worker, 1 core", "loop_1"),
+        ("loop, 1 worker beside Ray", "beside"),
         ("loop, 2 workers, 2 cores", "loop_2"),
     ):
         print(f"{label:<24} {median(what, 'windows_per_s'):>10.1f} {median(what, 'windows_per_cpu_s'):>10.1f}")
-    for key, clock in (("windows_per_s", "by the clock"), ("windows_per_cpu_s", "by CPU time")):
-        over = float(np.median([one["bare"][key] / one["loop_1"][key] - 1 for one in rounds]))
+    for what, key, clock in (
+        ("beside", "windows_per_s", "with Ray on another core, by the clock"),
+        ("loop_1", "windows_per_s", "with Ray on the same core, by the clock"),
+        ("loop_1", "windows_per_cpu_s", "and by CPU time, Ray's included"),
+    ):
+        over = float(np.median([one["bare"][key] / one[what][key] - 1 for one in rounds]))
         print(f"overhead of the loop over the bare step {clock}: {over:.1%}")
     scaling = float(np.median([one["loop_2"]["windows_per_s"] / one["loop_1"]["windows_per_s"] / 2 for one in rounds]))
     both = float(
