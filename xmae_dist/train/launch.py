@@ -35,6 +35,9 @@ from xmae_dist.train.startup import Marks, process_started_s
 from xmae_dist.train.state import Identity
 
 _DRAW_EVERY_S = 60.0
+# Host memory in huge pages, where the kernel leaves that to the process: activations on CPUs then cost fewer page faults
+# and misses of the TLB. Older C libraries than glibc 2.35 pass over it.
+_WORKER_ENV = {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -327,6 +330,7 @@ def _fit(job: Any) -> dict[str, Any]:
                     max_failures=settings.max_failures, controller_failure_limit=settings.max_controller_failures
                 ),
                 callbacks=[watch],  # type: ignore[list-item]
+                worker_runtime_env={"env_vars": _WORKER_ENV},
             ),
         )
         result = trainer.fit()
