@@ -35,8 +35,8 @@ from xmae_dist.train.startup import Marks, process_started_s
 from xmae_dist.train.state import Identity
 
 _DRAW_EVERY_S = 60.0
-# Host memory in huge pages, where the kernel leaves that to the process: activations on CPUs then cost fewer page faults
-# and misses of the TLB. Older C libraries than glibc 2.35 pass over it.
+# Host memory in huge pages, where the kernel leaves that to the process: on CPUs activations then cost fewer page
+# faults and misses of the TLB. Older C libraries than glibc 2.35 pass over it.
 _WORKER_ENV = {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"}
 
 
