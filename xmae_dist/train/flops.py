@@ -36,15 +36,16 @@ def measured_peak_flops(device: torch.device, *, bf16: bool, seconds: float = 0.
     """
     side = _SIDE["cuda" if device.type == "cuda" else "cpu"]
     left = torch.ones(side, side, device=device, dtype=torch.bfloat16 if bf16 else torch.float32)
-    best_s, until = float("inf"), time.perf_counter() + seconds
     torch.mm(left, left)
-    while time.perf_counter() < until:
+    took_s: list[float] = []
+    until = time.perf_counter() + seconds
+    while not took_s or time.perf_counter() < until:  # once at least, however busy the machine is
         _wait(device)
         started = time.perf_counter()
         torch.mm(left, left)
         _wait(device)
-        best_s = min(best_s, time.perf_counter() - started)
-    return 2 * side**3 / best_s
+        took_s.append(time.perf_counter() - started)
+    return 2 * side**3 / min(took_s)
 
 
 def _wait(device: torch.device) -> None:
