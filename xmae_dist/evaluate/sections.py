@@ -148,7 +148,8 @@ def _how(result: Result) -> str:
         return f"by {task.unit}, {100 * p.y_N.mean():.0f} % positive"
     if task.kind == "multiclass":
         return f"by {task.unit}, {p.pred_NC.shape[1]} classes"
-    return f"by {task.unit}, {p.y_N.mean():.3g} ± {p.y_N.std():.2g} {task.label_unit}"
+    spread = f"± {p.y_N.std():.2g} {task.label_unit}"
+    return f"by {task.unit}, {spread}" if task.centred else f"by {task.unit}, {p.y_N.mean():.3g} {spread}"
 
 
 def _scores(groups: dict[str, list[Result]], colour_of: dict[str, str]) -> list[str]:
