@@ -85,7 +85,9 @@ def command(words: list[str], cluster: LocalCluster | None) -> None:
     environment = {**os.environ, **(cluster.environment() if cluster else {})}
     done = subprocess.run(words, cwd=ROOT, env=environment, capture_output=True, text=True)
     if done.returncode:
-        raise SystemExit(f"{' '.join(words)} ended with status {done.returncode}: {(done.stdout + done.stderr)[-2000:]}")
+        raise SystemExit(
+            f"{' '.join(words)} ended with status {done.returncode}: {(done.stdout + done.stderr)[-2000:]}"
+        )
 
 
 def first_step(run_url: str, since_s: float) -> dict[str, float]:
@@ -93,7 +95,12 @@ def first_step(run_url: str, since_s: float) -> dict[str, float]:
     start, step = until(f"a step of {run_url}", lambda: _first_step(run_url, since_s))
     phases = {name[:-2]: row_s for name, row_s in start.items() if name.endswith("_s") and name != "time_s"}
     before_s = start["time_s"] - sum(phases.values()) - since_s
-    return {"before": before_s, **phases, "first_step": step["time_s"] - start["time_s"], "all": step["time_s"] - since_s}
+    return {
+        "before": before_s,
+        **phases,
+        "first_step": step["time_s"] - start["time_s"],
+        "all": step["time_s"] - since_s,
+    }
 
 
 def _first_step(run_url: str, since_s: float) -> tuple[Row, Row] | None:
@@ -132,7 +139,9 @@ def until(what: str, answer: Any) -> Any:
 
 
 def show(results: dict[str, Any]) -> None:
-    print(f"{results['preset']}, {results['workers']} workers on {os.cpu_count()} cores, load before {results['load']:.1f}")
+    print(
+        f"{results['preset']}, {results['workers']} workers on {os.cpu_count()} cores, load before {results['load']:.1f}"
+    )
     restarts = results["restarts"]
     names = list(dict.fromkeys([*results["start"], *(restarts[0] if restarts else [])]))
     names.sort(key=lambda name: ("before", "all").index(name) * 2 if name in ("before", "all") else 1)

@@ -22,6 +22,7 @@ RECIPES: dict[str, tuple[str, PretrainConfig]] = {
         PretrainConfig(
             model=ModelConfig(preset="tiny"),
             train=TrainConfig(steps=20, global_batch=16, micro_batch=8),
+            resources=ResourceConfig(readers=1),
             checkpoint=CheckpointConfig(every_steps=10),
             validation=ValidationConfig(every_steps=10, windows=32),
         ),
@@ -32,6 +33,7 @@ RECIPES: dict[str, tuple[str, PretrainConfig]] = {
             model=ModelConfig(preset="tiny"),
             train=TrainConfig(steps=300, global_batch=64, micro_batch=32),
             schedule=ScheduleConfig(peak_lr=2e-3, warmup_fraction=0.1),
+            resources=ResourceConfig(readers=1),
             checkpoint=CheckpointConfig(every_steps=100),
             validation=ValidationConfig(every_steps=100, windows=96),
         ),
@@ -42,6 +44,7 @@ RECIPES: dict[str, tuple[str, PretrainConfig]] = {
             model=ModelConfig(preset="tiny"),
             train=TrainConfig(steps=1000, global_batch=32, micro_batch=16),
             schedule=ScheduleConfig(peak_lr=2e-3, warmup_fraction=0.05),
+            resources=ResourceConfig(readers=1),
             checkpoint=CheckpointConfig(every_steps=250),
             validation=ValidationConfig(every_steps=100, windows=896),
             # Half-overlapping windows and one patient in seven held out: 109 patients are few.

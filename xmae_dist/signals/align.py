@@ -15,8 +15,7 @@ import dataclasses
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.ndimage import median_filter
-from scipy.stats import rankdata
+import scipy
 
 from xmae_dist.signals.drift import ClockFit, fit_clock
 from xmae_dist.signals.lag import LagPath, lag_paths
@@ -256,7 +255,9 @@ def _rhythm(reference_s: np.ndarray, other_s: np.ndarray, other: np.ndarray, lag
         return 0.0, int(both.size)
     one = np.diff(reference_s[reference])[both]
     two = np.diff(told_s)[both]
-    ranks = [rankdata(x - median_filter(x, size=_NEIGHBOURS, mode="nearest")) for x in (one, two)]
+    ranks = [
+        scipy.stats.rankdata(x - scipy.ndimage.median_filter(x, size=_NEIGHBOURS, mode="nearest")) for x in (one, two)
+    ]
     return float(np.corrcoef(*ranks)[0, 1]), int(both.size)
 
 

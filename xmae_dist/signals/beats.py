@@ -12,8 +12,7 @@ tangent at the steepest point meets the level of the minimum before it.
 from __future__ import annotations
 
 import numpy as np
-from scipy.ndimage import median_filter, uniform_filter1d
-from scipy.signal import find_peaks
+import scipy
 
 from xmae_dist.signals.filter import bandpass
 
@@ -26,7 +25,7 @@ def _local_level(x_T: np.ndarray, rate_hz: float) -> np.ndarray:
     """Height of typical peaks around each sample: block maxima, median over neighbours, interpolated."""
     block = max(1, int(_BLOCK_S * rate_hz))
     padded = np.pad(x_T, (0, -x_T.size % block), constant_values=0.0)
-    height = median_filter(padded.reshape(-1, block).max(axis=1), size=_LEVEL_BLOCKS, mode="nearest")
+    height = scipy.ndimage.median_filter(padded.reshape(-1, block).max(axis=1), size=_LEVEL_BLOCKS, mode="nearest")
     centre = (np.arange(height.size) + 0.5) * block
     return np.interp(np.arange(x_T.size), centre, height)
 
@@ -52,9 +51,9 @@ def r_peaks(ecg_T: np.ndarray, rate_hz: float) -> np.ndarray:
     if ecg_T.size < 2 * rate_hz:
         return np.zeros(0)
     qrs_T = bandpass(ecg_T, rate_hz, (5.0, 22.0))
-    envelope_T = np.sqrt(np.maximum(uniform_filter1d(qrs_T**2, max(3, int(0.11 * rate_hz))), 0.0))
+    envelope_T = np.sqrt(np.maximum(scipy.ndimage.uniform_filter1d(qrs_T**2, max(3, int(0.11 * rate_hz))), 0.0))
     level_T = _local_level(envelope_T, rate_hz)
-    peak, _ = find_peaks(envelope_T, distance=max(1, int(0.24 * rate_hz)))
+    peak, _ = scipy.signal.find_peaks(envelope_T, distance=max(1, int(0.24 * rate_hz)))
     peak = peak[envelope_T[peak] > np.maximum(0.4 * level_T[peak], _ROUNDING * np.abs(ecg_T).max())]
     peak = _without_t_waves(peak, envelope_T, rate_hz)
     return _extremum_times(ecg_T, qrs_T, peak, rate_hz)
@@ -90,7 +89,7 @@ def pulse_feet(ppg_T: np.ndarray, rate_hz: float) -> np.ndarray:
         return np.zeros(0)
     slope_T = np.gradient(ppg_T) * rate_hz
     level_T = _local_level(slope_T, rate_hz)
-    steep, _ = find_peaks(slope_T, distance=max(1, int(0.27 * rate_hz)))
+    steep, _ = scipy.signal.find_peaks(slope_T, distance=max(1, int(0.27 * rate_hz)))
     steep = steep[slope_T[steep] > np.maximum(0.4 * level_T[steep], _ROUNDING * np.abs(ppg_T).max())]
     if steep.size == 0:
         return np.zeros(0)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from functools import lru_cache
 
 import numpy as np
-from scipy.signal import butter, sosfiltfilt
+import scipy
 
 _SETTLE_CYCLES = 1.5  # padding at each end, in periods of the lowest corner
 
@@ -17,8 +17,8 @@ _SETTLE_CYCLES = 1.5  # padding at each end, in periods of the lowest corner
 @lru_cache(maxsize=64)
 def _sections(rate_hz: float, low_hz: float, high_hz: float, order: int) -> np.ndarray:
     if high_hz < 0.49 * rate_hz:
-        return butter(order, (low_hz, high_hz), btype="bandpass", fs=rate_hz, output="sos")
-    return butter(order, low_hz, btype="highpass", fs=rate_hz, output="sos")
+        return scipy.signal.butter(order, (low_hz, high_hz), btype="bandpass", fs=rate_hz, output="sos")
+    return scipy.signal.butter(order, low_hz, btype="highpass", fs=rate_hz, output="sos")
 
 
 def bandpass(x_T: np.ndarray, rate_hz: float, band_hz: tuple[float, float], order: int = 2) -> np.ndarray:
@@ -31,4 +31,4 @@ def bandpass(x_T: np.ndarray, rate_hz: float, band_hz: tuple[float, float], orde
     if samples < 2:
         return np.zeros_like(x_T)
     pad = min(int(_SETTLE_CYCLES * rate_hz / band_hz[0]), samples - 1)
-    return sosfiltfilt(_sections(rate_hz, band_hz[0], band_hz[1], order), x_T, axis=-1, padlen=pad)
+    return scipy.signal.sosfiltfilt(_sections(rate_hz, band_hz[0], band_hz[1], order), x_T, axis=-1, padlen=pad)

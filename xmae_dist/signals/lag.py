@@ -12,8 +12,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.ndimage import gaussian_filter1d, maximum_filter1d
-from scipy.signal import find_peaks
+import scipy
 
 _BIN_S = 0.01
 _BLUR_S = 0.03  # arrival time wanders this much within a stretch
@@ -45,8 +44,8 @@ def lag_paths(
     reach = int(np.ceil((max_drift_ppm * 1e-6 * stretch_s + 0.01) / _BIN_S))
     total_SK = correlation_SK.copy()
     for row in range(1, stretches):
-        total_SK[row] += maximum_filter1d(total_SK[row - 1], 2 * reach + 1)
-    peak, _ = find_peaks(total_SK[-1], distance=max(1, int(_APART_S / _BIN_S)))
+        total_SK[row] += scipy.ndimage.maximum_filter1d(total_SK[row - 1], 2 * reach + 1)
+    peak, _ = scipy.signal.find_peaks(total_SK[-1], distance=max(1, int(_APART_S / _BIN_S)))
     peak = peak[np.argsort(-total_SK[-1, peak])][:most]
     at_s = other_s[0] + (np.arange(stretches) + 0.5) * stretch_s
     return [
@@ -73,7 +72,7 @@ def _correlation(reference_s: np.ndarray, other_s: np.ndarray, stretches: int, m
     lag = np.clip(np.round((difference_s + max_lag_s) / _BIN_S).astype(int), 0, bins - 1)
     counted_SK = np.bincount(stretch[other] * bins + lag, minlength=stretches * bins).reshape(stretches, bins)
     blur = _BLUR_S / _BIN_S
-    smooth_SK = gaussian_filter1d(counted_SK.astype(np.float64), blur, axis=1, mode="constant")
+    smooth_SK = scipy.ndimage.gaussian_filter1d(counted_SK.astype(np.float64), blur, axis=1, mode="constant")
     smooth_SK *= blur * np.sqrt(2 * np.pi)  # a beat that meets counts one
     beats_S = np.maximum(np.bincount(stretch, minlength=stretches), 1)
     return (smooth_SK - smooth_SK.mean(axis=1, keepdims=True)) / beats_S[:, None]

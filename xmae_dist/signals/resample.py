@@ -12,7 +12,7 @@ from fractions import Fraction
 from functools import lru_cache
 
 import numpy as np
-from scipy.signal import upfirdn
+import scipy
 
 _LOBES = 24  # half width of the sinc, in periods of the slower of the two rates
 _KAISER_BETA = 9.0  # about 90 dB of stop-band attenuation
@@ -70,6 +70,6 @@ def resample(
     padded = np.pad(x_T, (before, after), mode="edge")
     start = whole + before * up + half
     lead = -start % down  # zero taps in front, so that output 0 falls on a kept sample
-    out = upfirdn(np.concatenate([np.zeros(lead), taps]), padded, up, down)
+    out = scipy.signal.upfirdn(np.concatenate([np.zeros(lead), taps]), padded, up, down)
     first = (start + lead) // down
     return out[first : first + n_out]

@@ -297,10 +297,11 @@ def _fit_result(job: Any) -> dict[str, Any] | BaseException:
 
 
 def _fit(job: Any) -> dict[str, Any]:
-    """One `TorchTrainer` run; returns what rank 0 did."""
+    """One `Trainer` run; returns what rank 0 did."""
     from ray.train import FailureConfig, RunConfig, ScalingConfig
-    from ray.train.torch import TorchConfig, TorchTrainer
+    from ray.train.torch import TorchConfig
 
+    from xmae_dist.train.trainer import Trainer
     from xmae_dist.train.watch import Watch
     from xmae_dist.train.worker import train
 
@@ -309,7 +310,7 @@ def _fit(job: Any) -> dict[str, Any]:
     fewest = settings.min_workers or settings.workers
     watch = Watch(board=job.board, silence_s=settings.silence_s, wait_s=settings.collective_timeout_s)
     with tempfile.TemporaryDirectory(prefix="xmae-ray-train-") as folder:
-        trainer = TorchTrainer(
+        trainer = Trainer(
             train,  # type: ignore[arg-type]
             train_loop_config={"job": job},
             scaling_config=ScalingConfig(
