@@ -139,9 +139,8 @@ def until(what: str, answer: Any) -> Any:
 
 
 def show(results: dict[str, Any]) -> None:
-    print(
-        f"{results['preset']}, {results['workers']} workers on {os.cpu_count()} cores, load before {results['load']:.1f}"
-    )
+    where = f"{results['workers']} workers on {os.cpu_count()} cores, load before {results['load']:.1f}"
+    print(f"{results['preset']}, {where}")
     restarts = results["restarts"]
     names = list(dict.fromkeys([*results["start"], *(restarts[0] if restarts else [])]))
     names.sort(key=lambda name: ("before", "all").index(name) * 2 if name in ("before", "all") else 1)
