@@ -8,6 +8,12 @@ checkpoints; no validation. Each child is bound to its cores with everything it 
 core 0, two on cores 0 and 1. *Beside*: one worker alone on core 0, and Ray's own processes on core 1, as on a machine
 whose GPUs train and whose CPUs have room for Ray. All take turns; medians over rounds.
 
+Processes differ by more than the overhead that is looked for, so it is taken within one: *in turns* is *beside* with
+a bare step before every step of the loop, made by the worker itself, on the same windows, with a model and optimizer
+of its own. A step of the loop is then everything from the end of a bare step to the start of the next: waiting for
+data, masks, engine, all-reduce, metrics, checkpoints. What the loop's other threads use of the core during a bare step
+is booked on the loop.
+
 The clock counts what a busy neighbour takes, so CPU seconds (all processes of the run, Ray's own included) stand beside
 it: overhead by CPU is what the loop itself costs. "two bare at once" is what the machine gives two processes that share
 nothing but memory: scaling beyond it cannot be had.
@@ -23,7 +29,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -42,10 +48,13 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--json", type=Path, default=None)
     parser.add_argument("--bare", nargs=2, metavar=("STORE", "STEPS"), help=argparse.SUPPRESS)
+    parser.add_argument("--in-turns", nargs=argparse.REMAINDER, metavar="FILE, WORD", help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.bare:
         print(json.dumps(bare(args, args.bare[0], int(args.bare[1]))))
         return
+    if args.in_turns:
+        raise SystemExit(pretrain_in_turns(args, Path(args.in_turns[0]), args.in_turns[1:]))
     with tempfile.TemporaryDirectory(prefix="xmae-bench-") as folder:
         results = run(args, Path(folder))
     show(results)
@@ -67,6 +76,7 @@ def run(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
                 "bare": bares(args, store, (0,))[0],
                 "loop_1": loop(args, corpus, folder / f"one-{number}", (0,)),
                 "beside": loop(args, corpus, folder / f"beside-{number}", (0, 1), workers=1),
+                "turns": turns(args, corpus, folder / f"turns-{number}"),
                 "bare_twice": bares(args, store, (0, 1)),
                 "loop_2": loop(args, corpus, folder / f"two-{number}", (0, 1)),
             }
@@ -87,11 +97,10 @@ def bare(args: argparse.Namespace, store_url: str, steps: int) -> dict[str, floa
     from xmae_dist.model.mask import masks
 
     torch.set_num_threads(1)
-    torch.manual_seed(0)
     store = WindowStore.open(store_url)
     plan = plan_for(store, OrderConfig(global_batch=args.global_batch))
+    step_of = bare_step(args.preset, args.micro_batch)
     model = presets.build(args.preset)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, fused=True)
     batches = []
     for step in range(min(WARM_STEPS + steps, 32)):
         ids_B = plan.ids(step)
@@ -102,17 +111,33 @@ def bare(args: argparse.Namespace, store_url: str, steps: int) -> dict[str, floa
     for step in range(WARM_STEPS + steps):
         if step == WARM_STEPS:
             started, cpu_started = time.perf_counter(), time.process_time()
-        parts = args.global_batch // args.micro_batch
-        for micro in zip(*(x.split(args.micro_batch) for x in batches[step % len(batches)]), strict=True):
-            (model(*micro) / parts).backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        optimizer.zero_grad()
+        step_of(*batches[step % len(batches)])
     windows = steps * args.global_batch
     return {
         "windows_per_s": windows / (time.perf_counter() - started),
         "windows_per_cpu_s": windows / (time.process_time() - cpu_started),
     }
+
+
+def bare_step(preset: str, micro_batch: int) -> Callable[..., None]:
+    """A training step of a model of its own, on (ppg, ecg, mask)."""
+    import torch
+
+    from xmae_dist.model import presets
+
+    torch.manual_seed(0)
+    model = presets.build(preset)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, fused=True)
+
+    def step(*tensors: Any) -> None:
+        parts = len(tensors[0]) // micro_batch
+        for micro in zip(*(x.split(micro_batch) for x in tensors), strict=True):
+            (model(*micro) / parts).backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad()
+
+    return step
 
 
 def bares(args: argparse.Namespace, store: str, cores: Sequence[int]) -> list[dict[str, float]]:
@@ -142,7 +167,19 @@ def loop(
     Fewer workers than cores have the first cores to themselves.
     """
     workers = workers or len(cores)
-    total = WARM_STEPS + (steps or args.steps) + 1  # the last step also waits for its checkpoint
+    words, total = words_of(args, corpus, run_folder, steps or args.steps, workers)
+    process = xmae(words, cores)
+    samples = list(cpu_seconds_of(process, apart=cores[:workers] if workers < len(cores) else ()))
+    rows = [json.loads(line) for file in run_folder.glob("metrics/*") for line in file.read_text().splitlines()]
+    steps_rows = sorted((row for row in rows if row["kind"] == "step"), key=lambda row: row["step"])
+    return measured(steps_rows[WARM_STEPS:-1], samples, args.global_batch, max((total - WARM_STEPS) // SAVES, 1))
+
+
+def words_of(
+    args: argparse.Namespace, corpus: Path, run_folder: Path, steps: int, workers: int
+) -> tuple[list[str], int]:
+    """(the command line, how many steps it makes) for `steps` measured ones."""
+    total = WARM_STEPS + steps + 1  # the last step also waits for its checkpoint
     options = {
         "--corpus": corpus,
         "--run": run_folder,
@@ -154,11 +191,7 @@ def loop(
         "--validation.windows": 0,
         "--checkpoint.every-steps": max((total - WARM_STEPS) // SAVES, 1),
     }
-    process = xmae(["pretrain", "debug_cpu2", *(str(word) for pair in options.items() for word in pair)], cores)
-    samples = list(cpu_seconds_of(process, apart=cores[:workers] if workers < len(cores) else ()))
-    rows = [json.loads(line) for file in run_folder.glob("metrics/*") for line in file.read_text().splitlines()]
-    steps_rows = sorted((row for row in rows if row["kind"] == "step"), key=lambda row: row["step"])
-    return measured(steps_rows[WARM_STEPS:-1], samples, args.global_batch, max((total - WARM_STEPS) // SAVES, 1))
+    return ["pretrain", "debug_cpu2", *(str(word) for pair in options.items() for word in pair)], total
 
 
 def measured(
@@ -218,6 +251,69 @@ def child(command: list[str], cores: Sequence[int], stdout: int) -> subprocess.P
     return subprocess.Popen(bound, env=environment, stdout=stdout, stderr=subprocess.DEVNULL)
 
 
+# -- in turns --------------------------------------------------------------------------------------------------------
+
+
+def turns(args: argparse.Namespace, corpus: Path, run_folder: Path) -> dict[str, Any]:
+    """Steps of the loop and bare ones, in turns in one worker on core 0, Ray on core 1: seconds of each pair."""
+    words, _ = words_of(args, corpus, run_folder, args.steps, workers=1)
+    pairs = run_folder.with_suffix(".json")
+    own = ["--preset", args.preset, "--micro-batch", str(args.micro_batch), "--in-turns", str(pairs), *words]
+    process = child([sys.executable, __file__, *own], (0, 1), stdout=subprocess.DEVNULL)
+    for _ in cpu_seconds_of(process, apart=(0,)):
+        pass
+    return dict(json.loads(pairs.read_text()))
+
+
+def pretrain_in_turns(args: argparse.Namespace, pairs: Path, words: list[str]) -> int:
+    """`xmae pretrain`, whose worker does a bare step before each of its own and writes what they took to `pairs`."""
+    from xmae_dist.cli.main import main as command
+    from xmae_dist.train import worker
+
+    preset, micro_batch, train = args.preset, args.micro_batch, worker.train
+
+    def train_in_turns(settings: dict[str, Any]) -> dict[str, Any]:
+        from xmae_dist.train import loop
+
+        run_loop = loop.Loop.run
+
+        def in_turns(self: Any, batches: Any, state: Any) -> Any:
+            def mask_of(batch: Any) -> Any:
+                return self.masking.draw(batch.ids_B, batch.epoch, self.config.model_mask_ratio)
+
+            return run_loop(self, with_bare_steps(batches, mask_of, bare_step(preset, micro_batch), pairs), state)
+
+        loop.Loop.run = in_turns  # type: ignore[method-assign]
+        return train(settings)
+
+    worker.train = train_in_turns
+    return command(words)
+
+
+def with_bare_steps(
+    batches: Any, mask_of: Callable[[Any], Any], step_of: Callable[..., None], pairs: Path
+) -> Iterator[Any]:
+    """The batches, and a bare step on each before it is handed on."""
+    loop_s: list[float] = []
+    bare_s: list[float] = []
+    threads_s: list[float] = []
+    batches = iter(batches)
+    stepped_s = time.perf_counter()
+    while (batch := next(batches, None)) is not None:
+        got_s = time.perf_counter()
+        if bare_s:
+            loop_s.append(got_s - stepped_s)
+        tensors = batch.ppg_BL, batch.ecg_BL, mask_of(batch)
+        before_s, used_s, own_s = time.perf_counter(), time.process_time(), time.thread_time()
+        step_of(*tensors)
+        stepped_s = time.perf_counter()
+        bare_s.append(stepped_s - before_s)
+        threads_s.append(time.process_time() - used_s - (time.thread_time() - own_s))
+        yield batch
+    kept = slice(WARM_STEPS, len(loop_s))  # the last step, which has no pair, also waits for its checkpoint
+    pairs.write_text(json.dumps({"loop_s": loop_s[kept], "bare_s": bare_s[kept], "other_threads_s": threads_s[kept]}))
+
+
 # -- the table -------------------------------------------------------------------------------------------------------
 
 
@@ -246,6 +342,8 @@ def show(results: dict[str, Any]) -> None:
     ):
         over = float(np.median([one["bare"][key] / one[what][key] - 1 for one in rounds]))
         print(f"overhead of the loop over the bare step {clock}: {over:.1%}")
+    over, low, high = overhead_in_turns([one["turns"] for one in rounds])
+    print(f"and in turns in one process: {over:.1%} (95 % of resampled pairs: {low:.1%} to {high:.1%})")
     scaling = float(np.median([one["loop_2"]["windows_per_s"] / one["loop_1"]["windows_per_s"] / 2 for one in rounds]))
     both = float(
         np.median(
@@ -261,6 +359,17 @@ def show(results: dict[str, Any]) -> None:
         print(f"{what}: a checkpoint stops training for {stall_s * 1e3:.1f} ms, {stall_s / 60:.3%} at one a minute")
     parts = rounds[-1]["loop_1"]["parts_s"]
     print("a step of loop_1, ms: " + ", ".join(f"{name[:-2]} {spent * 1e3:.1f}" for name, spent in parts.items()))
+
+
+def overhead_in_turns(rounds: list[dict[str, Any]]) -> tuple[float, float, float]:
+    """Of all steps of all rounds: the loop's seconds over the bare ones' less 1, and its 95 % interval."""
+    loop_P, bare_P, threads_P = (
+        np.concatenate([one[name] for one in rounds]) for name in ("loop_s", "bare_s", "other_threads_s")
+    )
+    full_P, plain_P = loop_P + threads_P, bare_P - threads_P
+    drawn_RP = np.random.default_rng(0).integers(0, len(full_P), (2000, len(full_P)))
+    low, high = np.quantile(full_P[drawn_RP].sum(1) / plain_P[drawn_RP].sum(1), (0.025, 0.975)) - 1
+    return float(full_P.sum() / plain_P.sum() - 1), float(low), float(high)
 
 
 if __name__ == "__main__":
