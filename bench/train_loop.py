@@ -9,10 +9,10 @@ core 0, two on cores 0 and 1. *Beside*: one worker alone on core 0, and Ray's ow
 whose GPUs train and whose CPUs have room for Ray. All take turns; medians over rounds.
 
 Processes differ by more than the overhead that is looked for, so it is taken within one: *in turns* is *beside* with
-a bare step before every step of the loop, made by the worker itself, on the same windows, with a model and optimizer
-of its own. A step of the loop is then everything from the end of a bare step to the start of the next: waiting for
-data, masks, engine, all-reduce, metrics, checkpoints. What the loop's other threads use of the core during a bare step
-is booked on the loop.
+eight bare steps after every eight of the loop, made by the worker itself, on the same windows, with a model and
+optimizer of its own. The loop's seconds are everything from the end of bare steps to the start of the next: waiting for
+data, masks, engine, all-reduce, metrics, checkpoints, and what Ray's and the loop's other threads take of the core
+meanwhile. What those take during bare steps is taken off these.
 
 The clock counts what a busy neighbour takes, so CPU seconds (all processes of the run, Ray's own included) stand beside
 it: overhead by CPU is what the loop itself costs. "two bare at once" is what the machine gives two processes that share
@@ -36,6 +36,7 @@ from typing import Any
 import numpy as np
 
 WARM_STEPS = 8
+TURN_STEPS = 8
 SAVES = 4
 
 
@@ -293,25 +294,27 @@ def pretrain_in_turns(args: argparse.Namespace, pairs: Path, words: list[str]) -
 def with_bare_steps(
     batches: Any, mask_of: Callable[[Any], Any], step_of: Callable[..., None], pairs: Path
 ) -> Iterator[Any]:
-    """The batches, and a bare step on each before it is handed on."""
+    """The batches; after every `TURN_STEPS`, bare steps on the same."""
     loop_s: list[float] = []
     bare_s: list[float] = []
-    threads_s: list[float] = []
-    batches = iter(batches)
-    stepped_s = time.perf_counter()
-    while (batch := next(batches, None)) is not None:
-        got_s = time.perf_counter()
-        if bare_s:
-            loop_s.append(got_s - stepped_s)
-        tensors = batch.ppg_BL, batch.ecg_BL, mask_of(batch)
-        before_s, used_s, own_s = time.perf_counter(), time.process_time(), time.thread_time()
-        step_of(*tensors)
-        stepped_s = time.perf_counter()
-        bare_s.append(stepped_s - before_s)
-        threads_s.append(time.process_time() - used_s - (time.thread_time() - own_s))
+    other_threads_s: list[float] = []
+    block: list[Any] = []
+    began_s = time.perf_counter()
+    for batch in batches:
         yield batch
-    kept = slice(WARM_STEPS, len(loop_s))  # the last step, which has no pair, also waits for its checkpoint
-    pairs.write_text(json.dumps({"loop_s": loop_s[kept], "bare_s": bare_s[kept], "other_threads_s": threads_s[kept]}))
+        block.append(batch)
+        if len(block) == TURN_STEPS:
+            loop_s.append(time.perf_counter() - began_s)
+            tensors = [(one.ppg_BL, one.ecg_BL, mask_of(one)) for one in block]
+            before_s, used_s, own_s = time.perf_counter(), time.process_time(), time.thread_time()
+            for one in tensors:
+                step_of(*one)
+            bare_s.append(time.perf_counter() - before_s)
+            other_threads_s.append(time.process_time() - used_s - (time.thread_time() - own_s))
+            block, began_s = [], time.perf_counter()
+    pairs.write_text(  # the first turn warms up
+        json.dumps({"loop_s": loop_s[1:], "bare_s": bare_s[1:], "other_threads_s": other_threads_s[1:]})
+    )
 
 
 # -- the table -------------------------------------------------------------------------------------------------------
@@ -343,7 +346,7 @@ def show(results: dict[str, Any]) -> None:
         over = float(np.median([one["bare"][key] / one[what][key] - 1 for one in rounds]))
         print(f"overhead of the loop over the bare step {clock}: {over:.1%}")
     over, low, high = overhead_in_turns([one["turns"] for one in rounds])
-    print(f"and in turns in one process: {over:.1%} (95 % of resampled pairs: {low:.1%} to {high:.1%})")
+    print(f"and in turns in one process: {over:.1%} (95 % of resampled turns: {low:.1%} to {high:.1%})")
     scaling = float(np.median([one["loop_2"]["windows_per_s"] / one["loop_1"]["windows_per_s"] / 2 for one in rounds]))
     both = float(
         np.median(
@@ -362,14 +365,14 @@ def show(results: dict[str, Any]) -> None:
 
 
 def overhead_in_turns(rounds: list[dict[str, Any]]) -> tuple[float, float, float]:
-    """Of all steps of all rounds: the loop's seconds over the bare ones' less 1, and its 95 % interval."""
+    """Over all turns of all rounds: the loop's seconds over the bare ones' less 1, and its 95 % interval."""
     loop_P, bare_P, threads_P = (
         np.concatenate([one[name] for one in rounds]) for name in ("loop_s", "bare_s", "other_threads_s")
     )
-    full_P, plain_P = loop_P + threads_P, bare_P - threads_P
-    drawn_RP = np.random.default_rng(0).integers(0, len(full_P), (2000, len(full_P)))
-    low, high = np.quantile(full_P[drawn_RP].sum(1) / plain_P[drawn_RP].sum(1), (0.025, 0.975)) - 1
-    return float(full_P.sum() / plain_P.sum() - 1), float(low), float(high)
+    plain_P = bare_P - threads_P
+    drawn_RP = np.random.default_rng(0).integers(0, len(loop_P), (2000, len(loop_P)))
+    low, high = np.quantile(loop_P[drawn_RP].sum(1) / plain_P[drawn_RP].sum(1), (0.025, 0.975)) - 1
+    return float(loop_P.sum() / plain_P.sum() - 1), float(low), float(high)
 
 
 if __name__ == "__main__":
