@@ -41,6 +41,7 @@ RAY_LIVES_IN = {
     "data/stream.py",
     "data/fanout.py",
     "train/launch.py",
+    "train/trainer.py",
     "train/watch.py",
     "train/prometheus.py",
     "train/worker.py",

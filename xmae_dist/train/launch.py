@@ -13,7 +13,6 @@ import os
 import queue
 import signal
 import sys
-import tempfile
 import threading
 import time
 from collections.abc import Iterator
@@ -35,9 +34,6 @@ from xmae_dist.train.startup import Marks, process_started_s
 from xmae_dist.train.state import Identity
 
 _DRAW_EVERY_S = 60.0
-# Host memory in huge pages, where the kernel leaves that to the process: on CPUs activations then cost fewer page
-# faults and misses of the TLB. Older C libraries than glibc 2.35 pass over it.
-_WORKER_ENV = {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -262,8 +258,10 @@ def _supervised(job: Any, board: Any, shown: Shown) -> dict[str, Any]:
     """Runs Ray Train in a thread, while this one shows rows and hears signals."""
     import ray
 
+    from xmae_dist.train.trainer import fit_result
+
     ended: queue.SimpleQueue[dict[str, Any] | BaseException] = queue.SimpleQueue()
-    threading.Thread(target=lambda: ended.put(_fit_result(job)), name="fit", daemon=True).start()
+    threading.Thread(target=lambda: ended.put(fit_result(job)), name="fit", daemon=True).start()
     told = False
     with _signals() as received:
         while ended.empty():
@@ -283,77 +281,6 @@ def _supervised(job: Any, board: Any, shown: Shown) -> dict[str, Any]:
     if isinstance(result, BaseException):
         raise result
     return result
-
-
-def _fit_result(job: Any) -> dict[str, Any] | BaseException:
-    from ray.train import TrainingFailedError
-
-    try:
-        return _fit(job)
-    except TrainingFailedError as error:
-        return _told(error)
-    except BaseException as error:  # noqa: BLE001  (raised again in the main thread)
-        return error
-
-
-def _fit(job: Any) -> dict[str, Any]:
-    """One `Trainer` run; returns what rank 0 did."""
-    from ray.train import FailureConfig, RunConfig, ScalingConfig
-    from ray.train.torch import TorchConfig
-
-    from xmae_dist.train.trainer import Trainer
-    from xmae_dist.train.watch import Watch
-    from xmae_dist.train.worker import train
-
-    config: PretrainConfig = job.config
-    settings, resources = config.train, config.resources
-    fewest = settings.min_workers or settings.workers
-    watch = Watch(board=job.board, silence_s=settings.silence_s, wait_s=settings.collective_timeout_s)
-    with tempfile.TemporaryDirectory(prefix="xmae-ray-train-") as folder:
-        trainer = Trainer(
-            train,  # type: ignore[arg-type]
-            train_loop_config={"job": job},
-            scaling_config=ScalingConfig(
-                num_workers=(fewest, settings.workers) if fewest < settings.workers else settings.workers,  # type: ignore[arg-type]
-                elastic_resize_monitor_interval_s=settings.resize_check_s,  # type: ignore[call-arg]
-                use_gpu=resources.gpus,
-                resources_per_worker={
-                    "CPU": resources.worker_cpus,
-                    **({"GPU": 1.0} if resources.gpus else {}),
-                },
-            ),
-            # The watch names who is to blame; where it cannot (the controller is lost), the group still ends.
-            torch_config=TorchConfig(timeout_s=settings.collective_timeout_s + 30),
-            run_config=RunConfig(
-                storage_path=folder,
-                name="run",
-                failure_config=FailureConfig(  # type: ignore[call-arg]
-                    max_failures=settings.max_failures, controller_failure_limit=settings.max_controller_failures
-                ),
-                callbacks=[watch],  # type: ignore[list-item]
-                worker_runtime_env={"env_vars": _WORKER_ENV},
-            ),
-        )
-        result = trainer.fit()
-    return dict(result.return_value or {})  # type: ignore[attr-defined]
-
-
-def _told(error: Exception) -> XmaeError:
-    """A failed worker group as one error: the worker's own where it is one of ours."""
-    failures = getattr(error, "worker_failures", {})
-    for failure in failures.values():
-        cause: BaseException | None = failure
-        while cause is not None:
-            if isinstance(cause, XmaeError):
-                return cause
-            cause = getattr(cause, "cause", None) or cause.__cause__
-    lines = [line for line in str(error).splitlines() if line.strip()]
-    return RunError(
-        "training workers",
-        value=" / ".join(lines[-3:])[:600],
-        fix="the workers' logs (XMAE_WORKER_LOGS=1 shows them here) tell more; the same command goes on from the "
-        "newest checkpoint",
-    )
 
 
 @contextmanager
