@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from xmae_dist.core.errors import InputError
 from xmae_dist.model import XMAE
 from xmae_dist.model.published import PublishedXMAE, from_published, to_published_state
 
@@ -80,3 +81,14 @@ def test_released_names_round_trip(recorded):
     for name, value in state.items():
         assert written[name].shape == value.shape
         assert np.array_equal(written[name].numpy(), value), name
+
+
+def test_another_state_dict_is_told_by_the_weight_that_is_wrong(recorded):
+    state = _state(recorded, np.float32)
+    with pytest.raises(InputError, match=r"no ppg_path\.pos among 1"):
+        XMAE.from_published({"encoder.weight": np.zeros((2, 2))}, heads=4)
+    with pytest.raises(InputError, match=r"more\.weight"):
+        XMAE.from_published({**state, "more.weight": np.zeros(2)}, heads=4)
+    without = {name: value for name, value in state.items() if name != "mask_token"}
+    with pytest.raises(InputError, match="mask_token"):
+        XMAE.from_published(without, heads=4)

@@ -29,6 +29,7 @@ COMMANDS: dict[str, str] = {
     "audit": "list the steps at which a subject was seen",
     "pretrain": "pretrain an xMAE with Ray Train and DeepSpeed; resumes the newest complete checkpoint",
     "export": "write the encoder of a run as a bundle: safetensors, configuration, model card",
+    "export-encoder": "write the encoder of a bundle as one file for other programs: ONNX, or a torch.export program",
     "evaluate": "probe encoders on downstream tasks in parallel, with controls and subject-wise intervals",
     "report": "make the evaluation report again from its stored results",
     "ppg-bench": "write what the PPG-Bench program needs to evaluate an exported encoder",

@@ -20,6 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from xmae_dist.core.errors import InputError
 from xmae_dist.model.blocks import Attention, feed_forward
 from xmae_dist.model.interface import PretrainModel
 from xmae_dist.model.loss import masked_mse
@@ -214,14 +215,22 @@ def from_published(state: Mapping[str, Any], *, heads: int, dropout: float = 0.1
     """A model with the weights of a released state dict, in evaluation mode.
 
     ``state`` maps names to NumPy arrays or tensors; the prefix ``model.`` that Lightning writes is dropped.
-    The model takes the floating type of the weights. Raises KeyError or RuntimeError, naming the weights that
-    are missing, left over or of another shape.
+    The model takes the floating type of the weights. Raises InputError, naming the weights that are missing, left
+    over or of another shape.
     """
     bare = {name.removeprefix("model."): torch.as_tensor(value) for name, value in state.items()}
-    config = dataclasses.replace(config_of_state(bare, heads), dropout=dropout)
-    model = PublishedXMAE(config).to(bare["ppg_path.pos"].dtype)
-    model.load_state_dict(bare)
+    try:
+        config = dataclasses.replace(config_of_state(bare, heads), dropout=dropout)
+        model = PublishedXMAE(config).to(bare["ppg_path.pos"].dtype)
+        model.load_state_dict(bare)
+    except KeyError as error:
+        raise InputError("state dict", value=f"no {error.args[0]} among {len(bare)}", expected=_RELEASED) from error
+    except RuntimeError as error:
+        raise InputError("state dict", value=" ".join(str(error).split()), expected=_RELEASED) from error
     return model.eval()
+
+
+_RELEASED = "the weights of a released xMAE, all of them and no others"
 
 
 def to_published_state(model: PublishedXMAE) -> dict[str, Tensor]:

@@ -66,7 +66,7 @@ class LocalCluster:
             {**self.base_environment, **self.environment()},
         )
         self.nodes.append(node)
-        _wait_for_nodes(self, _alive_nodes(self) + 1)
+        _wait_for_node(self)
         return node
 
     def node_ip(self, node: subprocess.Popen[bytes]) -> str:
@@ -121,7 +121,7 @@ def local_cluster(
             {**cluster.base_environment, **cluster.environment()},
         )
         cluster.nodes.append(head)
-        _wait_for_nodes(cluster, 1)
+        _wait_for_node(cluster)
         for _ in range(raylets - 1):
             cluster.add_node(num_cpus=num_cpus, object_store_mib=object_store_mib)
         yield cluster
@@ -173,24 +173,26 @@ def _start(options: list[str], log: Path, environment: dict[str, str]) -> subpro
         )
 
 
-def _wait_for_nodes(cluster: LocalCluster, wanted: int, patience_s: float = 90.0) -> None:
+def _wait_for_node(cluster: LocalCluster, patience_s: float = 90.0) -> None:
+    """Until the head counts the newest node, by its address: nodes just killed are counted for some seconds more."""
+    ip = _node_ip(len(cluster.nodes) - 1)
     deadline = time.monotonic() + patience_s
     needed = (cluster.nodes[0], cluster.nodes[-1])  # those between may have been killed
     while time.monotonic() < deadline and all(node.poll() is None for node in needed):
-        if _alive_nodes(cluster) >= wanted:
+        if ip in _alive_nodes(cluster):
             return
         time.sleep(0.3)
     log = max(cluster.folder.glob("*.log"), key=lambda file: file.stat().st_mtime)
     raise RunError(
         "local Ray cluster",
         value=log.read_text(errors="replace")[-600:],
-        expected=f"{wanted} nodes within {patience_s:.0f} s",
+        expected=f"a node at {ip} within {patience_s:.0f} s",
         fix="run `ray start --head` by hand to see what it says",
     )
 
 
-def _alive_nodes(cluster: LocalCluster) -> int:
-    """How many nodes the head counts as alive; 0 while its dashboard does not answer.
+def _alive_nodes(cluster: LocalCluster) -> set[str]:
+    """Addresses of the nodes that the head counts as alive; none while its dashboard does not answer.
 
     Asked over HTTP: Ray's own client fixes its authentication mode when it is first imported, and the process
     that starts a cluster may have imported Ray for another.
@@ -203,8 +205,8 @@ def _alive_nodes(cluster: LocalCluster) -> int:
         with urllib.request.urlopen(request, timeout=5) as answer:
             nodes = json.load(answer)["data"]["result"]["result"]
     except OSError:
-        return 0
-    return sum(node["state"] == "ALIVE" for node in nodes)
+        return set()
+    return {node["node_ip"] for node in nodes if node["state"] == "ALIVE"}
 
 
 def _end_group(process: subprocess.Popen[bytes]) -> None:
