@@ -56,6 +56,6 @@ def run(args: Args) -> int:
     print(
         f"{args.out}: encoder of bundle {loaded.bundle_id}, {len(exported.content) / 1e6:.1f} MB\n"
         f"  in   float32 ({window}): {signal}, prepared as the window specification in the file says\n"
-        f"  out  float32 (B, {exported.embedding_width}): at most {exported.worst:.1g} from the model's (random windows)"
+        f"  out  float32 (B, {exported.embedding_width}), within {exported.worst:.1g} of the model's (random windows)"
     )
     return 0
