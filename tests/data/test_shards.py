@@ -115,7 +115,9 @@ def test_a_changed_shard_is_named(store: WindowStore, tmp_path: Path) -> None:
 FOREIGN = WindowSpec(window_s=2.0, stride_s=2.0)
 
 
-def foreign_shards(folder: Path, *, subjects: bool = True, length: int = 200) -> np.ndarray:
+def foreign_shards(
+    folder: Path, *, subjects: bool = True, length: int = 200, more: dict[str, object] | None = None
+) -> np.ndarray:
     """Two tar files as others write them: float32 (1, L) in their own units, names of their own; returns all PPG."""
     import webdataset
 
@@ -125,7 +127,7 @@ def foreign_shards(folder: Path, *, subjects: bool = True, length: int = 200) ->
     ppg_BL[8, 5] = np.nan
     with webdataset.ShardWriter(f"{folder}/train-%03d.tar", maxcount=35, verbose=0, mtime=0.0) as writer:
         for i, ppg_L in enumerate(ppg_BL):
-            own = {"patient": f"q{i // 5}", "age": 50 + i, "site": "wrist"} if subjects else {}
+            own = {"patient": f"q{i // 5}", "age": 50 + i, "site": "wrist", **(more or {})} if subjects else {}
             writer.write({"__key__": f"s/{i:04d}", "ppg.npy": ppg_L[None], "ecg.npy": -ppg_L[None], "json": own})
     return ppg_BL
 
@@ -162,6 +164,10 @@ def test_shards_of_others_become_a_store(tmp_path: Path) -> None:
         ({"subjects": False}, ForeignConfig(spec=FOREIGN), "--all-to train"),
         ({"length": 150}, ForeignConfig(spec=FOREIGN, all_to="train"), r"\(1, 150\).*200 numbers"),
         ({}, ForeignConfig(spec=FOREIGN, subject_field="person"), "no 'person'"),
+        ({"more": {"heart_rate_bpm": "fast"}}, ForeignConfig(spec=FOREIGN), r"heart_rate_bpm is 'fast'.*a number"),
+        ({"more": {"start_s": [1]}}, ForeignConfig(spec=FOREIGN), r"start_s is \[1\].*a number"),
+        ({"more": {"labels": ["age"]}}, ForeignConfig(spec=FOREIGN), r"labels is \['age'\].*names with values"),
+        ({"more": {"labels": {"age": "old"}}}, ForeignConfig(spec=FOREIGN), "age is 'old'.*a number"),
     ],
 )
 def test_shards_that_cannot_be_windows_are_refused_by_name(

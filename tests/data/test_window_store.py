@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from tests.data.corpora import corpus_of
+from xmae_dist.cli.main import main
 from xmae_dist.core.errors import InputError, IntegrityError, StorageError
 from xmae_dist.core.fingerprint import canonical_json
 from xmae_dist.data import materialise, window_part
@@ -52,7 +53,9 @@ def _snapshot(store: WindowStore) -> Snapshot:
     return Corpus.open(store.url.rsplit("/", 2)[0] + "/c").snapshot()
 
 
-def test_windows_of_a_snapshot_with_withdrawn_subjects_are_refused_unless_allowed(tmp_path: Path) -> None:
+def test_windows_of_a_snapshot_with_withdrawn_subjects_are_refused_unless_allowed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     corpus = corpus_of(f"{tmp_path}/c", subjects=3)
     stored = plain_store(corpus, f"{tmp_path}/w")
     version = corpus.snapshot().version
@@ -61,6 +64,10 @@ def test_windows_of_a_snapshot_with_withdrawn_subjects_are_refused_unless_allowe
         materialise.materialise(corpus.url, f"{tmp_path}/w", CONFIG, version=version)
     found = materialise.materialise(corpus.url, f"{tmp_path}/w", CONFIG, version=version, allow_withdrawn=True)
     assert (found.url, found.n_windows) == (stored.url, stored.n_windows)
+    command = ["windows", "--corpus", corpus.url, "--out", f"{tmp_path}/other", "--snapshot", str(version)]
+    assert main(command) == 2 and "--allow-withdrawn" in capsys.readouterr().err
+    assert main([*command, "--allow-withdrawn", "--on-the-fly"]) == 2
+    assert main([*command, "--allow-withdrawn"]) == 0
 
 
 def test_ids_are_contiguous_and_ordered_by_split_cohort_part(store: WindowStore) -> None:

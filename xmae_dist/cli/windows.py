@@ -11,6 +11,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from xmae_dist.core.errors import ConfigError
 from xmae_dist.data.materialise import StoreConfig, materialise
 from xmae_dist.data.split import SplitConfig
 from xmae_dist.data.window_spec import WindowSpec
@@ -32,6 +33,8 @@ class Args:
     """URL below which window stores are kept."""
     snapshot: int | None = None
     """Version of the corpus to cut; the newest if not given."""
+    allow_withdrawn: bool = False
+    """Cut an old snapshot although some of its subjects were withdrawn since."""
     cohorts: tuple[str, ...] = ()
     """Cohorts to take; none named takes all."""
     chunk_windows: int = 64
@@ -55,7 +58,21 @@ def run(args: Args) -> int:
         chunk_windows=args.chunk_windows,
         on_the_fly=args.on_the_fly,
     )
-    store = materialise(args.corpus, args.out, config, version=args.snapshot, tasks=args.tasks)
+    if args.allow_withdrawn and args.on_the_fly:
+        raise ConfigError(
+            "--allow-withdrawn",
+            value="with --on-the-fly",
+            expected="stored windows: the recordings of withdrawn subjects are not read again",
+            fix="leave one of the two out",
+        )
+    store = materialise(
+        args.corpus,
+        args.out,
+        config,
+        version=args.snapshot,
+        tasks=args.tasks,
+        allow_withdrawn=args.allow_withdrawn,
+    )
     if args.json:
         print(json.dumps(_summary(store)))
     else:

@@ -84,7 +84,20 @@ def _meta(raw: Mapping[str, Any], where: str) -> dict[str, Any]:
         raise InputError(where, value=f".json: {error}", expected="JSON") from error
     if not isinstance(meta, dict):
         raise InputError(where, value=f".json: {type(meta).__name__}", expected="a JSON object")
+    numbers = {name: meta[name] for name in (*MEASURES, "start_s", "target_start_s") if meta.get(name) is not None}
+    for field, kinds, expected in (("labels", (int, float), "a number"), ("label_text", str, "text")):
+        values = meta.get(field) or {}
+        if not isinstance(values, dict):
+            raise InputError(where, value=f".json: {field} is {values!r}", expected="names with values")
+        _check_kinds(values, kinds, expected, where)
+    _check_kinds(numbers, (int, float), "a number", where)
     return meta
+
+
+def _check_kinds(values: Mapping[str, Any], kinds: Any, expected: str, where: str) -> None:
+    for name, value in values.items():
+        if not isinstance(value, kinds):
+            raise InputError(where, value=f".json: {name} is {value!r}", expected=expected)
 
 
 def meta_table(rows: list[dict[str, Any]]) -> pa.Table:
