@@ -19,7 +19,7 @@ from torch.nn import functional as F
 from xmae_dist.core.errors import ConfigError
 
 Rotation = tuple[Tensor, Tensor]
-"""Cosine and sine of every token's angles, each (N, E/2) or (B, 1, N, E/2)."""
+"""Cosine and signed sine of every token's angles, each (N, E) or (B, 1, N, E); see `rotation_table`."""
 
 
 class UnbiasedAtFirst(nn.Linear):
@@ -96,17 +96,18 @@ def feed_forward(width: int, hidden: int, dropout: float = 0.0) -> nn.Sequential
 
 
 def rotation_table(time_N: Tensor, features: int, longest: float = 1000.0) -> Rotation:
-    """Cosine and sine, each (N, features / 2), for tokens at ``time_N`` (in patches).
+    """Cosine and signed sine, each (N, features), for tokens at ``time_N`` (in patches).
 
-    Wavelengths run geometrically from 2 pi to 2 pi * ``longest`` patches.
+    Wavelengths run geometrically from 2 pi to 2 pi * ``longest`` patches. Feature i of the first half is paired with
+    feature i of the second; the sine is negative for the first, so that `rotate` is two products and a sum.
     """
     rate_F = longest ** (-torch.arange(0, features, 2, dtype=torch.float64) / features)
     angle_NF = time_N.to(torch.float64)[:, None] * rate_F
-    return angle_NF.cos().float(), angle_NF.sin().float()
+    sin_NF = angle_NF.sin()
+    return angle_NF.cos().repeat(1, 2).float(), torch.cat([-sin_NF, sin_NF], dim=1).float()
 
 
 def rotate(x_BHNE: Tensor, rotation: Rotation) -> Tensor:
     """Turn the feature pairs (first half, second half) of queries or keys by their tokens' angles."""
     cos, sin = (table.to(x_BHNE.dtype) for table in rotation)
-    first, second = x_BHNE.chunk(2, dim=-1)
-    return torch.cat([first * cos - second * sin, first * sin + second * cos], dim=-1)
+    return x_BHNE * cos + x_BHNE.roll(x_BHNE.shape[-1] // 2, dims=-1) * sin
