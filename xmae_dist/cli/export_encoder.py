@@ -39,7 +39,7 @@ def run(args: Args) -> int:
         raise ConfigError(
             "--out",
             value=args.out,
-            expected=" or ".join(f"a name in {name} ({what})" for name, what in FORMATS.items()),
+            expected="a name that ends in " + " or ".join(f"{name} ({what})" for name, what in FORMATS.items()),
             fix="--out encoder.onnx",
         )
     loaded = bundle.load(args.bundle)
