@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import textwrap
 from dataclasses import dataclass
 from typing import Annotated
 
@@ -165,7 +166,8 @@ def _show_scores(results: list[Result], planned: Plan) -> None:
             f"{score.value:8.3f}  [{score.low:.3f}, {score.high:.3f}]  {result.n_subjects} subjects  {_how(result)}"
         )
     for name, why in planned.skipped.items():
-        print(f"left out: {name}: {why}")
+        # In full in the report: what is expected may be a list of every label.
+        print(f"left out: {name}: {textwrap.shorten(why.removeprefix(f'task {name}: '), 160, placeholder=' …')}")
 
 
 def _how(result: Result) -> str:
