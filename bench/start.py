@@ -56,25 +56,24 @@ def run(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
     with local_cluster(raylets=1, num_cpus=args.workers + 1, environment=environment) as cluster:
         load = os.getloadavg()[0]
         began_s = time.time()
-        job = submit(args, cluster, folder, "run", steps=1_000_000)
+        submit(args, cluster, folder, "run", steps=1_000_000)
         start = first_step(str(folder / "run"), began_s)
         restarts = []
         for _ in range(args.kills):
-            until_saved(str(folder / "run"), time.time())
+            until_saved(str(folder / "run"))
             killed_s = kill_a_worker(cluster)
             restarts.append(first_step(str(folder / "run"), killed_s))
-        ray(cluster, "job", "stop", job)
+        ray(cluster, "job", "stop", "run")
     return {"workers": args.workers, "preset": args.preset, "load": load, "start": start, "restarts": restarts}
 
 
-def submit(args: argparse.Namespace, cluster: LocalCluster, folder: Path, name: str, *, steps: int) -> str:
+def submit(args: argparse.Namespace, cluster: LocalCluster, folder: Path, name: str, *, steps: int) -> None:
     """Submits a run; waits for its end only where it has one step."""
     words = ["jobs/pretrain.py", "debug_cpu2", "--corpus", str(folder / "corpus"), "--run", str(folder / name)]
     words += ["--model.preset", args.preset, "--train.steps", str(steps), "--train.workers", str(args.workers)]
     words += ["--validation.windows", "0", "--checkpoint.every-steps", "10", "--train.max-failures", "-1"]
     options = ["--submission-id", name, "--working-dir", str(ROOT), *([] if steps == 1 else ["--no-wait"])]
     ray(cluster, "job", "submit", *options, "--", "python", *words)
-    return name
 
 
 def ray(cluster: LocalCluster, *words: str) -> None:
@@ -112,11 +111,11 @@ def _first_step(run_url: str, since_s: float) -> tuple[Row, Row] | None:
     return (starts[0], min(steps, key=lambda row: row["step"])) if steps else None
 
 
-def until_saved(run_url: str, since_s: float) -> None:
+def until_saved(run_url: str) -> None:
     """Waits for a checkpoint later than those there now."""
     there = {one.step for one in checkpoint.list_checkpoints(run_url)}
     until(
-        f"a checkpoint of {run_url} after {since_s:.0f}",
+        f"another checkpoint of {run_url}",
         lambda: any(one.complete and one.step not in there for one in checkpoint.list_checkpoints(run_url)),
     )
 
@@ -142,8 +141,7 @@ def show(results: dict[str, Any]) -> None:
     where = f"{results['workers']} workers on {os.cpu_count()} cores, load before {results['load']:.1f}"
     print(f"{results['preset']}, {where}")
     restarts = results["restarts"]
-    names = list(dict.fromkeys([*results["start"], *(restarts[0] if restarts else [])]))
-    names.sort(key=lambda name: ("before", "all").index(name) * 2 if name in ("before", "all") else 1)
+    names = [*dict.fromkeys(name for one in (results["start"], *restarts) for name in one if name != "all"), "all"]
     print(f"{'seconds':<16} {'job submit':>12} {'killed worker':>14}   (median of {len(restarts)}; smallest, largest)")
     for name in names:
         again = [one.get(name, 0.0) for one in restarts]

@@ -101,12 +101,12 @@ def bare(args: argparse.Namespace, store_url: str, steps: int) -> dict[str, floa
     store = WindowStore.open(store_url)
     plan = plan_for(store, OrderConfig(global_batch=args.global_batch))
     step_of = bare_step(args.preset, args.micro_batch)
-    model = presets.build(args.preset)
+    config = presets.config(args.preset)
     batches = []
     for step in range(min(WARM_STEPS + steps, 32)):
         ids_B = plan.ids(step)
         ecg_BL, ppg_BL = store.read(ids_B)
-        mask_BN = masks(0, 0, ids_B, model.config.n_patches, model.config.mask_ratio, model.config.mask_mode)
+        mask_BN = masks(0, 0, ids_B, config.n_patches, config.mask_ratio, config.mask_mode)
         batches.append([torch.from_numpy(x.astype(np.float32)) for x in (ppg_BL, ecg_BL)] + [torch.from_numpy(mask_BN)])
     started = cpu_started = 0.0
     for step in range(WARM_STEPS + steps):
@@ -256,18 +256,18 @@ def child(command: list[str], cores: Sequence[int], stdout: int) -> subprocess.P
 
 
 def turns(args: argparse.Namespace, corpus: Path, run_folder: Path) -> dict[str, Any]:
-    """Steps of the loop and bare ones, in turns in one worker on core 0, Ray on core 1: seconds of each pair."""
+    """The loop's steps and bare ones in turns, in one worker on core 0, Ray on core 1: seconds of each turn."""
     words, _ = words_of(args, corpus, run_folder, args.steps, workers=1)
-    pairs = run_folder.with_suffix(".json")
-    own = ["--preset", args.preset, "--micro-batch", str(args.micro_batch), "--in-turns", str(pairs), *words]
+    turns_file = run_folder.with_suffix(".json")
+    own = ["--preset", args.preset, "--micro-batch", str(args.micro_batch), "--in-turns", str(turns_file), *words]
     process = child([sys.executable, __file__, *own], (0, 1), stdout=subprocess.DEVNULL)
     for _ in cpu_seconds_of(process, apart=(0,)):
         pass
-    return dict(json.loads(pairs.read_text()))
+    return dict(json.loads(turns_file.read_text()))
 
 
-def pretrain_in_turns(args: argparse.Namespace, pairs: Path, words: list[str]) -> int:
-    """`xmae pretrain`, whose worker does a bare step before each of its own and writes what they took to `pairs`."""
+def pretrain_in_turns(args: argparse.Namespace, turns_file: Path, words: list[str]) -> int:
+    """`xmae pretrain`, whose worker makes bare steps in turns with its own; what they took goes to `turns_file`."""
     from xmae_dist.cli.main import main as command
     from xmae_dist.train import worker
 
@@ -282,7 +282,7 @@ def pretrain_in_turns(args: argparse.Namespace, pairs: Path, words: list[str]) -
             def mask_of(batch: Any) -> Any:
                 return self.masking.draw(batch.ids_B, batch.epoch, self.config.model_mask_ratio)
 
-            return run_loop(self, with_bare_steps(batches, mask_of, bare_step(preset, micro_batch), pairs), state)
+            return run_loop(self, with_bare_steps(batches, mask_of, bare_step(preset, micro_batch), turns_file), state)
 
         loop.Loop.run = in_turns  # type: ignore[method-assign]
         return train(settings)
@@ -292,7 +292,7 @@ def pretrain_in_turns(args: argparse.Namespace, pairs: Path, words: list[str]) -
 
 
 def with_bare_steps(
-    batches: Any, mask_of: Callable[[Any], Any], step_of: Callable[..., None], pairs: Path
+    batches: Any, mask_of: Callable[[Any], Any], step_of: Callable[..., None], turns_file: Path
 ) -> Iterator[Any]:
     """The batches; after every `TURN_STEPS`, bare steps on the same."""
     loop_s: list[float] = []
@@ -312,7 +312,7 @@ def with_bare_steps(
             bare_s.append(time.perf_counter() - before_s)
             other_threads_s.append(time.process_time() - used_s - (time.thread_time() - own_s))
             block, began_s = [], time.perf_counter()
-    pairs.write_text(  # the first turn warms up
+    turns_file.write_text(  # the first turn warms up
         json.dumps({"loop_s": loop_s[1:], "bare_s": bare_s[1:], "other_threads_s": other_threads_s[1:]})
     )
 

@@ -69,7 +69,7 @@ def _draw_subjects(axes: Axes, cohorts: list[CohortSummary]) -> None:
     bars = axes.barh(range(len(cohorts)), [cohort.subjects for cohort in cohorts], color=_LINE)
     said = [f" {cohort.subjects} in {cohort.recordings} recordings" for cohort in cohorts]
     axes.bar_label(bars, said, fontsize=7)
-    axes.margins(x=0.4)
+    axes.margins(x=0.6)  # room for the words beside the longest bar
     _name_cohorts(axes, cohorts)
     axes.set_xlabel("subjects")
 

@@ -11,11 +11,11 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from xmae_dist.core.errors import ConfigError
 from xmae_dist.data.materialise import StoreConfig, materialise
 from xmae_dist.data.split import SplitConfig
 from xmae_dist.data.window_spec import WindowSpec
 from xmae_dist.data.window_store import WindowStore
+from xmae_dist.data.withdrawn import check_allow_withdrawn
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,6 +51,7 @@ class Args:
 
 def run(args: Args) -> int:
     """Carries the command out and returns its exit status: 1 where no window at all was kept."""
+    check_allow_withdrawn(allow_withdrawn=args.allow_withdrawn, on_the_fly=args.on_the_fly)
     config = StoreConfig(
         spec=args.spec,
         split=args.split,
@@ -58,13 +59,6 @@ def run(args: Args) -> int:
         chunk_windows=args.chunk_windows,
         on_the_fly=args.on_the_fly,
     )
-    if args.allow_withdrawn and args.on_the_fly:
-        raise ConfigError(
-            "--allow-withdrawn",
-            value="with --on-the-fly",
-            expected="stored windows: the recordings of withdrawn subjects are not read again",
-            fix="leave one of the two out",
-        )
     store = materialise(
         args.corpus,
         args.out,

@@ -23,6 +23,7 @@ from xmae_dist.model.interface import PretrainModel
 
 TOLERANCE = 1e-4
 FORMATS = {".pt2": "a torch.export program", ".onnx": "ONNX"}
+_ANY_BATCH = ({0: Dim("batch", min=1, max=65536)},)
 
 
 class Embedder(nn.Module):
@@ -55,7 +56,7 @@ def export_encoder(model: PretrainModel, suffix: str, about: Mapping[str, Any]) 
     Raises IntegrityError where the file's embeddings of random windows, at a batch size other than the traced one,
     differ from the model's by more than 1e-4, and ConfigError where ONNX is asked for and not installed.
     """
-    embedder = Embedder(model.eval()).eval()
+    embedder = Embedder(model).eval()
     channels = getattr(model.config, f"{model.embeds}_channels", 1)
     shape = (model.config.length,) if channels == 1 else (channels, model.config.length)
     windows = torch.randn(5, *shape, generator=torch.Generator().manual_seed(0))
@@ -106,9 +107,6 @@ def _onnx(embedder: Embedder, windows: Tensor, about: Mapping[str, Any]) -> tupl
     content = proto.SerializeToString()
     session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
     return content, torch.from_numpy(session.run(None, {"signal": windows.numpy()})[0])
-
-
-_ANY_BATCH = ({0: Dim("batch", min=1, max=65536)},)
 
 
 @contextmanager

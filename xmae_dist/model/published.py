@@ -27,6 +27,8 @@ from xmae_dist.model.loss import masked_mse
 from xmae_dist.model.patch import View, gather_visible, scatter_visible
 from xmae_dist.model.stem import PyramidStem
 
+_RELEASED = "the weights of a released xMAE, all of them and no others"
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class PublishedConfig:
@@ -228,9 +230,6 @@ def from_published(state: Mapping[str, Any], *, heads: int, dropout: float = 0.1
     except RuntimeError as error:
         raise InputError("state dict", value=" ".join(str(error).split()), expected=_RELEASED) from error
     return model.eval()
-
-
-_RELEASED = "the weights of a released xMAE, all of them and no others"
 
 
 def to_published_state(model: PublishedXMAE) -> dict[str, Tensor]:

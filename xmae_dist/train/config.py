@@ -16,6 +16,7 @@ from xmae_dist.core.errors import ConfigError
 from xmae_dist.data.mixture import MixtureConfig
 from xmae_dist.data.split import SplitConfig
 from xmae_dist.data.window_spec import WindowSpec
+from xmae_dist.data.withdrawn import check_allow_withdrawn
 from xmae_dist.storage.segment_cache import CacheConfig
 from xmae_dist.train.optimizer_config import OptimizerConfig
 from xmae_dist.train.schedule import ScheduleConfig
@@ -241,13 +242,7 @@ def check(config: PretrainConfig) -> None:
     _check_order(config)
     _check_engine(config.engine, config.resources)
     _check_patience(config)
-    if config.allow_withdrawn and config.on_the_fly:
-        raise ConfigError(
-            "--allow-withdrawn",
-            value="with --on-the-fly",
-            expected="stored windows: the recordings of withdrawn subjects are not read again",
-            fix="leave one of the two out",
-        )
+    check_allow_withdrawn(allow_withdrawn=config.allow_withdrawn, on_the_fly=config.on_the_fly)
     config.track.check()
 
 
