@@ -27,11 +27,11 @@ from sklearn.utils._testing import ignore_warnings
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from xmae_dist.evaluate import bootstrap
-from xmae_dist.evaluate.bootstrap import Predictions
-from xmae_dist.evaluate.encoder_spec import EncoderSpec
-from xmae_dist.evaluate.probe import ProbeConfig, cross_fit, loss, targets
+from xmae_dist.evaluate.encoders.spec import EncoderSpec
+from xmae_dist.evaluate.protocols.probe import ProbeConfig, cross_fit, loss, targets
 from xmae_dist.evaluate.run import EvaluateConfig, Plan, folds_of, plan
+from xmae_dist.evaluate.scores import bootstrap
+from xmae_dist.evaluate.scores.bootstrap import Predictions
 from xmae_dist.evaluate.tasks import Suite, Task
 
 TASKS = (

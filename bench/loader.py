@@ -33,9 +33,9 @@ import numpy as np
 import psutil
 from peers.rate import rated
 
-from xmae_dist.data import direct
-from xmae_dist.data.plan import OrderConfig, Plan, plan_for
-from xmae_dist.data.window_store import WindowStore
+from xmae_dist.data.order.plan import OrderConfig, Plan, plan_for
+from xmae_dist.data.store.window_store import WindowStore
+from xmae_dist.data.stream import direct
 from xmae_dist.storage import uri
 from xmae_dist.storage.segment_cache import CacheConfig
 from xmae_dist.testing.s3_server import serve_s3
@@ -203,12 +203,12 @@ def peers_python() -> tuple[str | None, str]:
 
 def memory(store: WindowStore, plan: Plan, passes: int = 4) -> dict[str, float]:
     """Resident MiB of all of Ray's readers and this process, over passes through Ray Data, in quarters."""
-    from xmae_dist.data import stream
+    from xmae_dist.data.stream import read_ahead
 
     steps = passes * (plan.epoch_windows // BATCH)
     seen = [
         resident_mib()
-        for batch in stream.step_batches(store, plan, stop_step=steps)
+        for batch in read_ahead.step_batches(store, plan, stop_step=steps)
         if batch.step % max(1, steps // 64) == 0
     ]
     quarters = np.array_split(np.array(seen), 4)
@@ -228,9 +228,9 @@ def ours(store: WindowStore, plan: Plan) -> Iterator[int]:
 
 
 def ours_by_ray(store: WindowStore, plan: Plan) -> Iterator[int]:
-    from xmae_dist.data import stream
+    from xmae_dist.data.stream import read_ahead
 
-    for batch in stream.step_batches(store, plan, stop_step=plan.epoch_windows // BATCH):
+    for batch in read_ahead.step_batches(store, plan, stop_step=plan.epoch_windows // BATCH):
         yield len(batch.ids_B)
 
 

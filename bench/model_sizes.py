@@ -23,8 +23,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from xmae_dist.model import presets
 from xmae_dist.train.config import EngineConfig
-from xmae_dist.train.flops import flops_per_window
-from xmae_dist.train.memory import state_need
+from xmae_dist.train.sizing.flops import flops_per_window
+from xmae_dist.train.sizing.memory import state_need
 
 
 def memory_bytes(parameters: int, stage: Literal[0, 1, 2, 3], ranks: int) -> float:

@@ -16,8 +16,8 @@ from typing import Any
 
 import numpy as np
 
-from xmae_dist.data.plan import OrderConfig, plan_of
-from xmae_dist.data.window_store import Segment
+from xmae_dist.data.order.plan import OrderConfig, plan_of
+from xmae_dist.data.store.window_store import Segment
 
 WINDOWS_PER_SUBJECT = 180
 

@@ -26,8 +26,8 @@ import numpy as np
 import psutil
 
 from xmae_dist.testing.local_cluster import LocalCluster, local_cluster
-from xmae_dist.train import checkpoint
-from xmae_dist.train.metrics import Row, read_metrics
+from xmae_dist.train.checkpoints import checkpoint
+from xmae_dist.train.observe.metrics import Row, read_metrics
 
 ROOT = Path(__file__).resolve().parents[1]
 PATIENCE_S = 300.0

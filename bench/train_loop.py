@@ -92,8 +92,8 @@ def bare(args: argparse.Namespace, store_url: str, steps: int) -> dict[str, floa
     """Windows per second of a plain loop over the plan's first windows, in this process."""
     import torch
 
-    from xmae_dist.data.plan import OrderConfig, plan_for
-    from xmae_dist.data.window_store import WindowStore
+    from xmae_dist.data.order.plan import OrderConfig, plan_for
+    from xmae_dist.data.store.window_store import WindowStore
     from xmae_dist.model import presets
     from xmae_dist.model.mask import masks
 

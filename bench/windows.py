@@ -14,8 +14,9 @@ from collections.abc import Callable
 
 import numpy as np
 
-from xmae_dist.data.cutting import Signal, cut
-from xmae_dist.data.window_spec import WindowSpec
+from xmae_dist.data.clocks.signal import Signal
+from xmae_dist.data.windows.cutting import cut
+from xmae_dist.data.windows.spec import WindowSpec
 from xmae_dist.signals.beats import pulse_feet, r_peaks
 from xmae_dist.signals.defects import fill_gaps, flat_mask, saturated_mask
 from xmae_dist.signals.filter import bandpass

@@ -30,8 +30,8 @@ from bench.model_sizes import memory_bytes
 from xmae_dist.model import presets
 from xmae_dist.model.mask import masks
 from xmae_dist.testing.ranks import run_ranks
-from xmae_dist.train.engine_deepspeed import DeepSpeedEngine, ZeroConfig, divided
-from xmae_dist.train.optimizer_config import OptimizerConfig
+from xmae_dist.train.engines.deepspeed import DeepSpeedEngine, ZeroConfig, divided
+from xmae_dist.train.engines.optimizer import OptimizerConfig
 
 RANKS = 2
 ZERO = ZeroConfig(stage=3, bucket_elements=20_000_000, live_elements=20_000_000)
@@ -82,9 +82,9 @@ def _write(file: Path | None, rows: list[dict[str, Any]]) -> None:
 
 def _steps(rank: int, world: int, preset: str, overrides: dict[str, int], optimizer: str, steps: int) -> dict[str, Any]:
     """Some steps on this rank; its memory after them."""
-    import xmae_dist.train.uncompiled
+    import xmae_dist.train.engines.uncompiled
 
-    xmae_dist.train.uncompiled.import_deepspeed(uncompiled=True)
+    xmae_dist.train.engines.uncompiled.import_deepspeed(uncompiled=True)
     before, peak_before = _kib("/proc/self/status", "RssAnon"), _kib("/proc/self/status", "VmHWM")
     module = divided(lambda: presets.build(preset, **overrides), ZERO)
     if optimizer == "sgd":
@@ -112,8 +112,8 @@ def _steps(rank: int, world: int, preset: str, overrides: dict[str, int], optimi
 
 def _without_moments() -> None:
     """The engine's optimizer becomes plain gradient descent: what fits where AdamW's moments do not."""
-    from xmae_dist.train import engine_deepspeed
-    from xmae_dist.train.engine import parameter_groups
+    from xmae_dist.train.engines import deepspeed as engine_deepspeed
+    from xmae_dist.train.engines.protocol import parameter_groups
 
     engine_deepspeed.adamw = lambda module, config, device: torch.optim.SGD(  # type: ignore[assignment,return-value]
         [{"params": group["params"]} for group in parameter_groups(module, config)], lr=0.0

@@ -51,7 +51,7 @@ def test_the_nightly_job_runs_a_command_that_exists() -> None:
 
 
 def test_the_dashboard_shows_all_that_runs_tell_prometheus_and_nothing_else() -> None:
-    from xmae_dist.train import prometheus
+    from xmae_dist.train.observe import prometheus
 
     dashboard = json.loads((CLUSTER / "grafana/xmae.json").read_text())
     asked = [target["expr"] for panel in dashboard["panels"] for target in panel["targets"]]

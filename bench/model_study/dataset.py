@@ -13,10 +13,10 @@ import pyarrow as pa
 import torch
 from torch import Tensor
 
-from xmae_dist.data.materialise import StoreConfig, materialise
-from xmae_dist.data.split import SplitConfig
-from xmae_dist.data.window_spec import WindowSpec
-from xmae_dist.data.window_store import WindowStore
+from xmae_dist.data.store.materialise import StoreConfig, materialise
+from xmae_dist.data.store.window_store import WindowStore
+from xmae_dist.data.windows.spec import WindowSpec
+from xmae_dist.data.windows.split import SplitConfig
 from xmae_dist.evaluate.run import window_table
 from xmae_dist.ingest.run import IngestRequest, Manifest, ingest
 from xmae_dist.ingest.simulated import simulate_into

@@ -22,12 +22,12 @@ from numpy.typing import NDArray
 
 from bench.model_study.dataset import Dataset, Pairs
 from bench.model_study.measure import MASK_SEED
-from xmae_dist.data.window_store import WindowStore
+from xmae_dist.data.store.window_store import WindowStore
 from xmae_dist.model import bundle
 from xmae_dist.model.interface import PretrainModel
 from xmae_dist.model.lag_map import lag_map
 from xmae_dist.model.mask import masks
-from xmae_dist.train.figures import reconstructions
+from xmae_dist.train.observe.figures import reconstructions
 
 REACH_S, BIN_S = 1.5, 0.05
 NEAR_S = 0.1

@@ -18,17 +18,17 @@ from bench.model_study.dataset import Dataset, Pairs
 from xmae_dist.core.errors import InputError
 from xmae_dist.core.seeds import generator
 from xmae_dist.evaluate.examples import examples
-from xmae_dist.evaluate.metrics import METRICS
-from xmae_dist.evaluate.probe import cross_fit
+from xmae_dist.evaluate.protocols.probe import cross_fit
 from xmae_dist.evaluate.run import EvaluateConfig, folds_of
+from xmae_dist.evaluate.scores.metrics import METRICS
 from xmae_dist.evaluate.tasks import Task, load_suite
 from xmae_dist.model import bundle, presets
 from xmae_dist.model.diagnose import diagnose
 from xmae_dist.model.interface import PretrainModel
 from xmae_dist.model.mask import masks
-from xmae_dist.train.engine_torch import TorchEngine
-from xmae_dist.train.optimizer_config import OptimizerConfig
-from xmae_dist.train.schedule import ScheduleConfig, learning_rate
+from xmae_dist.train.engines.optimizer import OptimizerConfig
+from xmae_dist.train.engines.torch import TorchEngine
+from xmae_dist.train.step.schedule import ScheduleConfig, learning_rate
 
 EVALUATIONS = 16
 CURVE_WINDOWS, VAL_WINDOWS = 64, 192

@@ -8,7 +8,7 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
-from xmae_dist.evaluate.metrics import METRICS
+from xmae_dist.evaluate.scores.metrics import METRICS
 
 Row = dict[str, Any]
 _ORDER = (

@@ -17,7 +17,7 @@ import pytest
 from tests.data.corpora import corpus_of
 from xmae_dist.cli.main import main
 from xmae_dist.core.errors import InputError, IntegrityError
-from xmae_dist.data.window_spec import WindowSpec
+from xmae_dist.data.windows.spec import WindowSpec
 from xmae_dist.embed import staging
 from xmae_dist.embed.backlog import cohorts_to_look_at, open_request
 from xmae_dist.embed.encode import LoadedEncoder, encode_batch

@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, initialize, rule, run_state_machine_as_test
 
-from xmae_dist.data.window_spec import WindowSpec
+from xmae_dist.data.windows.spec import WindowSpec
 from xmae_dist.embed import staging
 from xmae_dist.embed.backlog import cohorts_to_look_at, open_request, write_manifest
 from xmae_dist.embed.encode import COUNTS_KEY, row_schema

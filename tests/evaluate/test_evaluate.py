@@ -17,15 +17,15 @@ import torch
 from tests.data.corpora import corpus_of
 from xmae_dist.cli.main import main
 from xmae_dist.core.errors import IntegrityError
-from xmae_dist.data.materialise import StoreConfig, materialise
-from xmae_dist.data.window_spec import WindowSpec
+from xmae_dist.data.store.materialise import StoreConfig, materialise
+from xmae_dist.data.windows.spec import WindowSpec
 from xmae_dist.evaluate.results import Result, ResultTable, predictions_digest
-from xmae_dist.model import bundle, presets
-from xmae_dist.train.collective import Ranks
-from xmae_dist.train.engine_torch import TorchEngine
-from xmae_dist.train.optimizer_config import OptimizerConfig
-from xmae_dist.train.retention import RetentionConfig
-from xmae_dist.train.upload import Saver
+from xmae_dist.model import bundle, kinds, presets
+from xmae_dist.train.checkpoints.retention import RetentionConfig
+from xmae_dist.train.checkpoints.upload import Saver
+from xmae_dist.train.engines.optimizer import OptimizerConfig
+from xmae_dist.train.engines.torch import TorchEngine
+from xmae_dist.train.step.collective import Ranks
 
 SUITE = """
 name = "bench"
@@ -139,7 +139,7 @@ def saved_run(url: str, steps: int) -> None:
         engine.step(lr=0.01)
         about = {
             "state": {"step": step, "windows_seen": 4 * step, "optimizer_steps": step},
-            "model": presets.to_dict(model.config),
+            "model": kinds.to_dict(model.config),
             "config": {"model": {"preset": "tiny"}},
             "identity": {},
             "spec": WindowSpec().to_dict(),
@@ -250,7 +250,7 @@ def test_an_encoder_of_a_signal_that_the_store_lacks_is_one_line(
 
 
 def test_features_are_finite_whatever_the_window() -> None:
-    from xmae_dist.evaluate.features import pulse_features
+    from xmae_dist.evaluate.encoders.features import pulse_features
 
     time_s = np.arange(1000) / 100
     windows = np.stack([np.zeros(1000), np.ones(1000), np.sin(2 * np.pi * 1.5 * time_s), np.r_[1.0, np.zeros(999)]])

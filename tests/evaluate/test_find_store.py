@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.data.corpora import corpus_of
-from tests.data.test_window_store import CONFIG, plain_store
+from tests.data.store.test_window_store import CONFIG, plain_store
 from xmae_dist.core.errors import InputError
 from xmae_dist.evaluate.run import find_store
 from xmae_dist.storage import uri

@@ -7,7 +7,7 @@ import pyarrow as pa
 import pytest
 
 from xmae_dist.core.errors import InputError
-from xmae_dist.data.window_store import META_SCHEMA
+from xmae_dist.data.store.window_store import META_SCHEMA
 from xmae_dist.evaluate.examples import examples
 from xmae_dist.evaluate.tasks import Suite, Task, builtin_suites, load_suite, parse_suite
 from xmae_dist.simulate.cohorts import PRESETS, simulate_subject

@@ -14,7 +14,7 @@ from wfdb_files import pulse, write_record
 from xmae_dist.cli.main import main
 from xmae_dist.ingest.convert import PartTask, Wear, WrittenPart, write_part
 from xmae_dist.ingest.discover import discover
-from xmae_dist.ingest.mapping import parse_mapping
+from xmae_dist.ingest.formats.mapping import parse_mapping
 from xmae_dist.ingest.register import Register
 from xmae_dist.ingest.run import IngestRequest, Manifest, ingest
 from xmae_dist.storage import uri

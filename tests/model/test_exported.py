@@ -14,7 +14,7 @@ import torch
 
 from xmae_dist.cli.main import main
 from xmae_dist.core.errors import IntegrityError
-from xmae_dist.data.window_spec import WindowSpec
+from xmae_dist.data.windows.spec import WindowSpec
 from xmae_dist.model import bundle, presets
 from xmae_dist.model.exported import export_encoder
 from xmae_dist.model.interface import PretrainModel

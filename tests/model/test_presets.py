@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from xmae_dist.core.errors import ConfigError
-from xmae_dist.model import presets
+from xmae_dist.model import kinds, presets
 from xmae_dist.model.mask import masks
 
 SMALL = {"width": 64, "heads": 4}
@@ -63,7 +63,7 @@ def test_no_window_depends_on_its_batch(name):
 @pytest.mark.parametrize("name", presets.NAMES)
 def test_configurations_survive_json(name):
     config = presets.config(name)
-    assert presets.from_dict(json.loads(json.dumps(presets.to_dict(config)))) == config
+    assert kinds.from_dict(json.loads(json.dumps(kinds.to_dict(config)))) == config
 
 
 def test_sizes():

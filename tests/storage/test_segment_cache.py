@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 
 from xmae_dist.core.errors import ConfigError, IntegrityError
-from xmae_dist.data import direct
-from xmae_dist.data.plan import OrderConfig, plan_for
-from xmae_dist.data.window_spec import WindowSpec
-from xmae_dist.data.window_store import WindowStore
+from xmae_dist.data.order.plan import OrderConfig, plan_for
+from xmae_dist.data.store.window_store import WindowStore
+from xmae_dist.data.stream import direct
+from xmae_dist.data.windows.spec import WindowSpec
 from xmae_dist.storage import segment_cache, uri
 from xmae_dist.storage.segment_cache import CacheConfig, SegmentCache
 from xmae_dist.testing.s3_server import S3Server

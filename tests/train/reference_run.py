@@ -8,18 +8,18 @@ from typing import Any
 import torch
 
 from xmae_dist.core.fingerprint import digest_json
-from xmae_dist.data import direct
-from xmae_dist.data.collate import tensor_batches
-from xmae_dist.data.plan import plan_for
-from xmae_dist.data.window_store import WindowStore
-from xmae_dist.model import presets
+from xmae_dist.data.order.plan import plan_for
+from xmae_dist.data.store.window_store import WindowStore
+from xmae_dist.data.stream import direct
+from xmae_dist.data.stream.collate import tensor_batches
+from xmae_dist.model import kinds
 from xmae_dist.testing.ranks import run_ranks
-from xmae_dist.train.batch import Masking, micro_batches, seed_dropout
-from xmae_dist.train.collective import Ranks
 from xmae_dist.train.config import PretrainConfig, model_config
-from xmae_dist.train.engine_deepspeed import DeepSpeedEngine, ZeroConfig
+from xmae_dist.train.engines.deepspeed import DeepSpeedEngine, ZeroConfig
 from xmae_dist.train.order import order_of
-from xmae_dist.train.schedule import learning_rate, mask_ratio
+from xmae_dist.train.step.batch import Masking, micro_batches, seed_dropout
+from xmae_dist.train.step.collective import Ranks
+from xmae_dist.train.step.schedule import learning_rate, mask_ratio
 
 
 def reference(config: PretrainConfig, store_url: str, world: int, steps: int, folder: Path) -> tuple[list[float], str]:
@@ -32,7 +32,7 @@ def reference(config: PretrainConfig, store_url: str, world: int, steps: int, fo
 def _run(rank: int, world: int, config: PretrainConfig, store_url: str, steps: int) -> tuple[list[float], str]:
     store = WindowStore.open(store_url)
     torch.manual_seed(config.train.seed)
-    module = presets.from_config(model_config(config))
+    module = kinds.from_config(model_config(config))
     masking = Masking(seed=config.train.seed, n_patches=module.config.n_patches, mode=module.config.mask_mode)
     count, ranks = config.accumulation(world), Ranks(rank=rank, world=world)
     engine = DeepSpeedEngine(

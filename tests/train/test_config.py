@@ -10,14 +10,14 @@ import pytest
 
 from xmae_dist.cli import pretrain as command
 from xmae_dist.core.errors import ConfigError, UsageError
-from xmae_dist.data.plan import OrderConfig, plan_of
-from xmae_dist.data.window_store import Segment
+from xmae_dist.data.order.plan import OrderConfig, plan_of
+from xmae_dist.data.store.window_store import Segment
 from xmae_dist.recipes import RECIPES, recipe
-from xmae_dist.train import checkpoint
+from xmae_dist.train.checkpoints import checkpoint
+from xmae_dist.train.checkpoints.state import Identity
 from xmae_dist.train.config import EngineConfig, PretrainConfig, ResourceConfig, TrainConfig, check, model_config
 from xmae_dist.train.launch import check_cluster, check_continues, config_dict
 from xmae_dist.train.order import order_of
-from xmae_dist.train.state import Identity
 
 
 def config(**changes: Any) -> PretrainConfig:

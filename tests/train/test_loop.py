@@ -14,31 +14,31 @@ import torch
 
 from xmae_dist.core.errors import RunError
 from xmae_dist.core.seeds import uniform01
-from xmae_dist.data import direct
-from xmae_dist.data.collate import tensor_batches
-from xmae_dist.data.plan import OrderConfig, plan_of
-from xmae_dist.data.window_store import Segment
+from xmae_dist.data.order.plan import OrderConfig, plan_of
+from xmae_dist.data.store.window_store import Segment
+from xmae_dist.data.stream import direct
+from xmae_dist.data.stream.collate import tensor_batches
 from xmae_dist.model import presets
 from xmae_dist.model.mask import masks
 from xmae_dist.testing.ranks import run_ranks
-from xmae_dist.train import checkpoint
-from xmae_dist.train.batch import Masking
-from xmae_dist.train.checkpoint import Found, SavedFiles
-from xmae_dist.train.clock import Clock
-from xmae_dist.train.collective import Ranks, timed_collectives
+from xmae_dist.train.checkpoints import checkpoint
+from xmae_dist.train.checkpoints.checkpoint import Found, SavedFiles
+from xmae_dist.train.checkpoints.retention import RetentionConfig, to_delete
+from xmae_dist.train.checkpoints.state import TrainState
+from xmae_dist.train.checkpoints.upload import Saver
 from xmae_dist.train.config import PretrainConfig, TrainConfig
-from xmae_dist.train.engine_deepspeed import DeepSpeedEngine, ZeroConfig
-from xmae_dist.train.engine_torch import TorchEngine
+from xmae_dist.train.engines.deepspeed import DeepSpeedEngine, ZeroConfig
+from xmae_dist.train.engines.optimizer import OptimizerConfig
+from xmae_dist.train.engines.torch import TorchEngine
 from xmae_dist.train.loop import Loop, LoopConfig, Stop
-from xmae_dist.train.losses import Cohorts
-from xmae_dist.train.measure import Measures, Yardstick
-from xmae_dist.train.optimizer_config import OptimizerConfig
-from xmae_dist.train.retention import RetentionConfig, to_delete
-from xmae_dist.train.schedule import ScheduleConfig
-from xmae_dist.train.state import TrainState
-from xmae_dist.train.upload import Saver
-from xmae_dist.train.validation import HeldOut
-from xmae_dist.train.validator import Patience, Validator
+from xmae_dist.train.observe.losses import Cohorts
+from xmae_dist.train.observe.measure import Measures, Yardstick
+from xmae_dist.train.step.batch import Masking
+from xmae_dist.train.step.clock import Clock
+from xmae_dist.train.step.collective import Ranks, timed_collectives
+from xmae_dist.train.step.schedule import ScheduleConfig
+from xmae_dist.train.validation.held_out import HeldOut
+from xmae_dist.train.validation.validator import Patience, Validator
 
 LENGTH = 200
 N_PATCHES = presets.config("tiny", length=LENGTH).n_patches

@@ -14,8 +14,8 @@ import psutil
 import pytest
 
 from xmae_dist.model import bundle
-from xmae_dist.train import checkpoint
-from xmae_dist.train.metrics import read_metrics
+from xmae_dist.train.checkpoints import checkpoint
+from xmae_dist.train.observe.metrics import read_metrics
 
 pytestmark = pytest.mark.slow
 

@@ -10,9 +10,9 @@ import pytest
 
 from xmae_dist.recipes import recipe
 from xmae_dist.train.config import EngineConfig, PretrainConfig, model_config
-from xmae_dist.train.flops import flops_per_window
-from xmae_dist.train.memory import Counted, count, state_need
-from xmae_dist.train.traffic import sent_bytes
+from xmae_dist.train.sizing.flops import flops_per_window
+from xmae_dist.train.sizing.memory import Counted, count, state_need
+from xmae_dist.train.sizing.traffic import sent_bytes
 
 GPU_RECIPES = ("paper_h100x1", "base_h100x8", "large_h100x64_spot")
 CARD_BYTES = 80 * 2**30

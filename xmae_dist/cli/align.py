@@ -13,9 +13,9 @@ from rich.console import Console
 from rich.table import Table
 
 from xmae_dist.core.errors import InputError
-from xmae_dist.data.alignment import PairEstimate
-from xmae_dist.data.alignment_record import estimates, to_dict
-from xmae_dist.data.pairing import Candidate, PairConfig, candidates
+from xmae_dist.data.clocks.alignment import PairEstimate
+from xmae_dist.data.clocks.pairing import Candidate, PairConfig, candidates
+from xmae_dist.data.clocks.record import estimates, to_dict
 from xmae_dist.signals.align import AlignSpec
 from xmae_dist.storage.corpus import Corpus
 

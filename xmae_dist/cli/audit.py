@@ -12,7 +12,7 @@ import tyro
 
 from xmae_dist.cli.order_of_run import Order, OrderOptions, order_from
 from xmae_dist.core.errors import InputError
-from xmae_dist.data.split import SPLITS
+from xmae_dist.data.windows.split import SPLITS
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,19 +12,19 @@ import tyro
 
 from xmae_dist.cli.follow import Watch, checkpoints
 from xmae_dist.core.errors import UsageError
-from xmae_dist.data.split import SPLITS
-from xmae_dist.data.window_spec import WindowSpec
-from xmae_dist.evaluate.compare import comparisons, tallies
-from xmae_dist.evaluate.degradation import parse_degradations
-from xmae_dist.evaluate.encoder_spec import EncoderSpec, parse_bundles, with_controls
-from xmae_dist.evaluate.encoders import load, resolve
+from xmae_dist.data.windows.spec import WindowSpec
+from xmae_dist.data.windows.split import SPLITS
+from xmae_dist.evaluate.encoders.degradation import parse_degradations
+from xmae_dist.evaluate.encoders.frozen import load, resolve
+from xmae_dist.evaluate.encoders.spec import EncoderSpec, parse_bundles, with_controls
 from xmae_dist.evaluate.fanout import run_fits, run_rows
-from xmae_dist.evaluate.metrics import METRICS
-from xmae_dist.evaluate.report import as_json, write_report
+from xmae_dist.evaluate.report.compare import comparisons, tallies
+from xmae_dist.evaluate.report.write import as_json, write_report
 from xmae_dist.evaluate.results import Result
 from xmae_dist.evaluate.run import EvaluateConfig, Plan, chosen_windows, find_store, plan
+from xmae_dist.evaluate.scores.metrics import METRICS
 from xmae_dist.evaluate.tasks import builtin_suites, load_suite
-from xmae_dist.evaluate.transfer_run import plan_transfer, with_index_columns
+from xmae_dist.evaluate.transfer.requests import plan_transfer, with_index_columns
 from xmae_dist.storage import uri
 
 

@@ -24,7 +24,7 @@ class Args:
 
 
 def run(args: Args) -> int:
-    from xmae_dist.train.export import export
+    from xmae_dist.train.checkpoints.export import export
 
     exported = export(args.run, args.out, step=args.step, best=args.best)
     if args.json:

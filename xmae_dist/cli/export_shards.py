@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 
-from xmae_dist.data.shards import export_shards
-from xmae_dist.data.split import SPLITS
-from xmae_dist.data.window_store import WindowStore
+from xmae_dist.data.exchange.shards import export_shards
+from xmae_dist.data.store.window_store import WindowStore
+from xmae_dist.data.windows.split import SPLITS
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,10 +12,10 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from xmae_dist.core.errors import XmaeError
-from xmae_dist.evaluate.encoder_spec import EncoderSpec
+from xmae_dist.evaluate.encoders.spec import EncoderSpec
 from xmae_dist.storage import uri
-from xmae_dist.train.checkpoint import list_checkpoints
-from xmae_dist.train.export import export
+from xmae_dist.train.checkpoints.checkpoint import list_checkpoints
+from xmae_dist.train.checkpoints.export import export
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 import tyro
 
-from xmae_dist.data.shard_import import ForeignConfig, import_shards
+from xmae_dist.data.exchange.importing import ForeignConfig, import_shards
 
 
 @dataclass(frozen=True, kw_only=True)

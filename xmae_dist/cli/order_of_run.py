@@ -6,9 +6,9 @@ import json
 from dataclasses import dataclass, field
 
 from xmae_dist.core.errors import UsageError
-from xmae_dist.data.mixture import MixtureConfig
-from xmae_dist.data.plan import OrderConfig, Plan, plan_for
-from xmae_dist.data.window_store import WindowStore
+from xmae_dist.data.order.mixture import MixtureConfig
+from xmae_dist.data.order.plan import OrderConfig, Plan, plan_for
+from xmae_dist.data.store.window_store import WindowStore
 from xmae_dist.storage import uri
 
 

@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 from xmae_dist.cli.order_of_run import Order, OrderOptions, order_from
-from xmae_dist.data.shuffle_quality import ShuffleQuality, shuffle_quality
+from xmae_dist.data.order.shuffle_quality import ShuffleQuality, shuffle_quality
 
 
 @dataclass(frozen=True, kw_only=True)

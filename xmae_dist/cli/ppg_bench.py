@@ -11,7 +11,7 @@ from typing import Annotated
 import tyro
 
 from xmae_dist.core.errors import ConfigError
-from xmae_dist.data.window_spec import WindowSpec
+from xmae_dist.data.windows.spec import WindowSpec
 from xmae_dist.model.bundle import load
 from xmae_dist.storage import uri
 

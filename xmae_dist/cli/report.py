@@ -7,7 +7,7 @@ from typing import Annotated
 
 import tyro
 
-from xmae_dist.evaluate.report import write_report
+from xmae_dist.evaluate.report.write import write_report
 from xmae_dist.storage import uri
 
 

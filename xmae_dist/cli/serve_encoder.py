@@ -9,14 +9,14 @@ from typing import Annotated
 import tyro
 
 from xmae_dist.core.errors import ConfigError
-from xmae_dist.data.window_spec import WindowSpec
+from xmae_dist.data.windows.spec import WindowSpec
 from xmae_dist.model.bundle import load
 
 
 @dataclass(frozen=True, kw_only=True)
 class Args:
     """Read raw PPG windows on standard input and write their embeddings on standard output (binary; the protocol is in
-    xmae_dist/evaluate/serve.py), until the input ends.
+    xmae_dist/evaluate/encoders/serve.py), until the input ends.
     """
 
     bundle: Annotated[str, tyro.conf.Positional]
@@ -27,7 +27,7 @@ class Args:
 
 def run(args: Args) -> int:
     """Carries the command out and returns its exit status."""
-    from xmae_dist.evaluate.serve import serve
+    from xmae_dist.evaluate.encoders.serve import serve
 
     if not args.rate_hz > 0:
         raise ConfigError("--rate-hz", value=args.rate_hz, expected="samples per second, above 0")

@@ -11,11 +11,11 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from xmae_dist.data.materialise import StoreConfig, materialise
-from xmae_dist.data.split import SplitConfig
-from xmae_dist.data.window_spec import WindowSpec
-from xmae_dist.data.window_store import WindowStore
-from xmae_dist.data.withdrawn import check_allow_withdrawn
+from xmae_dist.data.store.materialise import StoreConfig, materialise
+from xmae_dist.data.store.window_store import WindowStore
+from xmae_dist.data.windows.spec import WindowSpec
+from xmae_dist.data.windows.split import SplitConfig
+from xmae_dist.data.windows.withdrawn import check_allow_withdrawn
 
 
 @dataclass(frozen=True, kw_only=True)

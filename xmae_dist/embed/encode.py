@@ -13,8 +13,8 @@ import torch
 from numpy.typing import NDArray
 
 from xmae_dist.core.errors import ConfigError
-from xmae_dist.data.cutting import WindowBatch
-from xmae_dist.data.windows import spans_of_recording
+from xmae_dist.data.windows.cutting import WindowBatch
+from xmae_dist.data.windows.spans import spans_of_recording
 from xmae_dist.embed.request import Batch, Encoder
 from xmae_dist.model.bundle import load
 from xmae_dist.model.interface import PretrainModel

@@ -13,9 +13,9 @@ from typing import Any
 import ray
 from ray.data import ActorPoolStrategy
 
+from xmae_dist.cluster import fanout
 from xmae_dist.core.errors import RunError, XmaeError
 from xmae_dist.core.progress import progress
-from xmae_dist.data import fanout
 from xmae_dist.embed import staging
 from xmae_dist.embed.backlog import open_request
 from xmae_dist.embed.encode import LoadedEncoder, encode_batch

@@ -12,7 +12,7 @@ from typing import Any
 
 from xmae_dist.core.errors import InputError
 from xmae_dist.core.fingerprint import digest_json
-from xmae_dist.data.window_spec import WindowSpec
+from xmae_dist.data.windows.spec import WindowSpec
 from xmae_dist.storage import uri
 from xmae_dist.storage.snapshot import Recording, Snapshot
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from xmae_dist.core.errors import InputError
 from xmae_dist.core.seeds import hash_u64
-from xmae_dist.evaluate.metrics import sum_by
+from xmae_dist.evaluate.scores.metrics import sum_by
 from xmae_dist.evaluate.tasks import Task
 
 Floats = NDArray[np.float64]

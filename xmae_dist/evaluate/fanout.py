@@ -13,16 +13,16 @@ import numpy as np
 import ray
 from numpy.typing import NDArray
 
+from xmae_dist.cluster.fanout import connect, told
 from xmae_dist.core.errors import InputError
 from xmae_dist.core.fingerprint import digest_json, sha256_hex
 from xmae_dist.core.progress import progress
-from xmae_dist.data.fanout import connect, told
-from xmae_dist.data.window_store import WindowStore
-from xmae_dist.evaluate.encoder_spec import EncoderSpec
+from xmae_dist.data.store.window_store import WindowStore
+from xmae_dist.evaluate.encoders.spec import EncoderSpec
 from xmae_dist.evaluate.results import Result, ResultTable
 from xmae_dist.evaluate.run import FitRequest, Plan, fit
-from xmae_dist.evaluate.transfer import Cell, RowRequest, fit_row
-from xmae_dist.evaluate.transfer_run import CellTable, TransferPlan, degraded
+from xmae_dist.evaluate.transfer.matrix import Cell, RowRequest, fit_row
+from xmae_dist.evaluate.transfer.requests import CellTable, TransferPlan, degraded
 from xmae_dist.storage import uri
 
 BLOCK_WINDOWS = 2048
@@ -76,7 +76,7 @@ def block_url(spec: EncoderSpec, store: WindowStore, window_ids_W: NDArray[np.in
 def _embed_block(spec: EncoderSpec, store: WindowStore, ids_B: NDArray[np.int64], url: str) -> NDArray[np.float32]:
     if uri.exists(url):
         return np.asarray(np.load(io.BytesIO(uri.read_bytes(url))))
-    from xmae_dist.evaluate.encoders import open_encoder  # torch: not needed by the workers that only fit
+    from xmae_dist.evaluate.encoders.frozen import open_encoder  # torch: not needed by the workers that only fit
 
     encoder = open_encoder(spec, store.spec)
     ecg_BL, ppg_BL = store.read(ids_B)

@@ -15,14 +15,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from xmae_dist.core.seeds import hash_u64
-from xmae_dist.data.window_store import WindowStore
-from xmae_dist.evaluate.bootstrap import Predictions
-from xmae_dist.evaluate.encoders import open_model
+from xmae_dist.data.store.window_store import WindowStore
+from xmae_dist.evaluate.encoders.frozen import open_model
 from xmae_dist.evaluate.examples import Examples, spread
-from xmae_dist.evaluate.finetune_config import FinetuneConfig
-from xmae_dist.evaluate.folds import check_folds
-from xmae_dist.evaluate.metrics import sum_by
-from xmae_dist.evaluate.probe import (
+from xmae_dist.evaluate.protocols.finetune_config import FinetuneConfig
+from xmae_dist.evaluate.protocols.probe import (
     Fit,
     Floats,
     Ints,
@@ -35,6 +32,9 @@ from xmae_dist.evaluate.probe import (
 )
 from xmae_dist.evaluate.results import Result
 from xmae_dist.evaluate.run import FitRequest, folds_of, scored
+from xmae_dist.evaluate.scores.bootstrap import Predictions
+from xmae_dist.evaluate.scores.folds import check_folds
+from xmae_dist.evaluate.scores.metrics import sum_by
 from xmae_dist.model.interface import PretrainModel
 
 Signals = NDArray[np.float32]

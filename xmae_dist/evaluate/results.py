@@ -14,7 +14,7 @@ import pyarrow as pa
 
 from xmae_dist.core.errors import IntegrityError
 from xmae_dist.core.fingerprint import digest_json, sha256_hex
-from xmae_dist.evaluate.bootstrap import Interval, Predictions, Scored
+from xmae_dist.evaluate.scores.bootstrap import Interval, Predictions, Scored
 from xmae_dist.evaluate.tasks import Task
 from xmae_dist.storage import uri
 from xmae_dist.storage.table import Table

@@ -19,17 +19,17 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from xmae_dist.core.errors import InputError
-from xmae_dist.data.window_spec import WindowSpec
-from xmae_dist.data.window_store import WindowStore, stores_below
-from xmae_dist.evaluate import bootstrap, metrics
-from xmae_dist.evaluate.encoder_spec import EncoderSpec
+from xmae_dist.data.store.window_store import WindowStore, stores_below
+from xmae_dist.data.windows.spec import WindowSpec
+from xmae_dist.evaluate.encoders.spec import EncoderSpec
 from xmae_dist.evaluate.examples import Examples, examples, spread
-from xmae_dist.evaluate.few import FewConfig, few_fit, usable_sizes
-from xmae_dist.evaluate.finetune_config import FinetuneConfig
-from xmae_dist.evaluate.folds import check_folds, subject_folds
-from xmae_dist.evaluate.knn import KnnConfig, knn_fit
-from xmae_dist.evaluate.probe import Fit, ProbeConfig, cross_fit
+from xmae_dist.evaluate.protocols.few import FewConfig, few_fit, usable_sizes
+from xmae_dist.evaluate.protocols.finetune_config import FinetuneConfig
+from xmae_dist.evaluate.protocols.knn import KnnConfig, knn_fit
+from xmae_dist.evaluate.protocols.probe import Fit, ProbeConfig, cross_fit
 from xmae_dist.evaluate.results import Result, request_id
+from xmae_dist.evaluate.scores import bootstrap, metrics
+from xmae_dist.evaluate.scores.folds import check_folds, subject_folds
 from xmae_dist.evaluate.tasks import Suite, Task
 from xmae_dist.storage import uri
 from xmae_dist.storage.corpus import Corpus
@@ -257,7 +257,7 @@ def find_store(url: str, *, corpus_url: str = "", spec: WindowSpec | None = None
     spec = spec or WindowSpec()
     stores = stores_below(url)
     if corpus_url:
-        from xmae_dist.data.materialise import StoreConfig, materialise
+        from xmae_dist.data.store.materialise import StoreConfig, materialise
 
         snapshot = Corpus.open(corpus_url).snapshot().fingerprint
         for found, document in stores.items():

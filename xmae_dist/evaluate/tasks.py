@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from xmae_dist.core.errors import InputError
 from xmae_dist.core.fingerprint import digest_json
-from xmae_dist.evaluate.metrics import METRICS
+from xmae_dist.evaluate.scores.metrics import METRICS
 from xmae_dist.storage import uri
 
 Kind = Literal["binary", "multiclass", "regression"]

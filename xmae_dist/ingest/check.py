@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from xmae_dist.ingest.source import Block, Raw, SourceChannel, SourceRecording, is_missing
+from xmae_dist.ingest.formats.source import Block, Raw, SourceChannel, SourceRecording, is_missing
 
 # A recording below this size is read once and kept in memory between the look and the writing.
 KEEP_BYTES = 96 * 2**20

@@ -16,14 +16,14 @@ from pathlib import Path
 import numpy as np
 
 from xmae_dist.core.errors import InputError
-from xmae_dist.ingest.archive import Archive, recordings_of
+from xmae_dist.ingest.archives.catalogue import Archive, recordings_of
 from xmae_dist.ingest.check import Gaps, Look, look
 from xmae_dist.ingest.discover import Item
-from xmae_dist.ingest.mapping import Mapping as TableMapping
+from xmae_dist.ingest.formats.mapping import Mapping as TableMapping
+from xmae_dist.ingest.formats.source import Raw, SourceChannel, SourceRecording, is_missing, physical
+from xmae_dist.ingest.formats.table import ColumnsRecording, rows_channels, rows_recordings
+from xmae_dist.ingest.formats.wfdb import WfdbRecording
 from xmae_dist.ingest.naming import channel_names, family
-from xmae_dist.ingest.source import Raw, SourceChannel, SourceRecording, is_missing, physical
-from xmae_dist.ingest.table import ColumnsRecording, rows_channels, rows_recordings
-from xmae_dist.ingest.wfdb import WfdbRecording
 from xmae_dist.storage import uri
 from xmae_dist.storage.index import IndexRow
 from xmae_dist.storage.part import PartChannel, PartWriter

@@ -15,8 +15,8 @@ from dataclasses import dataclass
 
 from xmae_dist.core.errors import InputError
 from xmae_dist.core.fingerprint import digest_json
-from xmae_dist.ingest.archive import Archive
-from xmae_dist.ingest.mapping import Mapping as TableMapping
+from xmae_dist.ingest.archives.catalogue import Archive
+from xmae_dist.ingest.formats.mapping import Mapping as TableMapping
 from xmae_dist.storage import uri
 
 _SIGNAL_SUFFIXES = (".dat", ".mat")

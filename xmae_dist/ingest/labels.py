@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import csv
 import io
-import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
 from xmae_dist.core.errors import InputError
-from xmae_dist.ingest.mapping import LabelFile
+from xmae_dist.ingest.formats.label_cells import all_numbers, split_kinds
+from xmae_dist.ingest.formats.mapping import LabelFile
 from xmae_dist.storage import uri
-
-_EMPTY = {"", "nan", "na", "null", "none"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,7 +44,7 @@ def read_manifest(url: str, record_column: str, subject_column: str | None) -> L
     rows = _read_rows(url, delimiter=",", quote='"', encoding="utf-8-sig")
     _require(rows, [record_column] + ([subject_column] if subject_column else []), url)
     others = [name for name in rows[0] if name not in (record_column, subject_column)] if rows else []
-    numeric = {name for name in others if _all_numbers(row[name] for row in rows)}
+    numeric = {name for name in others if all_numbers(row[name] for row in rows)}
     book: dict[str, Labels] = {}
     for row in rows:
         record = row[record_column]
@@ -67,44 +64,12 @@ def read_label_files(folder_url: str, files: Iterable[LabelFile]) -> LabelBook:
         url = file.path if "://" in file.path else uri.join(folder_url, file.path)
         rows = _read_rows(url, delimiter=file.delimiter, quote=file.quote, encoding=file.encoding)
         _require(rows, [file.key, *file.columns.values()], url)
-        numeric = {name for name, column in file.columns.items() if _all_numbers(row[column] for row in rows)}
+        numeric = {name for name, column in file.columns.items() if all_numbers(row[column] for row in rows)}
         for row in rows:
             found_numbers, found_text = split_kinds({n: row[c] for n, c in file.columns.items()}, numeric)
             numbers.setdefault(row[file.key], {}).update(found_numbers)
             text.setdefault(row[file.key], {}).update(found_text)
     return LabelBook(by_recording={key: Labels(numbers=numbers[key], text=text[key]) for key in numbers})
-
-
-def split_kinds(cells: Mapping[str, Any], numeric: set[str] | None = None) -> tuple[dict[str, float], dict[str, str]]:
-    """Cells as (numeric labels, text labels); empty cells are left out.
-
-    `numeric` names the columns that are numbers throughout; without it each cell decides for itself.
-    """
-    numbers: dict[str, float] = {}
-    text: dict[str, str] = {}
-    for name, cell in cells.items():
-        word = "" if cell is None else str(cell).strip()
-        if word.lower() in _EMPTY:
-            continue
-        number = _number(word) if numeric is None or name in numeric else None
-        if number is None:
-            text[name] = word
-        else:
-            numbers[name] = number
-    return numbers, text
-
-
-def _number(word: str) -> float | None:
-    try:
-        number = float(word)
-    except ValueError:
-        return None
-    return number if math.isfinite(number) else None
-
-
-def _all_numbers(cells: Iterable[str]) -> bool:
-    filled = [cell for cell in cells if cell is not None and cell.strip().lower() not in _EMPTY]
-    return bool(filled) and all(_number(cell) is not None for cell in filled)
 
 
 def _read_rows(url: str, *, delimiter: str, quote: str, encoding: str) -> list[dict[str, str]]:

@@ -7,15 +7,15 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from xmae_dist.cluster import fanout
 from xmae_dist.core.errors import UsageError
 from xmae_dist.core.progress import progress
-from xmae_dist.data import fanout
-from xmae_dist.ingest.archive import Archive
+from xmae_dist.ingest.archives.catalogue import Archive
 from xmae_dist.ingest.convert import Outcome, PartTask, Wear, WrittenPart, write_part
 from xmae_dist.ingest.discover import Found, Item, Refusal, discover
+from xmae_dist.ingest.formats.mapping import Mapping as TableMapping
 from xmae_dist.ingest.grouping import groups
 from xmae_dist.ingest.labels import LabelBook, read_label_files, read_manifest
-from xmae_dist.ingest.mapping import Mapping as TableMapping
 from xmae_dist.ingest.register import Register
 from xmae_dist.ingest.report import IngestReport
 from xmae_dist.storage import uri

@@ -12,11 +12,11 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from xmae_dist.cluster import fanout
 from xmae_dist.core.errors import UsageError
 from xmae_dist.core.fingerprint import digest_json
 from xmae_dist.core.progress import progress
 from xmae_dist.core.units import canonical_unit
-from xmae_dist.data import fanout
 from xmae_dist.ingest.convert import Outcome, WrittenPart
 from xmae_dist.ingest.discover import Item
 from xmae_dist.ingest.grouping import groups

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from xmae_dist.model.interface import PretrainModel
+from xmae_dist.model.kinds import kind
 from xmae_dist.model.xmae import XMAEConfig, channelled, filled, pooled, signal_encoder
 
 
@@ -30,6 +31,7 @@ class ContrastiveConfig(XMAEConfig):
     """Initial temperature; it is learned."""
 
 
+@kind("contrastive", ContrastiveConfig)
 class ContrastivePair(PretrainModel):
     """``forward(ppg_BL, ecg_BL, mask_BN)`` gives the symmetric InfoNCE loss; the mask is not used."""
 

@@ -22,8 +22,8 @@ from safetensors.torch import save as save_tensors
 
 from xmae_dist.core.errors import IntegrityError
 from xmae_dist.core.fingerprint import digest_json, sha256_hex
-from xmae_dist.model import presets
-from xmae_dist.model.interface import PretrainModel
+from xmae_dist.model import kinds
+from xmae_dist.model.interface import ModelConfig, PretrainModel
 from xmae_dist.storage import uri
 
 FORMAT = "xmae-bundle/v1"
@@ -34,7 +34,7 @@ class Bundle:
     """A loaded bundle; ``model`` is in evaluation mode on the CPU."""
 
     model: PretrainModel
-    config: presets.Config
+    config: ModelConfig
     window_spec: dict[str, Any]
     lineage: dict[str, Any]
     bundle_id: str
@@ -46,8 +46,8 @@ def save(url: str, model: PretrainModel, *, window_spec: Mapping[str, Any], line
     weights = save_tensors({name: value.contiguous().cpu() for name, value in model.state_dict().items()})
     document = {
         "format": FORMAT,
-        "bundle_id": _bundle_id(weights, presets.to_dict(model.config), window_spec),
-        "model": presets.to_dict(model.config),
+        "bundle_id": _bundle_id(weights, kinds.to_dict(model.config), window_spec),
+        "model": kinds.to_dict(model.config),
         "window_spec": dict(window_spec),
         "lineage": dict(lineage),
     }
@@ -70,8 +70,8 @@ def load(url: str) -> Bundle:
         raise IntegrityError(
             f"weights of bundle {url}", value=found, expected=document["bundle_id"], fix="export the model again"
         )
-    config = presets.from_dict(document["model"])
-    model = presets.from_config(config)
+    config = kinds.from_dict(document["model"])
+    model = kinds.from_config(config)
     model.load_state_dict(load_tensors(weights))
     return Bundle(
         model=model.eval(),

@@ -1,27 +1,22 @@
 """Named models: the published one, the corrected one, sizes, and the controls that keep claims honest.
 
 ``build("paper", width=384)`` takes a preset and overrides of its fields. A configuration alone rebuilds its model
-(`from_config`), which is what a bundle stores.
+(`kinds.from_config`), which is what a bundle stores.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
 from typing import Any
 
 from xmae_dist.core.errors import ConfigError
-from xmae_dist.model.baselines import ContrastiveConfig, ContrastivePair
-from xmae_dist.model.interface import ModelConfig, PretrainModel
-from xmae_dist.model.published import PublishedConfig, PublishedXMAE
-from xmae_dist.model.xmae import XMAE, XMAEConfig
+from xmae_dist.model import kinds
+from xmae_dist.model.baselines import ContrastiveConfig
+from xmae_dist.model.interface import PretrainModel
+from xmae_dist.model.published import PublishedConfig
+from xmae_dist.model.xmae import XMAEConfig
 
 Config = PublishedConfig | XMAEConfig
-_MODELS: dict[str, tuple[type, type[PretrainModel]]] = {
-    "published": (PublishedConfig, PublishedXMAE),
-    "xmae": (XMAEConfig, XMAE),
-    "contrastive": (ContrastiveConfig, ContrastivePair),
-}
 
 PAPER = XMAEConfig()
 TINY = XMAEConfig(width=64, heads=4, ppg_depth=1, ecg_depth=1, decoder_depth=2)
@@ -72,28 +67,4 @@ def config(name: str, **overrides: Any) -> Config:
 
 def build(name: str, **overrides: Any) -> PretrainModel:
     """A freshly initialised model of a preset, with some fields of its configuration replaced."""
-    return from_config(config(name, **overrides))
-
-
-def from_config(config: Config) -> PretrainModel:
-    """A freshly initialised model of a configuration."""
-    return next(model for kind, model in _MODELS.values() if type(config) is kind)(config)
-
-
-def to_dict(config: ModelConfig) -> dict[str, Any]:
-    """A configuration as plain values, with the model's kind, for a file."""
-    kind = next(name for name, (cls, _) in _MODELS.items() if type(config) is cls)
-    return {"kind": kind, **dataclasses.asdict(config)}
-
-
-def from_dict(fields: Mapping[str, Any]) -> Config:
-    """The inverse of `to_dict`, also after a trip through JSON; ConfigError for an unknown kind or field."""
-    values = dict(fields)
-    kind = values.pop("kind", None)
-    if kind not in _MODELS:
-        raise ConfigError("model kind", value=kind, expected=" | ".join(_MODELS))
-    config_class = _MODELS[kind][0]
-    unknown = sorted(set(values) - {field.name for field in dataclasses.fields(config_class)})
-    if unknown:
-        raise ConfigError(f"{kind} model configuration", value=", ".join(unknown), expected="known fields only")
-    return config_class(**{key: tuple(v) if isinstance(v, list) else v for key, v in values.items()})
+    return kinds.from_config(config(name, **overrides))

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from xmae_dist.core.errors import InputError
 from xmae_dist.model.blocks import Attention, feed_forward
 from xmae_dist.model.interface import PretrainModel
+from xmae_dist.model.kinds import kind
 from xmae_dist.model.loss import masked_mse
 from xmae_dist.model.patch import View, gather_visible, scatter_visible
 from xmae_dist.model.stem import PyramidStem
@@ -148,6 +149,7 @@ class Bridge(nn.Module):
         return query_BND
 
 
+@kind("published", PublishedConfig)
 class PublishedXMAE(PretrainModel):
     """Masked ECG reconstructed from the whole PPG, as published.
 

@@ -25,22 +25,22 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from xmae_dist.core.errors import ConfigError
+from xmae_dist.model import bundle
 from xmae_dist.model.blocks import Block, rotation_table
 from xmae_dist.model.bridge import build_bridge
 from xmae_dist.model.encoder import SignalEncoder
 from xmae_dist.model.interface import PretrainModel
+from xmae_dist.model.kinds import kind
 from xmae_dist.model.level import visible_level
 from xmae_dist.model.loss import masked_mse
 from xmae_dist.model.patch import View, expand_mask, scatter_visible
-
-if TYPE_CHECKING:
-    from xmae_dist.model.published import PublishedXMAE
+from xmae_dist.model.published import PublishedXMAE, from_published
 
 OBJECTIVES = ("cross", "reversed", "symmetric", "joint", "ppg_mae", "ecg_mae")
 _RECONSTRUCTS = {
@@ -141,6 +141,7 @@ class Decoder(nn.Module):
         return patches_BNX.unflatten(2, (self.channels, -1)).transpose(1, 2).flatten(2)
 
 
+@kind("xmae", XMAEConfig)
 class XMAE(PretrainModel):
     """Cross-modal masked autoencoder; ``forward(ppg_BL, ecg_BL, mask_BN)`` gives the scalar loss."""
 
@@ -217,15 +218,11 @@ class XMAE(PretrainModel):
     @staticmethod
     def load(url: str) -> PretrainModel:
         """The model of a bundle, in evaluation mode: see `xmae_dist.model.bundle.load`."""
-        from xmae_dist.model.bundle import load
-
-        return load(url).model
+        return bundle.load(url).model
 
     @staticmethod
     def from_published(state: Mapping[str, Any], heads: int) -> PublishedXMAE:
         """The published model with a released state dict: see `xmae_dist.model.published.from_published`."""
-        from xmae_dist.model.published import from_published
-
         return from_published(state, heads=heads)
 
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from xmae_dist.core.errors import UsageError
-from xmae_dist.data.split import SplitConfig
-from xmae_dist.data.window_spec import WindowSpec
+from xmae_dist.data.windows.spec import WindowSpec
+from xmae_dist.data.windows.split import SplitConfig
 from xmae_dist.train.config import (
     CheckpointConfig,
     EngineConfig,
@@ -14,7 +14,7 @@ from xmae_dist.train.config import (
     TrainConfig,
     ValidationConfig,
 )
-from xmae_dist.train.schedule import ScheduleConfig
+from xmae_dist.train.step.schedule import ScheduleConfig
 
 RECIPES: dict[str, tuple[str, PretrainConfig]] = {
     "debug_cpu2": (

@@ -7,10 +7,10 @@ from typing import Any
 import torch
 from torch import nn
 
-from xmae_dist.train.engine import Engine, Saved
-from xmae_dist.train.engine_deepspeed import DeepSpeedEngine, ZeroConfig, divided
-from xmae_dist.train.engine_torch import TorchEngine
-from xmae_dist.train.optimizer_config import OptimizerConfig
+from xmae_dist.train.engines.deepspeed import DeepSpeedEngine, ZeroConfig, divided
+from xmae_dist.train.engines.optimizer import OptimizerConfig
+from xmae_dist.train.engines.protocol import Engine, Saved
+from xmae_dist.train.engines.torch import TorchEngine
 
 GLOBAL_BATCH = 12
 OPTIMIZER = OptimizerConfig(weight_decay=0.1, clip_norm=0.5)

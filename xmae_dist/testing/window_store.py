@@ -14,9 +14,9 @@ import pyarrow.parquet as pq
 
 from xmae_dist.core.fingerprint import canonical_json
 from xmae_dist.core.seeds import uniform01
-from xmae_dist.data.split import SPLITS
-from xmae_dist.data.window_spec import WindowSpec
-from xmae_dist.data.window_store import FORMAT, META_SCHEMA, WindowStore, part_path, transaction
+from xmae_dist.data.store.window_store import FORMAT, META_SCHEMA, WindowStore, part_path, transaction
+from xmae_dist.data.windows.spec import WindowSpec
+from xmae_dist.data.windows.split import SPLITS
 from xmae_dist.storage import uri
 from xmae_dist.storage.table import Table
 from xmae_dist.storage.zarr_store import WindowArrayWriter

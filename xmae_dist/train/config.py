@@ -13,17 +13,17 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
 from xmae_dist.core.errors import ConfigError
-from xmae_dist.data.mixture import MixtureConfig
-from xmae_dist.data.split import SplitConfig
-from xmae_dist.data.window_spec import WindowSpec
-from xmae_dist.data.withdrawn import check_allow_withdrawn
+from xmae_dist.data.order.mixture import MixtureConfig
+from xmae_dist.data.windows.spec import WindowSpec
+from xmae_dist.data.windows.split import SplitConfig
+from xmae_dist.data.windows.withdrawn import check_allow_withdrawn
 from xmae_dist.storage.segment_cache import CacheConfig
-from xmae_dist.train.optimizer_config import OptimizerConfig
-from xmae_dist.train.schedule import ScheduleConfig
-from xmae_dist.train.trackers import TrackConfig
+from xmae_dist.train.engines.optimizer import OptimizerConfig
+from xmae_dist.train.observe.trackers import TrackConfig
+from xmae_dist.train.step.schedule import ScheduleConfig
 
 if TYPE_CHECKING:
-    from xmae_dist.data.materialise import StoreConfig
+    from xmae_dist.data.store.materialise import StoreConfig
     from xmae_dist.model.presets import Config
 
 
@@ -207,7 +207,7 @@ class PretrainConfig:
 
     def store_config(self) -> StoreConfig:
         """The window store that the run reads."""
-        from xmae_dist.data.materialise import StoreConfig
+        from xmae_dist.data.store.materialise import StoreConfig
 
         return StoreConfig(spec=self.spec, split=self.split, cohorts=self.cohorts, on_the_fly=self.on_the_fly)
 

@@ -20,18 +20,18 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any
 
+from xmae_dist.cluster import fanout
 from xmae_dist.core.errors import ConfigError, RunError, XmaeError
 from xmae_dist.core.fingerprint import canonical_json, digest_json
-from xmae_dist.data import fanout
-from xmae_dist.data.plan import plan_for
-from xmae_dist.data.window_store import WindowStore
+from xmae_dist.data.order.plan import plan_for
+from xmae_dist.data.store.window_store import WindowStore
 from xmae_dist.storage import uri
 from xmae_dist.storage.corpus import Corpus
-from xmae_dist.train.board import Board
+from xmae_dist.train.checkpoints.state import Identity
 from xmae_dist.train.config import PretrainConfig, ResourceConfig, check, model_config
-from xmae_dist.train.display import Display
-from xmae_dist.train.startup import Marks, process_started_s
-from xmae_dist.train.state import Identity
+from xmae_dist.train.observe.display import Display
+from xmae_dist.train.observe.startup import Marks, process_started_s
+from xmae_dist.train.survival.board import Board
 
 _DRAW_EVERY_S = 60.0
 
@@ -60,14 +60,14 @@ def pretrain(config: PretrainConfig) -> Outcome:
     _connect(elastic=config.train.min_workers is not None)
     import ray
 
-    from xmae_dist.train.memory import check_fits
+    from xmae_dist.train.sizing.memory import check_fits
 
     marks.note("ray")
     check_cluster(config)
     if not config.resources.may_grow:
         check_fits(config, ray.nodes())
-    from xmae_dist.data.materialise import materialise
-    from xmae_dist.train.figures import draw_run
+    from xmae_dist.data.store.materialise import materialise
+    from xmae_dist.train.observe.figures import draw_run
 
     store = materialise(
         config.corpus,
@@ -114,20 +114,20 @@ def config_dict(config: PretrainConfig) -> dict[str, Any]:
 
 
 def _identity(config: PretrainConfig, store: WindowStore) -> Identity:
-    from xmae_dist.model import presets
+    from xmae_dist.model import kinds
     from xmae_dist.train.order import order_of
 
     return Identity(
         snapshot=str(store.snapshot["fingerprint"]),
         windows=digest_json([store.spec.fingerprint(), store.split]),
         plan=plan_for(store, order_of(config)).fingerprint(),
-        model=digest_json(presets.to_dict(model_config(config))),
+        model=digest_json(kinds.to_dict(model_config(config))),
     )
 
 
 def check_continues(config: PretrainConfig, identity: Identity) -> None:
     """Raises ConfigError where the newest checkpoint of the run is of another run, and that is not accepted."""
-    from xmae_dist.train import checkpoint
+    from xmae_dist.train.checkpoints import checkpoint
 
     newest = checkpoint.newest_complete(config.run, lambda url, why: None)
     if newest is not None:
@@ -207,7 +207,7 @@ def _check_readers(resources: ResourceConfig, cpus_left: float) -> None:
 
 def _flops_ahead(config: PretrainConfig) -> Future[int]:
     """FLOPs of a window, counted while Ray starts. Raises ConfigError for a model that cannot be."""
-    from xmae_dist.train.flops import flops_per_window
+    from xmae_dist.train.sizing.flops import flops_per_window
 
     model = model_config(config)
     return ThreadPoolExecutor(max_workers=1, thread_name_prefix="flops").submit(flops_per_window, model)
@@ -325,7 +325,7 @@ class Shown:
         if row["kind"] == "step":
             self.last_loss = row["loss"]
         if row["kind"] == "validation" and time.monotonic() - self._drawn_s > _DRAW_EVERY_S:
-            from xmae_dist.train.figures import draw_run
+            from xmae_dist.train.observe.figures import draw_run
 
             self._drawn_s = time.monotonic()
             self._drawing.submit(draw_run, self._run_url)

@@ -15,16 +15,16 @@ from typing import Any, Protocol, cast
 import torch
 
 from xmae_dist.core.errors import RunError
-from xmae_dist.data.collate import TensorBatch
+from xmae_dist.data.stream.collate import TensorBatch
 from xmae_dist.model.interface import PretrainModel
-from xmae_dist.train.batch import Masking, micro_batches, seed_dropout
-from xmae_dist.train.collective import Ranks
-from xmae_dist.train.engine import Engine, StepOutcome
-from xmae_dist.train.measure import Measures
-from xmae_dist.train.schedule import ScheduleConfig, learning_rate, mask_ratio
-from xmae_dist.train.state import TrainState
-from xmae_dist.train.upload import Saver
-from xmae_dist.train.validator import Validator
+from xmae_dist.train.checkpoints.state import TrainState
+from xmae_dist.train.checkpoints.upload import Saver
+from xmae_dist.train.engines.protocol import Engine, StepOutcome
+from xmae_dist.train.observe.measure import Measures
+from xmae_dist.train.step.batch import Masking, micro_batches, seed_dropout
+from xmae_dist.train.step.collective import Ranks
+from xmae_dist.train.step.schedule import ScheduleConfig, learning_rate, mask_ratio
+from xmae_dist.train.validation.validator import Validator
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from xmae_dist.data.plan import OrderConfig
+from xmae_dist.data.order.plan import OrderConfig
 from xmae_dist.train.config import PretrainConfig
 
 

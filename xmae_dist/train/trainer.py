@@ -10,7 +10,7 @@ from ray.train.torch import TorchConfig, TorchTrainer
 from ray.train.v2._internal.callbacks.datasets import DatasetsCallback
 
 from xmae_dist.core.errors import RunError, XmaeError
-from xmae_dist.train.watch import Watch
+from xmae_dist.train.survival.watch import Watch
 from xmae_dist.train.worker import Job, train
 
 # Host memory in huge pages, where the kernel leaves that to the process: on CPUs activations then cost fewer page

@@ -21,33 +21,33 @@ import ray.train.torch
 import torch
 
 from xmae_dist.core.errors import IntegrityError, StorageError, XmaeError
-from xmae_dist.data import direct, stream
-from xmae_dist.data.collate import TensorBatch, tensor_batches
-from xmae_dist.data.plan import Plan, plan_for
-from xmae_dist.data.window_store import WindowStore
-from xmae_dist.model import presets
-from xmae_dist.train import checkpoint
-from xmae_dist.train.batch import Masking
-from xmae_dist.train.checkpoint import SavedFiles
-from xmae_dist.train.clock import Clock
-from xmae_dist.train.collective import Ranks, timed_collectives
+from xmae_dist.data.order.plan import Plan, plan_for
+from xmae_dist.data.store.window_store import WindowStore
+from xmae_dist.data.stream import direct, read_ahead
+from xmae_dist.data.stream.collate import TensorBatch, tensor_batches
+from xmae_dist.model import kinds, presets
+from xmae_dist.train.checkpoints import checkpoint
+from xmae_dist.train.checkpoints.checkpoint import SavedFiles
+from xmae_dist.train.checkpoints.retention import RetentionConfig
+from xmae_dist.train.checkpoints.state import Identity, TrainState
+from xmae_dist.train.checkpoints.upload import Saver
 from xmae_dist.train.config import PretrainConfig, model_config
-from xmae_dist.train.engine import Engine, Saved, bf16_is_fast
-from xmae_dist.train.flops import measured_peak_flops
+from xmae_dist.train.engines.protocol import Engine, Saved, bf16_is_fast
 from xmae_dist.train.loop import Loop, LoopConfig, Stop
-from xmae_dist.train.losses import Cohorts
-from xmae_dist.train.measure import Measures, Yardstick
-from xmae_dist.train.metrics import MetricsWriter, Row
+from xmae_dist.train.observe.losses import Cohorts
+from xmae_dist.train.observe.measure import Measures, Yardstick
+from xmae_dist.train.observe.metrics import MetricsWriter, Row
+from xmae_dist.train.observe.prometheus import Gauges
+from xmae_dist.train.observe.startup import Marks, process_started_s
+from xmae_dist.train.observe.trackers import Trackers
 from xmae_dist.train.order import order_of
-from xmae_dist.train.prometheus import Gauges
-from xmae_dist.train.pulse import Pulse
-from xmae_dist.train.retention import RetentionConfig
-from xmae_dist.train.startup import Marks, process_started_s
-from xmae_dist.train.state import Identity, TrainState
-from xmae_dist.train.trackers import Trackers
-from xmae_dist.train.upload import Saver
-from xmae_dist.train.validation import held_out, save_panel
-from xmae_dist.train.validator import Patience, Validator
+from xmae_dist.train.sizing.flops import measured_peak_flops
+from xmae_dist.train.step.batch import Masking
+from xmae_dist.train.step.clock import Clock
+from xmae_dist.train.step.collective import Ranks, timed_collectives
+from xmae_dist.train.survival.pulse import Pulse
+from xmae_dist.train.validation.held_out import held_out, save_panel
+from xmae_dist.train.validation.validator import Patience, Validator
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -201,10 +201,10 @@ class _Worker:
         }
         if resources.reader == "direct":
             return tensor_batches(direct.step_batches(store, plan, **where))
-        reading = stream.StreamConfig(
+        reading = read_ahead.StreamConfig(
             readers=resources.readers, read_cpus=resources.read_cpus, read_label=resources.read_label
         )
-        return tensor_batches(stream.step_batches(store, plan, **where, config=reading))
+        return tensor_batches(read_ahead.step_batches(store, plan, **where, config=reading))
 
     # -- state -----------------------------------------------------------------------------------------------------
 
@@ -252,10 +252,10 @@ class _Worker:
             "clock": self._clock,
         }
         if config.engine.kind == "torch":
-            from xmae_dist.train.engine_torch import TorchEngine
+            from xmae_dist.train.engines.torch import TorchEngine
 
-            return TorchEngine(presets.from_config(model), rank=ranks.rank, world=ranks.world, **common)
-        from xmae_dist.train.engine_deepspeed import DeepSpeedEngine, ZeroConfig, divided
+            return TorchEngine(kinds.from_config(model), rank=ranks.rank, world=ranks.world, **common)
+        from xmae_dist.train.engines.deepspeed import DeepSpeedEngine, ZeroConfig, divided
 
         zero = ZeroConfig(
             stage=config.engine.zero_stage,
@@ -264,9 +264,7 @@ class _Worker:
         )
         # `published` gives layers their first weights after they are made, which is too late once they are divided.
         whole = zero.stage < 3 or config.model.preset == "published"
-        module = (
-            presets.from_config(model) if whole else divided(lambda: presets.from_config(model), zero, ranks.device)
-        )
+        module = kinds.from_config(model) if whole else divided(lambda: kinds.from_config(model), zero, ranks.device)
         return DeepSpeedEngine(module, zero=zero, micro_batch=config.train.micro_batch, **common)
 
     def _build_validator(
@@ -311,7 +309,7 @@ class _Worker:
             "validated": sorted(self._validator.history.items()) if self._validator is not None else [],
             "identity": self._job.identity.to_dict(),
             "config": self._job.config_dict,
-            "model": presets.to_dict(model_config(self._config)),
+            "model": kinds.to_dict(model_config(self._config)),
             "spec": self._config.spec.to_dict(),
             "store": self._job.store_url,
             "engine": {

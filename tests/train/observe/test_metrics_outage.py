@@ -1,0 +1,48 @@
+"""A store that is down delays metrics and loses none; what else goes wrong beside training is told to it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from xmae_dist.train.observe.metrics import MetricsWriter, Row, read_metrics
+
+
+def test_rows_around_a_checkpoint_survive_an_outage(tmp_path: Path) -> None:
+    run, blocked = f"file://{tmp_path}", tmp_path / "metrics"
+    with MetricsWriter(run, 0, every_s=0.05) as metrics:
+        metrics.add("step", {"step": 1})
+        metrics.flush()
+        blocked.rename(tmp_path / "aside")
+        blocked.touch()  # a file where the folder should be: nothing can be written
+        metrics.add("step", {"step": 2})
+        metrics.add("checkpoint", {"step": 2})
+        metrics.add("step", {"step": 3})
+        metrics.flush()
+        metrics.add("step", {"step": 4})
+        metrics.flush()
+        blocked.unlink()
+        metrics.add("step", {"step": 5})
+        metrics.flush()
+    kinds = [(row["kind"], row["step"]) for row in read_metrics(run)]
+    assert kinds == [("step", 1), ("checkpoint", 2), ("step", 2), ("step", 3), ("step", 4), ("step", 5)]
+    assert sorted(file.name for file in blocked.iterdir()) == ["from-00000000.jsonl", "from-00000002.jsonl"]
+
+
+def test_who_listens_is_not_lost_in_silence(tmp_path: Path) -> None:
+    def deaf(rows: list[Row]) -> None:
+        raise ConnectionError("the driver does not answer")
+
+    metrics = MetricsWriter(f"file://{tmp_path}", 0, every_s=0.01, listen=deaf)
+    with pytest.raises(ConnectionError, match="driver"), metrics:
+        metrics.add("step", {"step": 1})
+
+
+def test_curves_that_cannot_be_drawn_cost_no_metrics(tmp_path: Path) -> None:
+    (tmp_path / "tensorboard").touch()  # a file where the folder should be
+    with MetricsWriter(f"file://{tmp_path}", 0, every_s=0.05) as metrics:
+        metrics.add("step", {"step": 1, "loss": 0.5})
+        metrics.flush()
+        metrics.add("step", {"step": 2, "loss": 0.4})
+    assert [row["step"] for row in read_metrics(f"file://{tmp_path}")] == [1, 2]

@@ -1,0 +1,1 @@
+"""Windows to and from others: WebDataset shards out and in."""

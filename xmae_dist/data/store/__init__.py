@@ -1,0 +1,1 @@
+"""Window stores: how one is planned, written part by part, committed, and read."""

@@ -1,0 +1,106 @@
+"""Batches in the plan's order by plain reads in this process: the reference that the Ray stream must equal.
+
+A block of steps is read at once, because its steps draw on the same chunks, then handed out step by step.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from xmae_dist.core.errors import IntegrityError, StorageError
+from xmae_dist.data.order.plan import Plan
+from xmae_dist.data.windows.spec import WindowSpec
+
+
+class WindowReader(Protocol):
+    """What the stream needs of a window store."""
+
+    spec: WindowSpec
+
+    def read(self, ids_B: np.ndarray) -> tuple[np.ndarray | None, np.ndarray]: ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Batch:
+    """One rank's share of one step. B windows of L samples; `ecg_BL` is None in a store of the source alone."""
+
+    step: int
+    epoch: int
+    """The epoch in which the step begins."""
+    ids_B: NDArray[np.int64]
+    ecg_BL: NDArray[np.float32] | None
+    ppg_BL: NDArray[np.float32]
+
+
+@dataclass(frozen=True, kw_only=True)
+class RetryConfig:
+    """What to do when a read fails for a reason that may pass."""
+
+    attempts: int = 5
+    first_wait_s: float = 0.25
+    """Doubled after each attempt."""
+
+
+def step_batches(
+    store: WindowReader,
+    plan: Plan,
+    *,
+    start_step: int = 0,
+    stop_step: int,
+    world: int = 1,
+    rank: int = 0,
+    retry: RetryConfig = RetryConfig(),
+) -> Iterator[Batch]:
+    """`rank`'s batches of steps [start_step, stop_step), in order.
+
+    Raises StorageError when reads keep failing, IntegrityError when stored bytes are damaged.
+    """
+    for start, stop in plan.blocks(start_step, stop_step):
+        ids_KB = plan.ids_of_steps(start, stop, world, rank)
+        ecg_NL, ppg_NL = read_with_retries(store, ids_KB.ravel(), retry)
+        yield from cut_into_steps(plan, start, ids_KB, ecg_NL, ppg_NL)
+
+
+def cut_into_steps(
+    plan: Plan, start_step: int, ids_KB: np.ndarray, ecg_NL: np.ndarray | None, ppg_NL: np.ndarray
+) -> Iterator[Batch]:
+    """A block of K steps, read as N = K·B windows, as K batches in float32."""
+    width = ids_KB.shape[1]
+    for row, ids_B in enumerate(ids_KB):
+        here = slice(row * width, (row + 1) * width)
+        yield Batch(
+            step=start_step + row,
+            epoch=plan.epoch_of(start_step + row),
+            ids_B=ids_B,
+            ecg_BL=None if ecg_NL is None else ecg_NL[here].astype(np.float32),
+            ppg_BL=ppg_NL[here].astype(np.float32),
+        )
+
+
+def read_with_retries(
+    store: WindowReader, ids_N: np.ndarray, retry: RetryConfig
+) -> tuple[np.ndarray | None, np.ndarray]:
+    """Windows by id, trying again with growing waits.
+
+    Damage is read a second time, since a cut-off answer looks like damage too; damage seen twice is stored, and
+    raised: it is never trained on.
+    """
+    damaged = False
+    for attempt in range(retry.attempts):
+        try:
+            return store.read(ids_N)
+        except IntegrityError:
+            if damaged:
+                raise
+            damaged = True
+        except StorageError:
+            if attempt == retry.attempts - 1:
+                raise
+        time.sleep(retry.first_wait_s * 2**attempt)
+    return store.read(ids_N)

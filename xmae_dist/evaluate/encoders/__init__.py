@@ -1,0 +1,1 @@
+"""What is compared: frozen encoders and their controls, and windows spoilt before they see them."""

@@ -1,0 +1,1 @@
+"""From committed results to a page: comparisons, figures, sections, files."""

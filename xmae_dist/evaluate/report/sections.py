@@ -1,0 +1,257 @@
+"""The page of the report, section by section: what was found first, then where it comes from."""
+
+from xmae_dist.evaluate.report import figures, page
+from xmae_dist.evaluate.report.compare import Comparison, Tally, best, by_task, tallies
+from xmae_dist.evaluate.report.figures_tasks import binary_detail, confusion_detail, regression_detail
+from xmae_dist.evaluate.report.sections_shift import degradation_section, few_section, transfer_section
+from xmae_dist.evaluate.results import Result
+from xmae_dist.evaluate.scores.metrics import METRICS, gained
+from xmae_dist.evaluate.transfer.matrix import Cell
+
+_FIGURE_CAPTIONS = {
+    "curves": "Training and validation loss of the pretraining run.",
+    "reconstruct": "ECG reconstructed from PPG on held-out subjects: original, what the model saw, its reconstruction, "
+    "above the PPG it was given.",
+}
+_PROTOCOL_TITLES = {"knn": "Nearest neighbours", "finetune": "Fine-tuning"}
+_WIDE = 6
+_MARKS = {"better": "▲", "worse": "▼"}
+
+
+def render(
+    results: list[Result],
+    found: list[Comparison],
+    cells: list[Cell],
+    run_pictures: list[tuple[str, bytes]],
+    skipped: dict[str, str],
+) -> str:
+    """The page as HTML."""
+    groups, colour_of = by_task(results), figures.colours(results)
+    titles = {name: group[0].task.title for name, group in groups.items()}
+    parts = {
+        "Scores": [*_summary(groups), *_scores(groups, colour_of)],
+        "Protocols": _protocols(results, groups),
+        "Differences": _differences(found, titles, colour_of),
+        "Few labels": few_section(results, colour_of),
+        "Transfer": transfer_section(cells, colour_of),
+        "Degradation": degradation_section(cells, colour_of),
+        "Tasks": _details(groups, colour_of),
+        "Pretraining": _pretraining(run_pictures),
+        "Method": _methods(results, skipped),
+    }
+    parts = {name: body for name, body in parts.items() if body}
+    body = [*_heading(results, groups), page.links(parts), *_found(tallies(found))]
+    for name, section in parts.items():
+        body += [page.section(name, section)]
+    return page.document(f"Evaluation: {results[0].suite_title}", body)
+
+
+def _heading(results: list[Result], groups: dict[str, list[Result]]) -> list[str]:
+    subjects = max(r.n_subjects for r in results)
+    cards = [
+        (str(len(groups)), "tasks"),
+        (str(len({r.encoder for r in results})), "encoders and controls"),
+        (f"{subjects:,}", "people at most in a task"),
+        (f"{sum(r.n_fits for r in results):,}", "models fitted"),
+    ]
+    boxes = "".join(f'<div class="card"><b>{page.text(n)}</b><span>{page.text(what)}</span></div>' for n, what in cards)
+    return [
+        f"<h1>{page.text(results[0].suite_title)}</h1>",
+        '<p class="quiet">How well frozen encoders of the pulse wave (PPG) predict what is known of a person, '
+        "on people whose labels the prediction never saw.</p>",
+        f'<div class="cards">{boxes}</div>',
+    ]
+
+
+def _found(found: list[Tally]) -> list[str]:
+    """A row per pair of encoders: on how many tasks a difference is shown, as a bar and in numbers."""
+    rows = [
+        f"<tr><td><b>{page.text(t.encoder)}</b> against {page.text(t.against)}</td>"
+        f"<td>{page.bar((t.better, t.tasks - t.better - t.worse, t.worse))}</td>"
+        f'<td class="n better">▲ {t.better}</td><td class="n">{t.tasks - t.better - t.worse}</td>'
+        f'<td class="n worse">▼ {t.worse}</td><td class="n">{t.better_after_holm}</td></tr>'
+        for t in found
+    ]
+    if not rows:
+        return []
+    head = ["Comparison", f"{found[0].tasks} tasks", "Better", "Not shown", "Worse", "Better, corrected"]
+    return [
+        "<h2>What was found</h2>",
+        page.table(head, rows, numeric_from=2),
+        '<p class="quiet">“Better” and “worse”: the 95 % interval of the difference, over people, excludes zero. '
+        "“Not shown” is no proof that two are equal. “Corrected”: still better when the number of tasks is allowed for "
+        "(Holm). A random-weight encoder and plain pulse features stand beside every result: an encoder that does "
+        "not beat them has learned nothing that this task needs.</p>",
+    ]
+
+
+def _pretraining(pictures: list[tuple[str, bytes]]) -> list[str]:
+    if not pictures:
+        return []
+    parts = ["<h2>Pretraining: ECG reconstructed from PPG</h2>"]
+    for name, png in pictures:
+        caption = next((c for key, c in _FIGURE_CAPTIONS.items() if key in name), name.replace("_", " "))
+        parts.append(page.picture(png, caption, caption))
+    return parts
+
+
+def _families(groups: dict[str, list[Result]]) -> dict[str, dict[str, list[Result]]]:
+    families: dict[str, dict[str, list[Result]]] = {}
+    for name, group in groups.items():
+        families.setdefault(group[0].task.family, {})[name] = group
+    return dict(sorted(families.items()))
+
+
+def _protocols(results: list[Result], probed: dict[str, list[Result]]) -> list[str]:
+    """A table of scores for each protocol beside the linear probe."""
+    parts = []
+    for protocol in dict.fromkeys(r.protocol for r in results if r.protocol in _PROTOCOL_TITLES):
+        groups = by_task(results, protocol=protocol)
+        parts += _summary({name: groups[name] for name in probed if name in groups}, _PROTOCOL_TITLES[protocol])
+    return parts
+
+
+def _summary(groups: dict[str, list[Result]], title: str = "Scores") -> list[str]:
+    names = list(dict.fromkeys(r.encoder for group in groups.values() for r in group))
+    rows = []
+    for family, members in _families(groups).items():
+        rows.append(f'<tr class="family"><td colspan="{3 + len(names)}">{page.text(family)}</td></tr>')
+        for group in members.values():
+            task = group[0].task
+            cells = "".join(_score_cell(next((r for r in group if r.encoder == n), None), best(group)) for n in names)
+            arrow = "↑" if METRICS[task.metric].higher_is_better else "↓"
+            rows.append(
+                f"<tr><td>{page.text(task.title)}<small>{page.text(_how(group[0]))}</small></td>"
+                f"<td>{page.text(METRICS[task.metric].title)} {arrow}<small>{page.text(task.label_unit)}</small></td>"
+                f'<td class="n">{group[0].n_subjects:,}<small>{len(group[0].unit_names):,} {task.unit}s</small></td>'
+                f"{cells}</tr>"
+            )
+    head = ["Task", "Metric", "People", *names]
+    note = (
+        '<p class="quiet">Bold: best point score of the row, whether or not the difference is shown. Below each score '
+        "its 95 % interval over people. ↑ higher is better, ↓ lower is better.</p>"
+    )
+    return [f"<h2>{page.text(title)}</h2>", page.table(head, rows, numeric_from=2, wide=len(names) > _WIDE), note]
+
+
+def _score_cell(result: Result | None, winner: Result) -> str:
+    if result is None:
+        return '<td class="n">–</td>'
+    score = result.headline
+    mark = " best" if result is winner else ""
+    return f'<td class="n{mark}">{score.value:.3g}<small>{score.low:.3g} to {score.high:.3g}</small></td>'
+
+
+def _how(result: Result) -> str:
+    p, task = result.scored.predictions, result.task
+    if task.kind == "binary":
+        return f"by {task.unit}, {100 * p.y_N.mean():.0f} % positive"
+    if task.kind == "multiclass":
+        return f"by {task.unit}, {p.pred_NC.shape[1]} classes"
+    spread = f"± {p.y_N.std():.2g} {task.label_unit}"
+    return f"by {task.unit}, {spread}" if task.centred else f"by {task.unit}, {p.y_N.mean():.3g} {spread}"
+
+
+def _scores(groups: dict[str, list[Result]], colour_of: dict[str, str]) -> list[str]:
+    parts = []
+    for family, members in _families(groups).items():
+        parts.append(f"<h3>{page.text(family.capitalize())}</h3>")
+        parts.append(page.picture(figures.score_forest(members, colour_of), f"Scores and 95 % intervals: {family}"))
+    return [
+        *parts,
+        '<p class="quiet">Filled: encoders. Open: controls. Bars: 95 % intervals over people. Dotted: a prediction '
+        "that knows nothing (chance, or always the mean).</p>",
+    ]
+
+
+def _differences(found: list[Comparison], titles: dict[str, str], colour_of: dict[str, str]) -> list[str]:
+    if not found:
+        return []
+    pairs = list(dict.fromkeys((c.encoder, c.against) for c in found))
+    of = {(c.task, c.encoder, c.against): c for c in found}
+    rows = [
+        f"<tr><td>{page.text(titles[task])}<small>{page.text(gained(metric))}</small></td>"
+        + "".join(_difference_cell(of.get((task, *pair))) for pair in pairs)
+        + "</tr>"
+        for task, metric in dict.fromkeys((c.task, c.metric) for c in found)
+    ]
+    forests = [
+        page.picture(
+            figures.difference_forest([c for c in found if (c.encoder, c.against) == pair], titles, colour_of),
+            f"Forest plot of {pair[0]} against {pair[1]}",
+        )
+        for pair in pairs
+    ]
+    return [
+        "<h2>Differences on the same people</h2>",
+        "<p>Both encoders predict the same units in the same folds and share each bootstrap draw of people. Positive "
+        "means that the first is better, whichever way the metric runs.</p>",
+        *forests,
+        '<p class="quiet">Each difference is divided by its standard error, so that metrics share an axis; the number '
+        "at the right has the metric's own unit. Filled: the interval excludes zero.</p>",
+        page.table(["Task", *(f"{a} − {b}" for a, b in pairs)], rows, numeric_from=1, wide=len(pairs) > _WIDE - 2),
+        '<p class="quiet">▲ better, ▼ worse, by the interval of that task alone; p is corrected over the tasks of the '
+        "pair (Holm).</p>",
+    ]
+
+
+def _difference_cell(c: Comparison | None) -> str:
+    if c is None:
+        return '<td class="n">–</td>'
+    d, style = c.difference, c.verdict if c.verdict in _MARKS else "quiet"
+    return (
+        f'<td class="n"><span class="{style}">{_MARKS.get(c.verdict, "")} {d.value:+.3g}</span>'
+        f"<small>{d.low:+.3g} to {d.high:+.3g}</small><small>{_p(c.p_holm)}</small></td>"
+    )
+
+
+def _details(groups: dict[str, list[Result]], colour_of: dict[str, str]) -> list[str]:
+    parts = ["<h2>Task by task</h2>"]
+    for group in groups.values():
+        task = group[0].task
+        if task.kind == "binary":
+            drawn = binary_detail(group, colour_of)
+        elif task.kind == "multiclass":
+            drawn = confusion_detail(group, colour_of)
+        else:
+            drawn = regression_detail(group, colour_of)
+        how = f"How the label reaches the signal: {task.mechanism}." if task.mechanism else ""
+        parts += [page.picture(drawn, f"Predictions of {task.title}", how, title=task.title)]
+    return [
+        *parts,
+        '<p class="quiet">ROC and calibration: the encoders and the best controls; calibration in tenths of the '
+        "predictions, bars over people. Bland-Altman: bias and limits of agreement (1.96 standard deviations) with "
+        "their 95 % intervals over people as bands; the first encoder beside the best control. A cloud that slopes "
+        "down is a prediction drawn towards the mean.</p>",
+    ]
+
+
+def _methods(results: list[Result], skipped: dict[str, str]) -> list[str]:
+    first = results[0]
+    identities = dict.fromkeys((r.encoder, r.encoder_id) for r in results)
+    facts = [
+        ("window store", f"<code>{page.text(first.store)}</code>"),
+        *((f"encoder {name}", f"<code>{page.text(identity)}</code>") for name, identity in identities.items()),
+        ("seed, bootstrap draws", f"{first.seed}, {first.n_replicates:,}"),
+    ]
+    left_out = [f"<li><b>{page.text(name)}</b>: {page.text(why)}</li>" for name, why in skipped.items()]
+    return [
+        "<h2>How this was measured</h2>",
+        "<ul><li>The encoder is frozen. Embeddings are standardised on the training subjects; the probe is ridge "
+        "regression or L2 logistic regression. For recording and subject tasks, embeddings of the unit's windows are "
+        "averaged.</li>"
+        "<li>Outer folds share no subject; the penalty is chosen by inner cross-validation, again by subject. "
+        "AUROC compares predictions within a fold only.</li>"
+        "<li>Intervals resample subjects, not windows, and are widened by the measured covariance between folds that "
+        "train on one another; draws are the same for all encoders of a task.</li>"
+        "<li>Pretraining saw signals, never labels. Unless the window store was split otherwise, subjects evaluated "
+        "here may be among those whose unlabelled signals were used in pretraining.</li>"
+        "<li>Predictions, folds and their digests are in <code>results.parquet</code>: every figure here can be "
+        "computed again.</li></ul>",
+        page.definitions(facts),
+        *(["<h3>Left out</h3><ul>", *left_out, "</ul>"] if left_out else []),
+    ]
+
+
+def _p(value: float) -> str:
+    return "" if value != value else ("p < 0.001" if value < 0.001 else f"p {value:.2g}")

@@ -1,0 +1,42 @@
+"""Cells of a table as labels: what is empty, what is a number, what is text."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+_EMPTY = {"", "nan", "na", "null", "none"}
+
+
+def split_kinds(cells: Mapping[str, Any], numeric: set[str] | None = None) -> tuple[dict[str, float], dict[str, str]]:
+    """Cells as (numeric labels, text labels); empty cells are left out.
+
+    `numeric` names the columns that are numbers throughout; without it each cell decides for itself.
+    """
+    numbers: dict[str, float] = {}
+    text: dict[str, str] = {}
+    for name, cell in cells.items():
+        word = "" if cell is None else str(cell).strip()
+        if word.lower() in _EMPTY:
+            continue
+        number = _number(word) if numeric is None or name in numeric else None
+        if number is None:
+            text[name] = word
+        else:
+            numbers[name] = number
+    return numbers, text
+
+
+def all_numbers(cells: Iterable[str]) -> bool:
+    """Whether every filled cell is a number, and one is filled."""
+    filled = [cell for cell in cells if cell is not None and cell.strip().lower() not in _EMPTY]
+    return bool(filled) and all(_number(cell) is not None for cell in filled)
+
+
+def _number(word: str) -> float | None:
+    try:
+        number = float(word)
+    except ValueError:
+        return None
+    return number if math.isfinite(number) else None

@@ -1,0 +1,217 @@
+"""Checkpoints that are complete or do not exist (format xmae-checkpoint/v1).
+
+    <run>/checkpoints/step-00000100/
+        <attempt>-00000-of-00002.safetensors    each rank's pieces: "<kind>|<name>|<first element>" → 1-D tensor
+        <attempt>-00001-of-00002.safetensors
+        manifest.json                           sizes and SHA-256 of the files, shapes, state, identity, configuration
+        COMPLETE                                SHA-256 of the manifest; written last, deleted first
+
+`attempt` is drawn anew at every start, so a slow upload of a killed run cannot touch the files of the run that
+replaces it. The pieces are slices of whole tensors, so a reader needs no knowledge of the ranks that wrote them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Collection, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save
+
+from xmae_dist.core.errors import IntegrityError, XmaeError
+from xmae_dist.core.fingerprint import sha256_hex
+from xmae_dist.storage import uri
+from xmae_dist.train.engines.protocol import Piece
+
+FORMAT = "xmae-checkpoint/v1"
+MANIFEST = "manifest.json"
+COMPLETE = "COMPLETE"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShardFile:
+    """One uploaded file of a checkpoint."""
+
+    name: str
+    size: int
+    sha256: str
+
+
+def folder_url(run_url: str) -> str:
+    """Where a run keeps its checkpoints."""
+    return uri.join(run_url, "checkpoints")
+
+
+def step_url(run_url: str, step: int) -> str:
+    """Where the checkpoint of `step` is."""
+    return uri.join(folder_url(run_url), f"step-{step:08d}")
+
+
+def copy_pieces(pieces: Iterable[Piece]) -> dict[str, torch.Tensor]:
+    """A snapshot on the host that training may go on beside: the only part of a save that training waits for."""
+    return {f"{p.kind}|{p.name}|{p.start}": p.data.detach().to("cpu", copy=True).contiguous() for p in pieces}
+
+
+def write_shard(url: str, tensors: dict[str, torch.Tensor], *, attempt: str, rank: int, world: int) -> ShardFile:
+    """Uploads one rank's copied pieces and says what it wrote."""
+    data = save(tensors)
+    name = f"{attempt}-{rank:05d}-of-{world:05d}.safetensors"
+    uri.write_bytes(uri.join(url, name), data)
+    return ShardFile(name=name, size=len(data), sha256=sha256_hex(data))
+
+
+def commit(url: str, files: list[ShardFile], about: Mapping[str, Any]) -> None:
+    """Makes the checkpoint at `url` complete: the manifest, then the marker that names the manifest's digest."""
+    manifest = {"format": FORMAT, "files": [vars(file) for file in files], **about}
+    data = json.dumps(manifest, indent=1, sort_keys=True).encode()
+    uri.write_bytes(uri.join(url, MANIFEST), data)
+    uri.write_bytes(uri.join(url, COMPLETE), sha256_hex(data).encode())
+
+
+def delete(url: str) -> None:
+    """Removes a checkpoint, the marker first, so that half a deletion leaves nothing that looks complete."""
+    uri.delete(uri.join(url, COMPLETE))
+    uri.delete(url, recursive=True)
+
+
+@dataclass(frozen=True)
+class Found:
+    """A checkpoint folder as a listing shows it."""
+
+    step: int
+    url: str
+    complete: bool
+
+
+def list_checkpoints(run_url: str) -> list[Found]:
+    """All checkpoints of a run, the newest first; `complete` says that the marker is there."""
+    found = []
+    for url in uri.list_urls(folder_url(run_url)):
+        name = url.rsplit("/", 1)[-1]
+        if name.startswith("step-") and name[5:].isdigit():
+            found.append(Found(int(name[5:]), url, uri.exists(uri.join(url, COMPLETE))))
+    return sorted(found, key=lambda one: -one.step)
+
+
+def read_manifest(url: str) -> dict[str, Any]:
+    """The manifest of a complete checkpoint. Raises IntegrityError where it is not what the marker names."""
+    data = _read(uri.join(url, MANIFEST))
+    marker = _read(uri.join(url, COMPLETE)).decode().strip()
+    if sha256_hex(data) != marker:
+        raise IntegrityError(
+            uri.join(url, MANIFEST), value=f"SHA-256 {sha256_hex(data)[:12]}…", expected=f"{marker[:12]}…"
+        )
+    manifest: dict[str, Any] = json.loads(data)
+    if manifest.get("format") != FORMAT:
+        raise IntegrityError(uri.join(url, MANIFEST), value=manifest.get("format"), expected=FORMAT)
+    return manifest
+
+
+def newest_complete(
+    run_url: str, tell: Callable[[str, str], None], skip: Collection[str] = ()
+) -> tuple[str, dict[str, Any]] | None:
+    """(URL, manifest) of the newest checkpoint, not in `skip`, whose marker and manifest agree.
+
+    `tell(url, why)` hears of those that are passed over.
+    """
+    for found in list_checkpoints(run_url):
+        if found.url in skip:
+            continue
+        if not found.complete:
+            tell(found.url, "incomplete: no COMPLETE marker")
+            continue
+        try:
+            return found.url, read_manifest(found.url)
+        except IntegrityError as error:
+            tell(found.url, str(error))
+    return None
+
+
+def fetch(url: str, manifest: Mapping[str, Any], folder: Path) -> Path:
+    """Brings the files of a checkpoint to `folder`, checking each. Raises IntegrityError for any that is not whole.
+
+    Files that are there already with the right digest (another rank of this machine fetched them) are kept.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    for file in manifest["files"]:
+        target = folder / file["name"]
+        if target.exists() and _digest(target) == file["sha256"]:
+            continue
+        data = _read(uri.join(url, file["name"]))
+        if len(data) != file["size"] or sha256_hex(data) != file["sha256"]:
+            raise IntegrityError(
+                uri.join(url, file["name"]),
+                value=f"{len(data)} bytes, SHA-256 {sha256_hex(data)[:12]}…",
+                expected=f"{file['size']} bytes, {file['sha256'][:12]}…",
+                fix="an older checkpoint is used where there is one; delete this one",
+            )
+        uri.write_bytes(f"file://{target.absolute()}", data)
+    return folder
+
+
+def _read(url: str) -> bytes:
+    # Told apart from a store that cannot be reached, which must never make a run start anew.
+    if not uri.exists(url):
+        raise IntegrityError(url, value="nothing there", expected="a part of a complete checkpoint")
+    return uri.read_bytes(url)
+
+
+def _digest(path: Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+class SavedFiles:
+    """The tensors of a fetched checkpoint (`engines.protocol.Saved`), memory-mapped: only what is asked for is read."""
+
+    def __init__(self, folder: Path, manifest: Mapping[str, Any]) -> None:
+        self._manifest = manifest
+        self._files = [safe_open(folder / file["name"], framework="pt") for file in manifest["files"]]
+        self._slices: dict[tuple[str, str], list[tuple[int, int, str]]] = {}
+        for number, file in enumerate(self._files):
+            for key in file.keys():  # noqa: SIM118  (safe_open is no mapping)
+                kind, name, start = key.split("|")
+                self._slices.setdefault((kind, name), []).append((int(start), number, key))
+
+    @property
+    def optimizer_steps(self) -> int:
+        return int(self._manifest["state"]["optimizer_steps"])
+
+    def names(self, kind: str) -> list[str]:
+        """The tensors that have this kind of state."""
+        return [name for of, name in self._slices if of == kind]
+
+    def full(self, kind: str, name: str) -> torch.Tensor:
+        """The whole flattened tensor. Raises IntegrityError where the slices do not cover it."""
+        shape = self._manifest["shapes"].get(name)
+        slices = sorted(self._slices.get((kind, name), []))
+        parts = [(start, self._files[number].get_tensor(key)) for start, number, key in slices]
+        end = 0
+        for start, part in parts:
+            if start != end:
+                raise self._gap(kind, name, end)
+            end = start + part.numel()
+        if shape is None or end != _elements(shape):
+            raise self._gap(kind, name, end)
+        return torch.cat([part for _, part in parts])
+
+    def shaped(self, name: str) -> torch.Tensor:
+        """The weight `name` in its shape."""
+        return self.full("weight", name).view(self._manifest["shapes"][name])
+
+    def _gap(self, kind: str, name: str, at: int) -> XmaeError:
+        return IntegrityError(
+            f"checkpoint tensor {kind} of {name}", value=f"slices that end at element {at}", expected="all elements"
+        )
+
+
+def _elements(shape: list[int]) -> int:
+    count = 1
+    for size in shape:
+        count *= size
+    return count

@@ -1,0 +1,1 @@
+"""What a configuration costs, by arithmetic, before anything starts: memory, traffic, FLOPs."""

@@ -1,0 +1,1 @@
+"""Held-out windows, and their errors measured beside training."""
