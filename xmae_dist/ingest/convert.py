@@ -64,7 +64,7 @@ def write_part(task: PartTask) -> Iterator[Outcome | WrittenPart]:
         rows: list[IndexRow] = []
         outcomes: list[Outcome] = []
         for item, folder in _local(task.items):
-            for recording in formats[item.format].recordings(folder / item.head, item.name):
+            for recording in formats[item.format].recordings(item, folder):
                 outcome, new_rows = _convert(recording, item, arrays)
                 rows += new_rows
                 outcomes.append(outcome)

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from xmae_dist.core.errors import UsageError
 from xmae_dist.ingest.archives import pickles, pulsedb, tables, vitaldb
-from xmae_dist.ingest.formats.items import Folder, Found
+from xmae_dist.ingest.formats.items import Folder, Found, Item
 from xmae_dist.ingest.formats.protocol import told
 from xmae_dist.ingest.formats.source import HeldRecording, Opened
 
@@ -42,9 +42,9 @@ class Archive:
             names = [name for name in names if fnmatch.fnmatch(posixpath.basename(name), self.files)]
         return Found(items=tuple(folder.whole_file(name, self.name, self._companions(name, folder)) for name in names))
 
-    def recordings(self, head: Path, name: str) -> Iterator[Opened]:
-        """The recordings of one file; `name` is the id that the file stands for."""
-        return told(_READERS[self.name](head, name), name)
+    def recordings(self, item: Item, folder: Path) -> Iterator[Opened]:
+        """The recordings of one file; the item's name is the id that the file stands for."""
+        return told(_READERS[self.name](folder / item.head, item.name), item.name)
 
     def _companions(self, head: str, folder: Folder) -> tuple[str, ...]:
         """Files beside `head`, relative to the listing, that are in it."""

@@ -21,12 +21,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from xmae_dist.core.errors import InputError
-from xmae_dist.ingest.formats.edf_files import annotations_beside
 from xmae_dist.ingest.formats.events import Event, labels_of
 from xmae_dist.ingest.formats.protocol import library
 from xmae_dist.ingest.formats.source import (
     Block,
-    Opened,
     Origin,
     SourceChannel,
     all_missing,
@@ -257,13 +255,6 @@ class _RecordFile:
     def _at(self, record: int, value: str, expected: str) -> InputError:
         fix = "split the file there, or repair its annotations"
         return InputError(f"record {record + 1} of {self.path.name}", value=value, expected=expected, fix=fix)
-
-
-def opened(path: Path, name: str, header_subjects: bool) -> Iterator[Opened]:
-    """The recording of a file, with the annotations of a file beside it."""
-    names = [other.name for other in path.parent.iterdir() if other.suffix.lower() == path.suffix.lower()]
-    beside = annotations_beside(path.name, names)
-    yield EdfRecording(path, name, header_subjects, path.with_name(beside) if beside else None)
 
 
 def _header(raw: bytes, bytes_per_sample: int, path: Path) -> Any:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import posixpath
 import re
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from xmae_dist.ingest.formats.items import Folder, Found
+from xmae_dist.ingest.formats.items import Folder, Found, Item
 from xmae_dist.ingest.formats.protocol import told
 from xmae_dist.ingest.formats.source import Opened
 
@@ -28,39 +29,42 @@ class EdfFormat:
 
     def find(self, folder: Folder) -> Found:
         names = [name for name in folder.names() if name.lower().endswith(_SUFFIXES)]
-        present = names if folder.only is None else sorted(folder.sizes)
-        pairs = {name: annotations_beside(name, present) for name in names}
-        taken = {beside for beside in pairs.values() if beside is not None}
-        heads = [name for name in names if name not in taken]
-        return Found(
-            items=tuple(folder.whole_file(head, self.name, tuple(filter(None, [pairs[head]]))) for head in heads)
-        )
+        beside = annotations_beside(names if folder.only is None else sorted(folder.sizes))
+        heads = [name for name in names if name not in beside.values()]
+        pairs = [(head, (beside[head],) if head in beside else ()) for head in heads]
+        return Found(items=tuple(folder.whole_file(head, self.name, files) for head, files in pairs))
 
-    def recordings(self, head: Path, name: str) -> Iterator[Opened]:
-        from xmae_dist.ingest.formats.edf import opened
+    def recordings(self, item: Item, folder: Path) -> Iterator[Opened]:
+        return told(self._opened(item, folder), item.name)
 
-        return told(opened(head, name, self.header_subjects), name)
+    def _opened(self, item: Item, folder: Path) -> Iterator[Opened]:
+        from xmae_dist.ingest.formats.edf import EdfRecording
+
+        beside = folder / item.files[1] if len(item.files) > 1 else None
+        yield EdfRecording(folder / item.head, item.name, self.header_subjects, beside)
 
 
-def annotations_beside(name: str, names: Iterable[str]) -> str | None:
-    """The file of annotations among `names` that belongs to the recording `name`: in its folder, and of all files there
-    that are no annotations none shares a longer beginning of its name. None where it has none, or it is unclear.
+def annotations_beside(names: Iterable[str]) -> dict[str, str]:
+    """Recording -> the file of annotations that belongs to it: in its folder, and of all recordings there none shares a
+    longer beginning of its name. What is unclear is left out.
     """
-    if _ANNOTATIONS.search(name):
-        return None
-    folder = posixpath.dirname(name)
-    near = [other for other in names if posixpath.dirname(other) == folder]
-    annotations = [other for other in near if _ANNOTATIONS.search(other)]
-    if not annotations:
-        return None
-    signals = [other for other in near if other.lower().endswith(_SUFFIXES) and not _ANNOTATIONS.search(other)]
-    fitting = [other for other in annotations if _owner(other, signals) == name]
-    return fitting[0] if len(fitting) == 1 else None
+    names = [name for name in names if name.lower().endswith(_SUFFIXES)]
+    annotations = [name for name in names if _ANNOTATIONS.search(name)]
+    near: dict[str, list[str]] = {}
+    for name in names if annotations else ():
+        if not _ANNOTATIONS.search(name):
+            near.setdefault(_neighbourhood(name), []).append(name)
+    owners = {name: _owner(name, near.get(_neighbourhood(name), [])) for name in annotations}
+    counts = Counter(owners.values())
+    return {owner: name for name, owner in owners.items() if owner is not None and counts[owner] == 1}
+
+
+def _neighbourhood(name: str) -> str:
+    folder, base = posixpath.split(name)
+    return f"{folder}/{base[:_FEWEST_SHARED]}"
 
 
 def _owner(annotations: str, signals: list[str]) -> str | None:
     shared = {other: len(posixpath.commonprefix([annotations, other])) for other in signals}
-    longest = max(shared.values(), default=0)
-    owners = [other for other, length in shared.items() if length == longest]
-    enough = longest - len(posixpath.dirname(annotations)) >= _FEWEST_SHARED
-    return owners[0] if len(owners) == 1 and enough else None
+    owners = [other for other, length in shared.items() if length == max(shared.values())]
+    return owners[0] if len(owners) == 1 else None

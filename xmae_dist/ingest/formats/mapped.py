@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from xmae_dist.ingest.formats.items import Folder, Found
+from xmae_dist.ingest.formats.items import Folder, Found, Item
 from xmae_dist.ingest.formats.mapping import Mapping
 from xmae_dist.ingest.formats.protocol import told
 from xmae_dist.ingest.formats.source import Opened
@@ -32,8 +32,8 @@ class MappedFormat:
             names = [name for name in names if fnmatch.fnmatch(posixpath.basename(name), self.mapping.files)]
         return Found(items=tuple(folder.whole_file(name, self.name) for name in names))
 
-    def recordings(self, head: Path, name: str) -> Iterator[Opened]:
-        return told(self._opened(head, name), name)
+    def recordings(self, item: Item, folder: Path) -> Iterator[Opened]:
+        return told(self._opened(folder / item.head, item.name), item.name)
 
     def _opened(self, head: Path, name: str) -> Iterator[Opened]:
         if self.mapping.layout == "columns":

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from xmae_dist.core.errors import InputError
-from xmae_dist.ingest.formats.items import Folder, Found
+from xmae_dist.ingest.formats.items import Folder, Found, Item
 from xmae_dist.ingest.formats.source import Opened
 
 
@@ -20,8 +20,8 @@ class Format(Protocol):
     """One way in which recordings lie in files.
 
     `name` is the word that items carry, `title` what people call its files. `find` looks at names, sizes and small
-    headers only. `recordings` opens one item: what cannot be read comes as (name, InputError), also from the first
-    look at the file; reading blocks later raises InputError.
+    headers only. `recordings` opens one item whose files lie below `folder`: what cannot be read comes as (name,
+    InputError), also from the first look at the file; reading blocks later raises InputError.
     """
 
     @property
@@ -32,7 +32,7 @@ class Format(Protocol):
 
     def find(self, folder: Folder) -> Found: ...
 
-    def recordings(self, head: Path, name: str) -> Iterator[Opened]: ...
+    def recordings(self, item: Item, folder: Path) -> Iterator[Opened]: ...
 
 
 Opener = Callable[[Path, str, bool], Iterator[Opened]]
@@ -55,10 +55,10 @@ class SuffixFormat:
         heads = [name for name in folder.names() if name.lower().endswith(self.suffixes)]
         return Found(items=tuple(folder.whole_file(head, self.name) for head in heads))
 
-    def recordings(self, head: Path, name: str) -> Iterator[Opened]:
+    def recordings(self, item: Item, folder: Path) -> Iterator[Opened]:
         module, _, function = self.opener.partition(":")
         opener: Opener = getattr(importlib.import_module(f"xmae_dist.ingest.formats.{module}"), function)
-        return told(opener(head, name, self.header_subjects), name)
+        return told(opener(folder / item.head, item.name, self.header_subjects), item.name)
 
 
 def told(recordings: Iterator[Opened], name: str) -> Iterator[Opened]:

@@ -41,8 +41,8 @@ class WfdbFormat:
         items = tuple(records[head] for head in heads if head not in named)
         return Found(items=items, refusals=tuple(_without_header(folder, named)))
 
-    def recordings(self, head: Path, name: str) -> Iterator[Opened]:
-        return told(_opened(head, name), name)
+    def recordings(self, item: Item, folder: Path) -> Iterator[Opened]:
+        return told(_opened(folder / item.head, item.name), item.name)
 
     def _master(self, folder: Folder, head: str, segments: list[str], digest: str, named: set[str]) -> Item:
         present = [name for name in segments if name in folder.sizes]
