@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import wfdb
 from numpy.typing import NDArray
 
 from xmae_dist.core.errors import InputError
@@ -30,6 +29,7 @@ from xmae_dist.ingest.formats.source import (
     distinct_keys,
     physical,
 )
+from xmae_dist.ingest.formats.wfdb_header import read_header, read_samples
 
 # The largest block decoded at once, in samples of all signals together (16 MiB of int16).
 BLOCK_SAMPLES = 8 * 2**20
@@ -133,7 +133,7 @@ def _read_header(header: Path) -> Any:
             f"header {header.name}", value="no such file", fix="restore it beside its signal files, or remove those"
         )
     try:
-        return wfdb.rdheader(str(header.with_suffix("")))
+        return read_header(header)
     except (ValueError, IndexError, KeyError, TypeError, AttributeError) as error:
         # wfdb raises whatever its parser trips over.
         raise InputError(f"header {header.name}", value=f"unreadable ({error})", expected="a WFDB header") from error
@@ -256,24 +256,18 @@ def _samples_per_frame(layouts: dict[Path | None, _Layout]) -> int:
 
 def _decode(segment: _Segment, start: int, stop: int) -> dict[str, NDArray[Any]]:
     """Digital samples start … stop (frames) of every signal of a segment, with one mark for missing ones."""
-    if segment.header is None or not segment.header.n_sig:
+    if segment.stem is None or segment.header is None or not segment.header.n_sig:
         return {}
     header = segment.header
-    # Given a header without a length wfdb reads only whole files; such headers are rare and old.
-    span = {} if header.sig_len is None else {"sampfrom": start, "sampto": stop}
     bits = 32 if any(fmt in _WIDE for fmt in header.fmt) else 16
     try:
-        record = wfdb.rdrecord(str(segment.stem), physical=False, smooth_frames=False, return_res=bits, **span)
+        signals = read_samples(segment.stem, header, segment.frames, start, stop, bits)
     except (ValueError, IndexError, KeyError, TypeError, OSError, RuntimeError) as error:
         raise InputError(
             f"signal files of {header.record_name}", value=f"undecodable ({error})", fix="copy them again"
         ) from error
     decoded = {}
-    for key, fmt, per_frame, raw in zip(
-        distinct_keys(header.sig_name), header.fmt, header.samps_per_frame, record.e_d_signal, strict=True
-    ):
-        if not span:
-            raw = raw[start * per_frame : stop * per_frame]
+    for key, fmt, raw in zip(distinct_keys(header.sig_name), header.fmt, signals, strict=True):
         if fmt in _MISSING:
             raw = np.where(raw == _MISSING[fmt], np.iinfo(_dtype(fmt)).min, raw)
         decoded[key] = raw
