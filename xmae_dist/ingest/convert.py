@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -21,9 +21,9 @@ from xmae_dist.ingest.check import Gaps, Look, look
 from xmae_dist.ingest.discover import Item
 from xmae_dist.ingest.formats.mapping import Mapping as TableMapping
 from xmae_dist.ingest.formats.source import Raw, SourceChannel, SourceRecording, is_missing, physical
-from xmae_dist.ingest.formats.table import ColumnsRecording, rows_channels, rows_recordings
+from xmae_dist.ingest.formats.table import ColumnsRecording, lines_recording, rows_channels, rows_recordings
 from xmae_dist.ingest.formats.wfdb import WfdbRecording
-from xmae_dist.ingest.naming import channel_names, family
+from xmae_dist.ingest.naming import family, names_of
 from xmae_dist.storage import uri
 from xmae_dist.storage.index import IndexRow
 from xmae_dist.storage.part import PartChannel, PartWriter
@@ -51,7 +51,8 @@ class PartTask:
 
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
-    """What became of one recording. `dropped`: source channel -> reason. `reason`: why it was rejected."""
+    """What became of one recording. `dropped`: source channel -> reason. `reason`: why it was rejected; `notes`:
+    what a person should know of it."""
 
     name: str
     item: str
@@ -60,6 +61,7 @@ class Outcome:
     dropped: Mapping[str, str] = field(default_factory=dict)
     channels: tuple[str, ...] = ()
     hours: float = 0.0
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -126,6 +128,8 @@ def _recordings(
             yield from recordings_of(mapping, head, item.name)
         elif mapping.layout == "columns":
             yield ColumnsRecording(head, item.name, mapping)
+        elif mapping.layout == "lines":
+            yield lines_recording(head, item.name, mapping)
         else:
             yield from rows_recordings(head, mapping)
     except InputError as error:
@@ -143,7 +147,7 @@ def _native_families(task: PartTask, folder_of: Mapping[str, Path]) -> frozenset
     for item in task.items:
         with contextlib.suppress(InputError):
             channels = _declared(item, folder_of[item.name], task.mapping)
-            for channel, name in zip(channels, _names(channels), strict=True):
+            for channel, name in zip(channels, names_of(channels), strict=True):
                 kind = (channel.dtype, channel.scale, channel.offset, channel.unit)
                 kinds.setdefault(family(name), set()).add(kind)
     return frozenset(name for name, found in kinds.items() if len(found) == 1)
@@ -158,13 +162,6 @@ def _declared(item: Item, folder: Path, mapping: TableMapping | Archive | None) 
     if mapping.layout == "columns":
         return ColumnsRecording(head, item.name, mapping).channels
     return rows_channels(head, mapping)
-
-
-def _names(channels: Iterable[SourceChannel]) -> list[str]:
-    channels = list(channels)
-    if all(channel.name for channel in channels):
-        return [str(channel.name) for channel in channels]
-    return channel_names([channel.source_name for channel in channels])
 
 
 def _convert(
@@ -187,13 +184,17 @@ def _convert(
         return Outcome(name=name, item=item.name, kept=False, reason=str(error)), []
     hours = max(row.duration_s for row in rows) / 3600
     channels = tuple(row.channel for row in rows)
-    return Outcome(name=name, item=item.name, kept=True, dropped=seen.dropped, channels=channels, hours=hours), rows
+    notes = (*recording.origin.notes, *seen.doubts)
+    kept = Outcome(
+        name=name, item=item.name, kept=True, dropped=seen.dropped, channels=channels, hours=hours, notes=notes
+    )
+    return kept, rows
 
 
 def _write(
     recording: SourceRecording, seen: Look, part: PartWriter, native: frozenset[str], wear: Wear
 ) -> list[IndexRow]:
-    names = _names(seen.usable)
+    names = names_of(seen.usable)
     tracks = [
         _Track(channel, _array(part, channel, name, family(name) in native, wear), name)
         for channel, name in zip(seen.usable, names, strict=True)

@@ -127,7 +127,8 @@ def _written(document: Mapping[str, Any]) -> WrittenPart:
         part=document["part"],
         items=document["items"],
         outcomes=tuple(
-            Outcome(**{**outcome, "channels": tuple(outcome["channels"])}) for outcome in document["outcomes"]
+            Outcome(**{**outcome, "channels": tuple(outcome["channels"]), "notes": tuple(outcome.get("notes", ()))})
+            for outcome in document["outcomes"]
         ),
         rows=tuple(IndexRow(**{**row, "gaps": tuple(map(tuple, row["gaps"]))}) for row in document["rows"]),
     )

@@ -94,6 +94,7 @@ def timeline(times_s: Floats, limits: Limits, thing: str) -> Timeline:
     seen_s = period_s = groups.period_s()
     _check_unit(groups, 1 / period_s, limits, thing)
     _check_longest(groups, limits, thing)
+    exact = _Fit(groups, period_s, limits).noise < _EXACT
     for _ in range(_REFINEMENTS):
         fit = _Fit(groups, period_s, limits)
         gaps = fit.gaps()
@@ -102,7 +103,7 @@ def timeline(times_s: Floats, limits: Limits, thing: str) -> Timeline:
         if abs(before_s / period_s - 1) < _SETTLED:
             break
     scatter = fit.check_steady(limits, thing)
-    if fit.noise < _EXACT and abs(seen_s / period_s - 1) > max(_SETTLED, 0.5 * limits.rate_tolerance):
+    if exact and abs(seen_s / period_s - 1) > max(_SETTLED, 0.5 * limits.rate_tolerance):
         raise _rows_against_steps(groups, seen_s, period_s, thing)
     _check_rate(groups, 1 / period_s, limits, thing)
     return Timeline(rows=n, rate_hz=1 / period_s, offset_s=fit.offset_s(), gaps=tuple(gaps), scatter_samples=scatter)
