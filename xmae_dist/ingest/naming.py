@@ -64,6 +64,7 @@ _NUMBERS = {"hr", "rate", "bpm", "sys", "dia", "mean", "nibp", "sqi", "quality",
 _NUMBER_UNITS = {"bpm", "%", "degC"}
 # A wave is sampled at least so often: monitors send derived numbers once a second or minute.
 _SLOWEST_WAVE_HZ = 10.0
+_SLOWEST_BREATH_HZ = 2.0
 _RESP = ("resp", "respiration", "resp_a", "resp_b", "imp_resp")
 
 
@@ -124,9 +125,10 @@ def likely_ppg(names: Iterable[str]) -> list[str]:
 
 def _is_number(source_name: str, unit: str, rate_hz: float) -> bool:
     """Whether a channel holds numbers derived from a signal: its unit and rate say so, else its name."""
-    if unit in _NUMBER_UNITS or 0 < rate_hz < _SLOWEST_WAVE_HZ:
-        return True
     words = sanitised(source_name).split("_")
+    slowest_hz = _SLOWEST_BREATH_HZ if words[0] in _RESP else _SLOWEST_WAVE_HZ
+    if unit in _NUMBER_UNITS or 0 < rate_hz < slowest_hz:
+        return True
     return len(words) > 1 and bool(_NUMBERS & set(words)) and words[0] not in _RESP
 
 
