@@ -64,11 +64,12 @@ FLOORS: dict[str, list[set[str]]] = {
     ],
     "ingest": [
         {"run", "simulated"},
-        {"register", "report"},
+        {"register", "report", "relabel"},
         {"convert", "grouping"},
         {"discover", "labels", "check"},
         {"naming"},
         {"archives"},
+        {"roots"},
         {"formats"},
     ],
 }

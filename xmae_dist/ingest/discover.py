@@ -7,19 +7,23 @@ any store URL.
 
 from __future__ import annotations
 
-import fnmatch
 import hashlib
 import posixpath
+import re
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 from xmae_dist.core.errors import InputError
 from xmae_dist.core.fingerprint import digest_json
 from xmae_dist.ingest.archives.catalogue import Archive
 from xmae_dist.ingest.formats.mapping import Mapping as TableMapping
+from xmae_dist.ingest.formats.mapping import picks
+from xmae_dist.ingest.roots import named_from
 from xmae_dist.storage import uri
 
 _SIGNAL_SUFFIXES = (".dat", ".mat")
+_BESIDE_RECORDINGS = {"RECORDS", "SHA256SUMS.txt", ".txt", ".md", ".toml", ".html", ".py", "LICENSE", "README"}
 # Enough of a table's two ends to notice another file of the same name and size.
 _EDGE_BYTES = 64 * 1024
 
@@ -49,8 +53,11 @@ class Refusal:
 
 @dataclass(frozen=True, kw_only=True)
 class Found:
+    """Items, what cannot be one, and files that nothing reads, counted by their suffix."""
+
     items: tuple[Item, ...]
     refusals: tuple[Refusal, ...]
+    unread: Mapping[str, int] = field(default_factory=dict)
 
 
 def discover(inputs: Sequence[str], mapping: TableMapping | Archive | None) -> Found:
@@ -60,13 +67,17 @@ def discover(inputs: Sequence[str], mapping: TableMapping | Archive | None) -> F
     """
     items: dict[str, Item] = {}
     refusals: dict[str, Refusal] = {}
+    unread: Counter[str] = Counter()
     for url in map(uri.normalise, inputs):
         folder_url, listing, only = _listing(url, mapping)
         found = _tables(folder_url, listing, mapping, only) if mapping else _records(folder_url, listing, only)
         if not found.items and not found.refusals:
             what = f"files like {mapping.files!r}" if mapping else "WFDB headers (*.hea)"
             raise InputError(url, value="nothing to ingest", expected=what, fix="check the path, or give --mapping")
+        _, prefix = named_from(folder_url, [item.head for item in found.items])
+        unread.update(found.unread)
         for item in found.items:
+            item = replace(item, name=prefix + item.name)
             if item.name in items and items[item.name].fingerprint != item.fingerprint:
                 reason = f"another recording is also called {item.name}; fix: ingest it from its own parent folder"
                 refusals[f"{folder_url}/{item.head}"] = Refusal(name=f"{folder_url}/{item.head}", reason=reason)
@@ -74,7 +85,9 @@ def discover(inputs: Sequence[str], mapping: TableMapping | Archive | None) -> F
             items[item.name] = item
         refusals.update({refusal.name: refusal for refusal in found.refusals})
     return Found(
-        items=tuple(items[name] for name in sorted(items)), refusals=tuple(refusals[name] for name in sorted(refusals))
+        items=tuple(items[name] for name in sorted(items)),
+        refusals=tuple(refusals[name] for name in sorted(refusals)),
+        unread=unread,
     )
 
 
@@ -109,15 +122,22 @@ def _children(fs: object, folder: str) -> list[dict]:
 def _records(folder_url: str, sizes: Mapping[str, int], only: str | None) -> Found:
     heads = sorted(name for name in sizes if name.endswith(".hea"))
     texts = _read_many(folder_url, heads)
-    references = {head: _references(head, texts[head]) for head in heads}
+    references = {head: _references(head, texts[head], sizes) for head in heads}
     segments = {name for names in references.values() for name in names if name.endswith(".hea")}
     wanted = [only] if only else [head for head in heads if head not in segments]
     items = [_record(folder_url, head, references, texts, sizes) for head in wanted]
     refusals = [] if only else _without_header(folder_url, sizes, references)
-    return Found(items=tuple(items), refusals=tuple(refusals))
+    read = {*heads, *(name for names in references.values() for name in names)}
+    return Found(items=tuple(items), refusals=tuple(refusals), unread={} if only else _unread(sizes, read))
 
 
-def _references(head: str, text: bytes) -> list[str]:
+def _unread(sizes: Mapping[str, int], read: set[str]) -> dict[str, int]:
+    """Files that are neither recordings nor lists and notes beside them, counted by suffix."""
+    kinds = Counter(posixpath.splitext(name)[1].lower() or posixpath.basename(name) for name in set(sizes) - read)
+    return {kind: count for kind, count in kinds.items() if kind not in _BESIDE_RECORDINGS}
+
+
+def _references(head: str, text: bytes, sizes: Mapping[str, int]) -> list[str]:
     """Files that a header names, relative to the listing: segment headers of a multi-segment record, else
     signal files.
     """
@@ -126,9 +146,12 @@ def _references(head: str, text: bytes) -> list[str]:
     if not lines:
         return []
     folder = posixpath.dirname(head)
-    suffix = ".hea" if "/" in lines[0][0] else ""
-    names = dict.fromkeys(words[0] for words in lines[1:] if words[0] != "~")
-    return [posixpath.join(folder, name + suffix) for name in names]
+    suffix = ".hea" if re.search(r"/\d+$", lines[0][0]) else ""
+    names = dict.fromkeys(words[0] + suffix for words in lines[1:] if words[0] != "~")
+    paths = {name: posixpath.join(folder, name) for name in names}
+    # Some archives name the place that a file had when it was made: what lies beside the header is meant.
+    beside = {name: posixpath.join(folder, posixpath.basename(name)) for name in names}
+    return [paths[name] if paths[name] in sizes or beside[name] not in sizes else beside[name] for name in names]
 
 
 def _record(
@@ -177,22 +200,25 @@ def _no_header(record: str, fix: str) -> Refusal:
 
 
 def _tables(folder_url: str, sizes: Mapping[str, int], mapping: TableMapping | Archive, only: str | None) -> Found:
-    names = (
-        [only] if only else sorted(name for name in sizes if fnmatch.fnmatch(posixpath.basename(name), mapping.files))
-    )
+    # The folder may be the one that the pattern begins with.
+    place = posixpath.basename(folder_url.rstrip("/"))
+    names = [only] if only else sorted(name for name in sizes if picks(mapping.files, f"{place}/{name}"))
     ends = {name: _ends(folder_url, name, sizes[name]) for name in names}
     items = [
         Item(
             name=posixpath.splitext(name)[0],
             folder_url=folder_url,
             head=name,
-            files=(name, *(mapping.companions(name, sizes) if isinstance(mapping, Archive) else ())),
+            files=(name, *mapping.companions(name, sizes)),
             bytes=sizes[name],
             fingerprint=digest_json([posixpath.basename(name), sizes[name], ends[name]]),
         )
         for name in names
     ]
-    return Found(items=tuple(items), refusals=())
+    read = {name for item in items for name in item.files}
+    if isinstance(mapping, TableMapping):
+        read |= {file.path for file in mapping.label_files}
+    return Found(items=tuple(items), refusals=(), unread={} if only else _unread(sizes, read))
 
 
 def _ends(folder_url: str, name: str, size: int) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 _EMPTY = {"", "nan", "na", "n/a", "#n/a", "<na>", "null", "none", "nat"}
@@ -37,6 +37,13 @@ def all_numbers(cells: Iterable[str]) -> bool:
     """Whether every filled cell is a number, and one is filled."""
     filled = [cell for cell in cells if not is_empty(cell)]
     return bool(filled) and all(_number(cell) is not None for cell in filled)
+
+
+def stray_words(cells: Sequence[str]) -> list[int]:
+    """Where words stand in what is a column of numbers otherwise: at most half of its filled cells."""
+    filled = [at for at, cell in enumerate(cells) if not is_empty(cell)]
+    words = [at for at in filled if _number(cells[at]) is None]
+    return words if words and len(words) <= 0.5 * len(filled) else []
 
 
 def _number(word: str) -> float | None:
