@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from xmae_dist.core.errors import InputError
 from xmae_dist.core.units import canonical_unit
 from xmae_dist.ingest.formats.source import Block, Origin, Raw, SourceChannel, physical
-from xmae_dist.ingest.formats.wfdb_header import readable
+from xmae_dist.ingest.formats.wfdb_repair import readable
 
 # The largest block decoded at once, in samples of all signals together (16 MiB of int16).
 BLOCK_SAMPLES = 8 * 2**20
