@@ -155,11 +155,6 @@ def _other_wave(source_name: str) -> str:
     return "ppg" if word in ("", "pleth", "ppg") or word.isdigit() else f"ppg_{word}"
 
 
-def family(name: str) -> str:
-    """The corpus name without its lead: channels of one family share a storage type within a part."""
-    return "ecg" if name.startswith("ecg") else name
-
-
 def _best(leads: Sequence[str | None]) -> int | None:
     ranked = [
         (LEAD_PREFERENCE.index(lead) if lead in LEAD_PREFERENCE else len(LEAD_PREFERENCE), at)

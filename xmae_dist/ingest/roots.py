@@ -16,20 +16,20 @@ _HIGHEST = 4
 _BESIDE = 50
 
 
-def named_from(url: str, paths: Iterable[str]) -> tuple[str, str]:
-    """The folder that names are relative to, and what is to be put before `paths`, which are relative to `url`."""
+def named_from(url: str, paths: Iterable[str]) -> str:
+    """What stands before names relative to the folder `url`, in which `paths` (relative to it) were found."""
     fs, folder = uri.filesystem(url)
-    paths = sorted(paths)[:1]
+    first = min(paths, default=None)
     prefix = ""
     for _ in range(_HIGHEST):
         parent, name = posixpath.split(folder.rstrip("/"))
-        if not paths or not name or ("/" not in parent.strip("/") and not uri.is_local(url)):
+        # A bucket has no folders beside it.
+        if first is None or not name or not parent.strip("/"):
             break
-        if not any(_holds(fs, beside, prefix + paths[0]) for beside in _folders_beside(fs, parent, folder)):
+        if not any(_holds(fs, beside, prefix + first) for beside in _folders_beside(fs, parent, folder)):
             break
         prefix, folder = f"{name}/{prefix}", parent
-    levels = prefix.count("/")
-    return (url.rstrip("/").rsplit("/", levels)[0] if levels else url), prefix
+    return prefix
 
 
 def _folders_beside(fs: Any, parent: str, folder: str) -> list[str]:

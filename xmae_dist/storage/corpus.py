@@ -11,10 +11,11 @@ A part is written first and becomes visible by one commit to the index. See stor
 
 from __future__ import annotations
 
+import itertools
 import json
 import time
 import uuid
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import pyarrow as pa
@@ -43,6 +44,8 @@ ALIGNMENTS_SCHEMA = pa.schema(
     ]
 )
 """Estimates of how the clocks of two recordings differ; `estimate` is JSON, `pair` names what determines it."""
+# Rows that are held as objects at a time while a commit is made.
+_ROWS_AT_ONCE = 4096
 _IDENTITY = ("cohort", "subject_id", "recording_id", "channel", "digest")
 
 
@@ -112,20 +115,26 @@ class Corpus:
         """
         return PartWriter.claim(self.url, cohort, part_id)
 
-    def commit_part(self, rows: Sequence[IndexRow], txn_id: str) -> int | None:
-        """Makes rows visible in one commit and returns its version; None, changing nothing, if `txn_id`
-        was committed.
+    def commit_part(self, rows: Iterable[IndexRow], txn_id: str) -> int | None:
+        """Makes rows visible in one commit and returns its version; None, reading and changing nothing, if `txn_id`
+        was committed. `rows` are read once, and held as columns of the index only.
 
         Raises InputError for rows that contradict themselves, the stored arrays, or a recording already
         there.
         """
         if self.committed(txn_id):
             return None
-        index.check(rows)
-        self._check_arrays(rows)
-        self._check_new(rows, txn_id)
+        named: set[tuple[str, str, str]] = set()
+        tables = []
+        rows = iter(rows)
+        while some := list(itertools.islice(rows, _ROWS_AT_ONCE)):
+            index.check(some, named)
+            self._check_arrays(some)
+            tables.append(index.to_arrow(some))
+        table = pa.concat_tables(tables) if tables else index.to_arrow([])
+        self._check_new(table, txn_id)
         return self.index.append(
-            index.to_arrow(rows),
+            table,
             txn=(_app_id(txn_id), 1),
             metadata={"xmae_operation": "ingest", "xmae_txn": txn_id},
         )
@@ -210,16 +219,15 @@ class Corpus:
                     fix="take offset, rate and unit from the part's channel",
                 )
 
-    def _check_new(self, rows: Sequence[IndexRow], txn_id: str) -> None:
+    def _check_new(self, rows: pa.Table, txn_id: str) -> None:
         """A recording is committed once: the same one under another transaction is a mistake of the
         caller.
         """
-        for cohort in {row.cohort for row in rows}:
-            there = self.index.read(columns=["recording_id", "channel"], filters=[("cohort", "=", cohort)])
-            known = set(zip(there["recording_id"].to_pylist(), there["channel"].to_pylist(), strict=True))
-            twice = sorted(
-                {row.recording_id for row in rows if row.cohort == cohort and (row.recording_id, row.channel) in known}
-            )
+        keys = ["recording_id", "channel"]
+        for cohort in rows["cohort"].unique().to_pylist():
+            there = self.index.read(columns=keys, filters=[("cohort", "=", cohort)])
+            new = rows.filter(pc.equal(rows["cohort"], cohort)).select(keys)
+            twice = sorted(set(new.join(there, keys=keys, join_type="inner")["recording_id"].to_pylist()))
             if twice and not self.committed(txn_id):
                 raise InputError(
                     f"cohort {cohort}",
