@@ -64,12 +64,13 @@ FLOORS: dict[str, list[set[str]]] = {
     ],
     "ingest": [
         {"run", "simulated"},
-        {"gather"},
+        {"gather", "relabel"},
         {"noted", "register", "report"},
         {"convert", "grouping"},
-        {"discover", "labels", "check", "naming", "written"},
-        {"readers"},
+        {"discover", "labels", "check", "written"},
+        {"naming", "readers"},
         {"archives"},
+        {"roots"},
         {"formats"},
     ],
 }

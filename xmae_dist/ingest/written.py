@@ -18,7 +18,9 @@ _NOTHING: Mapping[str, str] = {}
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Outcome:
-    """What became of one recording. `dropped`: source channel -> reason. `reason`: why it was rejected."""
+    """What became of one recording. `dropped`: source channel -> reason. `reason`: why it was rejected; `notes`: what a
+    person should know of how it was read and of what it holds.
+    """
 
     name: str
     item: str
@@ -27,6 +29,7 @@ class Outcome:
     dropped: Mapping[str, str] = field(default_factory=dict)
     channels: tuple[str, ...] = ()
     hours: float = 0.0
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,6 +78,7 @@ def read_note(url: str) -> tuple[str, WrittenPart]:
 def _outcome(fields: dict) -> Outcome:
     """Outcomes are kept for every recording of a run: what they share is held once."""
     fields["channels"] = tuple(map(sys.intern, fields["channels"]))
+    fields["notes"] = tuple(fields.get("notes", ()))
     fields["dropped"] = fields["dropped"] or _NOTHING
     if fields["item"] == fields["name"]:
         fields["item"] = fields["name"]
