@@ -2,12 +2,12 @@
 
     python bench/ingest.py [--files 20000 200000] [--kinds wfdb csv] [--kill-after 20] [--skip-edf] [--json FILE]
 
-For each kind and number of files: files per second, seconds until the first line of progress, the peak of memory of the
-command itself and of its whole process tree (proportional set size, so that pages that processes share count once). With
-`--kill-after` a run is killed with SIGKILL after so many seconds and started again: how many recordings it had said were
-done and how many of them it had to read again, in seconds of its own rate. EDF: 24 h of three signals of different
-rates, MB/s (by the clock and by CPU second) of reading it through our reader, of the bare library doing the same, and of
-the whole ingest.
+For each kind and number of files: files per second, seconds until the first line of progress, the peak of memory of
+the command itself and of its whole process tree (proportional set size: pages that processes share count once). With
+`--kill-after` a run is killed with SIGKILL after so many seconds and started again: how many recordings were done, how
+many of them had to be read again, and in how many seconds of the run's own rate. EDF: 24 h of three signals of
+different rates, MB/s (by the clock and by CPU second) of reading it through our reader, of the bare library doing the
+same, and of the whole ingest.
 """
 
 from __future__ import annotations
@@ -148,7 +148,8 @@ def measured(source: Path, kind: str, count: int, corpus: Path) -> dict[str, flo
         time.sleep(0.5)
     took_s = time.monotonic() - start_s
     if process.returncode:
-        raise SystemExit("\n".join(line for _, line in lines.seen[-5:]) + f"\nexit status {process.returncode}")
+        told = process.stdout.read() if process.stdout else ""
+        raise SystemExit(f"{told[-2000:]}\nexit status {process.returncode}")
     return {
         "files/s": round(count / took_s, 1),
         "took_s": round(took_s, 1),
