@@ -66,7 +66,7 @@ FLOORS: dict[str, list[set[str]]] = {
         {"run", "simulated"},
         {"gather", "relabel"},
         {"noted", "register", "report"},
-        {"convert", "grouping"},
+        {"convert", "grouping", "suggest"},
         {"discover", "labels", "check", "written"},
         {"naming", "readers"},
         {"archives"},

@@ -43,7 +43,7 @@ class VariablesRecording:
 
     def __init__(self, path: Path, recording_id: str, mapping: Mapping) -> None:
         self._path, self._mapping = path, mapping
-        with _open(path, _wanted(mapping)) as file:
+        with opened(path, _wanted(mapping)) as file:
             chosen = [(channel, self._chosen(file, channel)) for channel in mapping.channels]
             self._places = [place for _, (place, _) in chosen]
             self.channels = tuple(self._channel(channel, place, kind) for channel, (place, kind) in chosen)
@@ -58,7 +58,7 @@ class VariablesRecording:
         )
 
     def blocks(self) -> Iterator[Block]:
-        with _open(self._path, _wanted(self._mapping)) as file:
+        with opened(self._path, _wanted(self._mapping)) as file:
             self._check_times(file)
             tracks = [_Vector(file, place, self._path) for place in self._places]
             for start in range(0, max(track.length for track in tracks), BLOCK_SAMPLES):
@@ -138,7 +138,7 @@ class _Vector:
             raise InputError(
                 f"variable {place!r} of {path.name}",
                 value="not in the file",
-                expected="one of " + some_of(sorted(variables(file))),
+                expected="one of " + some_of(sorted(places(file))),
                 fix="correct the mapping file",
             )
         self._array, self._number = found
@@ -170,18 +170,25 @@ class _Vector:
         return np.asarray(piece)
 
 
-def variables(file: Any, prefix: str = "") -> Iterator[str]:
+def places(file: Any, prefix: str = "") -> Iterator[str]:
     """Places of all arrays of numbers in an open file."""
     for name in file:
         value = file[name]
         if hasattr(value, "keys"):
-            yield from variables(value, f"{prefix}{name}/")
+            yield from places(value, f"{prefix}{name}/")
         elif getattr(value, "dtype", None) is not None and value.dtype.kind in "iuf" and value.ndim:
             yield f"{prefix}{name}"
 
 
+def array_at(file: Any, place: str) -> Any:
+    """The array at a place that `places` gave."""
+    found = _find(file, place)
+    assert found is not None, place
+    return found[0]
+
+
 @contextlib.contextmanager
-def _open(path: Path, wanted: set[str] | None) -> Iterator[Any]:
+def opened(path: Path, wanted: set[str] | None = None) -> Iterator[Any]:
     """The file as nested mappings of arrays; of an older MATLAB file the variables that are `wanted` (None: all)."""
     with path.open("rb") as file:
         # MATLAB puts a text of 512 bytes before the HDF5 file that it writes.
@@ -201,7 +208,11 @@ def _open(path: Path, wanted: set[str] | None) -> Iterator[Any]:
 def _old_matlab(path: Path, wanted: set[str] | None) -> dict[str, Any]:
     import scipy.io
 
-    loaded = scipy.io.loadmat(path, variable_names=None if wanted is None else sorted(wanted), simplify_cells=True)
+    try:
+        loaded = scipy.io.loadmat(path, variable_names=None if wanted is None else sorted(wanted), simplify_cells=True)
+    except (scipy.io.matlab.MatReadError, IndexError, AttributeError, MemoryError) as error:
+        # Damage leads its parser astray in many ways; others are told by the caller.
+        raise ValueError(str(error) or type(error).__name__) from error
     return {name: _arrays(value) for name, value in loaded.items() if not name.startswith("__")}
 
 
