@@ -187,6 +187,7 @@ def _text(path: Path) -> Draft:
     draft = Draft(fields={"layout": "columns", "files": f"*{path.suffix}"})
     draft.fields |= {"delimiter": delimiter} if delimiter != "," else {}
     draft.fields |= {"decimal": decimal} if decimal != "." else {}
+    draft.fields |= {"quote": "'"} if _quote(lines) == "'" else {}
     draft.fields |= {"encoding": encoding} if encoding != "utf-8" else {}
     names, units = _header(rows, first, width, draft)
     draft.fields["rate_hz"] = 0.0
@@ -222,7 +223,13 @@ def _delimiter(lines: Sequence[str]) -> str:
 
 
 def _split(line: str, delimiter: str) -> list[str]:
-    return next(csv.reader(io.StringIO(line), delimiter=delimiter), [])
+    return next(csv.reader(io.StringIO(line), delimiter=delimiter, quotechar=_quote([line])), [])
+
+
+def _quote(lines: Sequence[str]) -> str:
+    """The sign around texts: some tools write apostrophes."""
+    single = any(re.search(r"(^|[,;\t|])'[^']*'($|[,;\t|])", line) for line in lines)
+    return "'" if single and not any('"' in line for line in lines) else '"'
 
 
 def _mostly_numbers(row: Sequence[str], decimal: str) -> bool:
