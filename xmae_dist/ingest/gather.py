@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-from collections.abc import Iterator, Mapping, Sequence
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -26,8 +27,21 @@ _KEY_BYTES = 16
 class Gathered:
     """Collects outcomes while the rows of written parts pass by; a part is in memory at a time."""
 
-    def __init__(self, books: Sequence[LabelBook], subject_prefix: str) -> None:
-        self._books, self._prefix = books, subject_prefix
+    def __init__(
+        self,
+        books: Sequence[LabelBook],
+        subject_prefix: str,
+        subject_pattern: str | None = None,
+        known: Iterable[str] = (),
+    ) -> None:
+        """`known`: recordings of the cohort that were in before; a row of labels means one recording only."""
+        self._books, self._prefix, self._pattern = books, subject_prefix, subject_pattern
+        self._meant = {
+            (at, key): recording
+            for at, book in enumerate(books)
+            for recording in sorted(known)
+            if (key := book.key_of(recording)) is not None
+        }
         self.kept: list[Outcome] = []
         self.rejected: list[Outcome] = []
         self.parts = 0
@@ -52,11 +66,11 @@ class Gathered:
 
     def notes(self) -> tuple[str, ...]:
         """What a reader of the report should know of subjects and labels."""
-        notes = []
+        notes = [note for book in self._books for note in book.notes]
         if self._alone and not any(book.names_subjects for book in self._books):
             notes.append(
                 f"{self._alone} recordings count as a subject of their own: name subjects (--labels and "
-                "--subject-column, or subject_pattern in the mapping) if one person made several"
+                "--subject-column, --subject-pattern, or subject_pattern in the mapping) if one person made several"
             )
         if self._unlabelled:
             notes.append(
@@ -83,8 +97,8 @@ class Gathered:
         labelled: list[IndexRow] = []
         for recording_id, rows in by_recording:
             with_labels = self._labelled(recording_id, list(rows))
-            if with_labels is None:
-                orphans[recording_id] = _NO_SUBJECT
+            if isinstance(with_labels, str):
+                orphans[recording_id] = with_labels
                 continue
             committed.add(recording_id)
             for row in with_labels:
@@ -95,13 +109,20 @@ class Gathered:
         self.parts += bool(labelled)
         yield from sorted(labelled, key=lambda row: (row.array_path, row.offset))
 
-    def _labelled(self, recording_id: str, rows: list[IndexRow]) -> list[IndexRow] | None:
-        """Rows of a recording with their subject and labels; None where its subject is unknown."""
+    def _labelled(self, recording_id: str, rows: list[IndexRow]) -> list[IndexRow] | str:
+        """Rows of a recording with their subject and labels; why not, where its subject is unknown."""
+        for at, book in enumerate(self._books):
+            key = book.key_of(recording_id)
+            if key is not None and (other := self._meant.setdefault((at, key), recording_id)) != recording_id:
+                return (
+                    f"label row {key!r} is ambiguous: it means {other} too, and two people must not become one; fix: "
+                    "write as much of the path into the table as tells them apart"
+                )
         found = [(book, book.of(recording_id)) for book in self._books]
         if any(book.names_subjects and (labels is None or labels.subject_id is None) for book, labels in found):
-            return None
+            return _NO_SUBJECT
         numbers, text = dict(rows[0].labels), dict(rows[0].label_text)
-        subject = rows[0].subject_id or recording_id
+        subject = rows[0].subject_id or self._by_pattern(recording_id) or recording_id
         for _, labels in found:
             if labels is not None:
                 numbers.update(labels.numbers)
@@ -114,6 +135,10 @@ class Gathered:
         return [
             dataclasses.replace(row, subject_id=self._prefix + subject, labels=numbers, label_text=text) for row in rows
         ]
+
+    def _by_pattern(self, recording_id: str) -> str | None:
+        found = re.search(self._pattern, recording_id) if self._pattern is not None else None
+        return found.group(1) if found else None
 
     def _remember(self, row: IndexRow) -> None:
         before = self._by_digest.setdefault(_key(row.digest), row.recording_id)

@@ -11,6 +11,7 @@ of reading the files again. The index alone says what is visible: these objects 
 from __future__ import annotations
 
 import json
+import posixpath
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -43,13 +44,20 @@ class Register:
             self._taken.update(json.loads(uri.read_bytes(url))["items"])
 
     def sort(self, items: Iterable[Item]) -> Sorted:
-        """Items already in, items whose files changed since they were taken in, and new ones."""
+        """Items already in (also under a shorter or longer path), items whose files changed since, and new ones."""
+        elsewhere: dict[tuple[str, str], list[str]] = {}
+        for name, mark in self._taken.items():
+            elsewhere.setdefault((posixpath.basename(name), mark), []).append(name)
         known: list[Item] = []
         changed: list[Item] = []
         new: list[Item] = []
         for item in items:
             before = self._taken.get(item.name)
-            (new if before is None else known if before == item.fingerprint else changed).append(item)
+            same = elsewhere.get((posixpath.basename(item.name), item.fingerprint), ())
+            if any(_one_path(item.name, name) for name in same):
+                known.append(item)
+            else:
+                (new if before is None else changed).append(item)
         return Sorted(known=tuple(known), changed=tuple(changed), new=tuple(new))
 
     def part_id(self, items: Sequence[Item]) -> str:
@@ -124,6 +132,11 @@ class Register:
         """Whether the arrays are still there: `vacuum` may have collected an old unfinished part."""
         paths = {row.array_path for row in written.rows}
         return all(uri.exists(uri.join(self._corpus.url, path, "zarr.json")) for path in paths)
+
+
+def _one_path(one: str, other: str) -> bool:
+    """Whether two names may be one file, seen from two folders."""
+    return one == other or one.endswith("/" + other) or other.endswith("/" + one)
 
 
 def taken_items(written: WrittenPart, committed: set[str] | None = None) -> dict[str, str]:
