@@ -51,7 +51,7 @@ _INDEX_SCHEMA = pa.schema(
 )
 
 
-class NoWindows(InputError):
+class NoWindowsError(InputError):
     """A snapshot of which no window can be kept under a specification."""
 
     exit_status = 1
@@ -88,7 +88,8 @@ def materialise(
     An old version with subjects that were withdrawn since is refused unless `allow_withdrawn`.
     `tasks` limits how many parts are written at once; it changes nothing in the result. Starts a local Ray
     where none is running and no RAY_ADDRESS is set. Raises InputError for an empty corpus, IntegrityError
-    for damaged recordings, naming them, and NoWindows where not one window can be kept: such a store is not kept either.
+    for damaged recordings, naming them, and NoWindowsError where not one window can be kept: such a store is not kept
+    either.
     """
     config = config or StoreConfig()
     corpus = Corpus.open(corpus_url)
@@ -135,18 +136,18 @@ def missing_channel_hint(channels: Iterable[str], spec: WindowSpec, dropped: Ite
     return None
 
 
-def _no_windows(snapshot: Snapshot, config: StoreConfig, dropped: Sequence[Mapping[str, int]]) -> NoWindows:
+def _no_windows(snapshot: Snapshot, config: StoreConfig, dropped: Sequence[Mapping[str, int]]) -> NoWindowsError:
     reasons: Counter[str] = Counter()
     for one in dropped:
         reasons.update(one)
     said = ", ".join(f"{name} {count:,}" for name, count in reasons.most_common())
     channels = {row.channel for name in _cohorts(snapshot, config) for row in snapshot.cohort(name).rows()}
-    return NoWindows(
+    return NoWindowsError(
         f"windows of {snapshot.url}",
         value=f"none of {sum(reasons.values()):,} possible ones kept ({said})" if said else "none",
         expected="at least one",
         fix=missing_channel_hint(channels, config.spec, dropped)
-        or "look at the reasons: `xmae inspect` shows channels and quality, `--min-quality` and others say what is kept",
+        or "look at the reasons: `xmae inspect` shows channels and quality; `--min-quality` and others decide",
     )
 
 

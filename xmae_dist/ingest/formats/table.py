@@ -87,7 +87,7 @@ class ColumnsRecording:
                 for one in mapping.channels
                 if (one.rate_hz or file.rate_hz) == rate_hz
             ]
-            strands.append(Strand(file, channels, rate_hz, sparse=len(rates) > 1))
+            strands.append(Strand(file, channels, rate_hz, sparse=len(rates) > 1, named=bool(self._mapping.joined)))
         return strands
 
     def _column(self, file: TableFile, channel: ChannelMapping) -> str:
