@@ -102,9 +102,7 @@ def test_repeated_rows_are_dropped_and_counted(tmp_path: Path) -> None:
     path = write_table(tmp_path / "w.csv", [times[at] for at in again], ecg[again])
     recording = read_table(path, mapping_text(RATE_HZ, time="unix = true"))
     np.testing.assert_allclose(samples(recording)["ecg"], ecg, atol=1e-6)
-    assert recording.origin.notes == (
-        f"{len(again) - 4000} repeated rows dropped (equal in time and in every value)",
-    )
+    assert recording.origin.notes == (f"{len(again) - 4000} repeated rows dropped (equal in time and in every value)",)
 
 
 def test_equal_rows_of_a_packet_are_no_repeats(tmp_path: Path) -> None:
