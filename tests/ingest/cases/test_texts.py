@@ -266,7 +266,8 @@ def test_the_first_column_that_moves_is_taken(tmp_path: Path) -> None:
 
 
 JOINED = (
-    'layout = "columns"\nfiles = "*_ecg.csv"\nrate_hz = 64\n[time]\ncolumn = "ts"\nformat = "milliseconds"\nunix = true\n'
+    'layout = "columns"\nfiles = "*_ecg.csv"\nrate_hz = 64\n'
+    '[time]\ncolumn = "ts"\nformat = "milliseconds"\nunix = true\n'
     '[[channels]]\nname = "ecg"\ncolumn = "ecg"\nunit = "mV"\n'
     '[[joined]]\nfiles = "*_ppg.csv"\nrate_hz = 25\n[[joined.channels]]\nname = "ppg"\ncolumn = "ecg"\n'
 )  # fmt: skip
