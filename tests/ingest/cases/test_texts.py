@@ -293,7 +293,7 @@ def test_two_files_of_one_device_are_one_recording_on_one_clock(tmp_path: Path, 
 
 def test_a_joined_file_that_is_not_there_is_named(tmp_path: Path) -> None:
     write_table(tmp_path / "s1_ecg.csv", [1711845000000, 1711845000016], ECG[:2])
-    with pytest.raises(InputError, match="s1_ppg.csv: got no such file"):
+    with pytest.raises(InputError, match=r"s1_ppg\.csv: got no such file"):
         ColumnsRecording(tmp_path / "s1_ecg.csv", "s1_ecg", parse_mapping(JOINED, "m.toml"))
 
 

@@ -214,7 +214,7 @@ class Strand:
             found = timeline(times_s, limits, self._thing)
         notes = self._noted(found, int(repeats.sum()) if drop else 0)
         if cells is not None and cells.absolute and cells.first_ns() is None:
-            notes.append(f"its dates lie beyond the year 2262: the start is left unknown")
+            notes.append("its dates lie beyond the year 2262: the start is left unknown")
         return _Placed(
             timeline=found,
             repeats=repeats if drop else None,
