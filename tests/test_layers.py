@@ -68,7 +68,7 @@ FLOORS: dict[str, list[set[str]]] = {
         {"register", "report"},
         {"convert", "grouping"},
         {"discover", "labels", "check", "naming"},
-        {"archives"},
+        {"datasets"},
         {"formats"},
     ],
 }

@@ -9,7 +9,7 @@ import tyro
 from rich.console import Console
 
 from xmae_dist.core.errors import UsageError
-from xmae_dist.ingest.archives.catalogue import Archive, archive
+from xmae_dist.ingest.datasets.catalogue import Archive, archive
 from xmae_dist.ingest.formats.mapping import Mapping, parse_mapping
 from xmae_dist.ingest.report import show
 from xmae_dist.ingest.run import IngestRequest, Manifest, ingest, parse_body_sites

@@ -16,8 +16,8 @@ from pathlib import Path
 import numpy as np
 
 from xmae_dist.core.errors import InputError
-from xmae_dist.ingest.archives.catalogue import Archive, recordings_of
 from xmae_dist.ingest.check import Gaps, Look, look
+from xmae_dist.ingest.datasets.catalogue import Archive, recordings_of
 from xmae_dist.ingest.discover import Item
 from xmae_dist.ingest.formats.mapping import Mapping as TableMapping
 from xmae_dist.ingest.formats.source import Raw, SourceChannel, SourceRecording, is_missing, physical

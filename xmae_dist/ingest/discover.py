@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 from xmae_dist.core.errors import InputError
 from xmae_dist.core.fingerprint import digest_json
-from xmae_dist.ingest.archives.catalogue import Archive
+from xmae_dist.ingest.datasets.catalogue import Archive
 from xmae_dist.ingest.formats.mapping import Mapping as TableMapping
 from xmae_dist.storage import uri
 

@@ -10,8 +10,8 @@ from dataclasses import dataclass, field
 from xmae_dist.cluster import fanout
 from xmae_dist.core.errors import UsageError
 from xmae_dist.core.progress import progress
-from xmae_dist.ingest.archives.catalogue import Archive
 from xmae_dist.ingest.convert import Outcome, PartTask, Wear, WrittenPart, write_part
+from xmae_dist.ingest.datasets.catalogue import Archive
 from xmae_dist.ingest.discover import Found, Item, Refusal, discover
 from xmae_dist.ingest.formats.mapping import Mapping as TableMapping
 from xmae_dist.ingest.grouping import groups

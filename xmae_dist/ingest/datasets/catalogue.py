@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from xmae_dist.core.errors import InputError, UsageError
-from xmae_dist.ingest.archives import pickles, pulsedb, tables, vitaldb
+from xmae_dist.ingest.datasets import pickles, pulsedb, tables, vitaldb
 from xmae_dist.ingest.formats.source import HeldRecording
 
 Reader = Callable[[Path, str], Iterator[HeldRecording]]

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from xmae_dist.core.errors import InputError
-from xmae_dist.ingest.archives.tables import EPOCH_S, demographics, majority_letters
+from xmae_dist.ingest.datasets.tables import EPOCH_S, demographics, majority_letters
 from xmae_dist.ingest.formats.source import HeldRecording, Origin, Raw, SourceChannel
 
 WINDOW_S = 8.0

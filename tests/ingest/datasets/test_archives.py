@@ -13,8 +13,8 @@ import pytest
 
 from xmae_dist.cli.main import main
 from xmae_dist.core.errors import InputError, UsageError
-from xmae_dist.ingest.archives.catalogue import ARCHIVES, archive
-from xmae_dist.ingest.archives.pickles import load_arrays
+from xmae_dist.ingest.datasets.catalogue import ARCHIVES, archive
+from xmae_dist.ingest.datasets.pickles import load_arrays
 from xmae_dist.ingest.discover import discover
 from xmae_dist.ingest.formats.source import HeldRecording, is_missing
 from xmae_dist.storage.corpus import Corpus

@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 
 from xmae_dist.core.errors import InputError
-from xmae_dist.ingest.archives.tables import demographics
+from xmae_dist.ingest.datasets.tables import demographics
 from xmae_dist.ingest.formats.source import HeldRecording, Origin, Raw, SourceChannel, missing_value
 
 # Waveforms worth keeping, by the end of `device/name`, in the order in which the first of a kind is taken.
