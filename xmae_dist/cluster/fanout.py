@@ -7,6 +7,7 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeVar
 
+from xmae_dist.cluster import private_ray
 from xmae_dist.core.errors import RunError, XmaeError
 
 Task = TypeVar("Task")
@@ -40,10 +41,7 @@ def connect(*, store_bytes: int | None = _STORE_BYTES, log_to_driver: bool = Fal
     quiet: dict[str, Any] = {"log_to_driver": log_to_driver, "logging_level": logging.WARNING}
     address = cluster_address()
     if address is None:
-        # A private Ray of one process tree listens on loopback only and needs no token.
-        os.environ.setdefault("RAY_AUTH_MODE", "disabled")
-        # RAY_ADDRESS may name a job server: "local" has the last word.
-        ray.init("local", include_dashboard=False, object_store_memory=store_bytes, **quiet)
+        private_ray.start(object_store_memory=store_bytes, **quiet)
         return
     try:
         ray.init(address=address, **quiet)
