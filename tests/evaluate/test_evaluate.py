@@ -192,13 +192,13 @@ sys.exit(main(sys.argv[1:]))
 
 
 def test_killed_and_restarted_gives_the_same_and_repeats_nothing(
-    place: Path, document: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+    place: Path, document: dict[str, Any], join_ray_local: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import ray
-
-    environment = {**os.environ, "RAY_ADDRESS": ray.get_runtime_context().gcs_address, "RAY_AUTH_MODE": "disabled"}
     killed = subprocess.run(
-        [sys.executable, "-c", KILLER, *command(place, "killed")], env=environment, capture_output=True, text=True
+        [sys.executable, "-c", KILLER, *command(place, "killed")],
+        env={**os.environ, **join_ray_local},
+        capture_output=True,
+        text=True,
     )
     assert killed.returncode == -signal.SIGKILL, killed.stderr
     held = numbers(place, "killed")

@@ -24,7 +24,7 @@ SMALL = ("--train.steps", "24", "--train.global-batch", "16", "--checkpoint.ever
 
 
 def xmae(*words: str) -> subprocess.Popen[str]:
-    environment = {**os.environ, "RAY_AUTH_MODE": "disabled", "PYTHONPATH": str(ROOT)}
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     environment.pop("RAY_ADDRESS", None)
     return subprocess.Popen(
         [sys.executable, "-m", "xmae_dist.cli", *words],

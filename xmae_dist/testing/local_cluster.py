@@ -1,7 +1,8 @@
 """A real Ray cluster of several raylets on this machine, with token authentication, to submit jobs to.
 
 The head and every further node are `ray start --block` processes of their own, so that one can be killed as a
-machine would be lost. Everything listens on loopback; the token lives in a file that only its owner can read.
+machine would be lost. Ray's servers listen on every interface and take only what carries the token, which lives in a
+file that only its owner can read; the dashboard and the job server listen on loopback.
 """
 
 from __future__ import annotations

@@ -54,7 +54,7 @@ def test_training_goes_on_without_its_store(s3: S3Server, tmp_path: Path) -> Non
         return int(manifest["state"]["step"])
 
     with flaky_s3(s3.endpoint_url) as proxy, open(log, "wb") as out:
-        environment = {**os.environ, "AWS_ENDPOINT_URL": proxy.endpoint_url, "RAY_AUTH_MODE": "disabled"}
+        environment = {**os.environ, "AWS_ENDPOINT_URL": proxy.endpoint_url}
         environment.pop("RAY_ADDRESS", None)
         process = subprocess.Popen(
             [*xmae, "pretrain", "debug_cpu2", "--corpus", corpus, "--run", run, *options, *more],

@@ -8,7 +8,6 @@ retried. `meta.parquet` is written last: where it is, the part is complete and i
 from __future__ import annotations
 
 import contextlib
-import io
 import json
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -18,14 +17,13 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from xmae_dist.data.store.window_store import MEASURES, META_SCHEMA, part_path
 from xmae_dist.data.windows.cut_reader import stored_signals, write_cuts
 from xmae_dist.data.windows.source import Cut, WindowSource
 from xmae_dist.data.windows.spec import WindowSpec
 from xmae_dist.data.windows.split import SPLITS, SplitConfig, check_disjoint
-from xmae_dist.storage import uri
+from xmae_dist.storage import parquet, uri
 from xmae_dist.storage.zarr_store import WindowArrayWriter
 
 _MAX_PART_WINDOWS = 32_768  # 64 MiB of float16 for each signal
@@ -145,7 +143,7 @@ def finished_part(url: str) -> dict[str, Any] | None:
     meta_url = uri.join(url, "meta.parquet")
     if not uri.exists(meta_url):
         return None
-    facts = pq.read_schema(io.BytesIO(uri.read_bytes(meta_url))).metadata[_FACTS]
+    facts = parquet.metadata(uri.read_bytes(meta_url))[_FACTS]
     return dict(json.loads(facts))
 
 
@@ -209,7 +207,5 @@ def finish_part(
         "dropped": dict(sorted(dropped.items())),
     }
     meta = meta.replace_schema_metadata({_FACTS: json.dumps(facts).encode()})
-    buffer = io.BytesIO()
-    pq.write_table(meta, buffer, compression="zstd")
-    uri.write_bytes(uri.join(url, "meta.parquet"), buffer.getvalue())
+    uri.write_bytes(uri.join(url, "meta.parquet"), parquet.encode(meta))
     return facts

@@ -12,7 +12,6 @@ Window ids are int64, contiguous in each part, ordered by (split, cohort, part),
 from __future__ import annotations
 
 import functools
-import io
 import json
 from collections import Counter
 from collections.abc import Sequence
@@ -22,13 +21,12 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from xmae_dist.core.errors import ConfigError, InputError, StorageError
 from xmae_dist.data.windows.cut_reader import CutReader
 from xmae_dist.data.windows.spec import WindowSpec
 from xmae_dist.data.windows.split import SPLITS
-from xmae_dist.storage import uri
+from xmae_dist.storage import parquet, uri
 from xmae_dist.storage.corpus import Corpus
 from xmae_dist.storage.segment_cache import CacheConfig, SegmentCache
 from xmae_dist.storage.table import Table
@@ -216,7 +214,7 @@ class WindowStore:
     def _meta(self, number: int, columns: Sequence[str] | None) -> pa.Table:
         row = self._parts[number]
         stored = None if columns is None else [name for name in columns if name not in ("window_id", "split")]
-        table = pq.read_table(io.BytesIO(uri.read_bytes(self._url(number, "meta.parquet"))), columns=stored)
+        table = parquet.decode(uri.read_bytes(self._url(number, "meta.parquet")), stored)
         added = {
             # Absent where windows were made before there was alignment: then all channels share a clock.
             "arrival_time_absolute": pa.array([True] * row["n_windows"]),

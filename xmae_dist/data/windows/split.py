@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from xmae_dist.core.errors import ConfigError, InputError
+from xmae_dist.core.ranges import check_numbers
 from xmae_dist.core.seeds import uniform01
 
 SPLITS = ("train", "val", "test")
@@ -32,6 +33,7 @@ class SplitConfig:
     """Subjects that are always in test."""
 
     def __post_init__(self) -> None:
+        check_numbers(self, lambda path: f"split.{path[-1]}")
         if min(self.fractions) < 0 or abs(sum(self.fractions) - 1) > 1e-9:
             raise ConfigError(
                 "split.fractions", value=self.fractions, expected="three shares of 0 or more that add up to 1"

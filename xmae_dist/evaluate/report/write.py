@@ -11,7 +11,6 @@ import json
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from xmae_dist.core.errors import InputError
 from xmae_dist.evaluate.report.compare import Comparison, comparisons, tallies
@@ -19,7 +18,7 @@ from xmae_dist.evaluate.report.sections import render
 from xmae_dist.evaluate.results import PREDICTION_COLUMNS, Result, ResultTable
 from xmae_dist.evaluate.transfer.matrix import Cell, lost
 from xmae_dist.evaluate.transfer.requests import CellTable, cell_row, home_of
-from xmae_dist.storage import uri
+from xmae_dist.storage import parquet, uri
 
 LEFT_OUT = "left_out.json"
 
@@ -104,9 +103,7 @@ def _run_pictures(run_url: str) -> list[tuple[str, bytes]]:
 
 
 def _parquet(rows: list[dict[str, Any]]) -> bytes:
-    sink = pa.BufferOutputStream()
-    pq.write_table(pa.Table.from_pylist(rows), sink, compression="zstd")
-    return bytes(sink.getvalue().to_pybytes())
+    return parquet.encode(pa.Table.from_pylist(rows))
 
 
 def _finite(value: Any) -> Any:
