@@ -82,6 +82,7 @@ def pretrain(config: PretrainConfig) -> Outcome:
     marks.note("windows")
     with Shown(config.run, config.train.steps) as shown:
         step = _train(config, store, identity, flops.result(), shown, marks)
+    _remember(config, store, ended_step=step)
     return Outcome(run=config.run, step=step, loss=shown.last_loss, figures=draw_run(config.run))
 
 
@@ -102,8 +103,11 @@ def _pinned(config: PretrainConfig) -> PretrainConfig:
     return dataclasses.replace(config, snapshot=json.loads(uri.read_bytes(remembered))["snapshot"]["version"])
 
 
-def _remember(config: PretrainConfig, store: WindowStore) -> None:
-    document = {"snapshot": store.snapshot, "store": store.url, "config": config_dict(config)}
+def _remember(config: PretrainConfig, store: WindowStore, *, ended_step: int | None = None) -> None:
+    """`ended_step`: the run is over with this step, which is stored."""
+    document: dict[str, Any] = {"snapshot": store.snapshot, "store": store.url, "config": config_dict(config)}
+    if ended_step is not None:
+        document["ended_step"] = ended_step
     uri.write_bytes(uri.join(config.run, "run.json"), json.dumps(document, indent=1).encode())
 
 
@@ -267,7 +271,7 @@ def _supervised(job: Any, board: Any, shown: Shown) -> dict[str, Any]:
         while ended.empty():
             if received and not told:
                 told = True
-                print("pretrain: stopping after this step, with a checkpoint", file=sys.stderr, flush=True)
+                print("pretrain: stopping after this step; a checkpoint is saved", file=sys.stderr, flush=True)
                 board.ask_stop.remote("asked")
             for row in ray.get(board.take.remote()):
                 shown.row(row)

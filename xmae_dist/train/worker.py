@@ -6,7 +6,6 @@ the board before it is raised, so that the restarted group ends at once instead 
 
 from __future__ import annotations
 
-import contextlib
 import tempfile
 import threading
 from collections.abc import Callable, Iterator
@@ -277,8 +276,10 @@ class _Worker:
 
         def keep_panel(step: int, rebuilt_BL: Any) -> None:
             rate_hz = self._config.spec.rate_hz
-            with contextlib.suppress(StorageError):  # a picture is not worth a run
+            try:
                 save_panel(self._config.run, step, share, rebuilt_BL, reconstructs=reconstructs, rate_hz=rate_hz)
+            except StorageError as error:  # a picture is not worth a run
+                self._tell("metrics_lost", step=step, what="the picture of reconstructions", why=str(error))
 
         return Validator(
             share,
