@@ -44,6 +44,7 @@ from xmae_dist.train.sizing.flops import measured_peak_flops
 from xmae_dist.train.step.batch import Masking
 from xmae_dist.train.step.clock import Clock
 from xmae_dist.train.step.collective import Ranks, timed_collectives
+from xmae_dist.train.survival.lease import Lease
 from xmae_dist.train.survival.pulse import Pulse
 from xmae_dist.train.validation.held_out import held_out, save_panel
 from xmae_dist.train.validation.validator import Patience, Validator
@@ -59,6 +60,8 @@ class Job:
     identity: Identity
     board: Any
     """Handle of the `Board` actor."""
+    lease: Lease
+    """What the driver holds of the run; asked for before each commit."""
     flops_per_window: int
     driver_s: dict[str, float]
     """Seconds the driver spent before it handed over, by what on."""
@@ -119,6 +122,7 @@ class _Worker:
         self._metrics: MetricsWriter | None = None
         self._gauges: Gauges | None = None
         self._trackers: Trackers | None = None
+        self._cohorts: list[str] = []
         self._marks = marks
         self._marks.note("join")
 
@@ -130,6 +134,7 @@ class _Worker:
         config = self._config
         store = WindowStore.open(self._job.store_url, config.resources.cache)
         plan = plan_for(store, order_of(config))
+        self._cohorts = sorted({segment.cohort for segment in store.segments("train")})
         self._marks.note("store")
         model = model_config(config)
         masking = Masking(seed=config.train.seed, n_patches=model.n_patches, mode=model.mask_mode)
@@ -167,7 +172,9 @@ class _Worker:
             engine=self._engine,
             masking=masking,
             ranks=self._ranks,
-            saver=Saver(config.run, self._ranks, retention, self._tell, self._attempt, self._flush, self._also_kept),
+            saver=Saver(
+                config.run, self._ranks, retention, self._tell, self._attempt, self._before_commit, self._also_kept
+            ),
             callbacks=self,
             about=self._about,
             measures=measures,
@@ -313,6 +320,7 @@ class _Worker:
             "model": kinds.to_dict(model_config(self._config)),
             "spec": self._config.spec.to_dict(),
             "store": self._job.store_url,
+            "cohorts": self._cohorts,
             "engine": {
                 "kind": self._config.engine.kind,
                 "zero_stage": self._config.engine.zero_stage,
@@ -348,9 +356,11 @@ class _Worker:
     def _tracker_failed(self, why: str) -> None:
         self._tell("tracker_failed", step=self._pulse.step, why=why)
 
-    def _flush(self) -> None:
+    def _before_commit(self) -> None:
+        """On rank 0: metrics up to here are stored, and the run is still this driver's."""
         if self._metrics is not None:
             self._metrics.flush()
+        self._job.lease.check()
 
     def on_step(self, row: Row) -> None:
         self._pulse.step = row["step"]

@@ -35,7 +35,12 @@ def export(run_url: str, out_url: str, *, step: int | None = None, best: bool = 
         "preset": manifest["config"]["model"]["preset"],
         **{f"{name}_fingerprint": value for name, value in manifest["identity"].items()},
     }
-    bundle_id = bundle.save(out_url, model, window_spec=manifest["spec"], lineage=lineage)
+    # Checkpoints of earlier versions name no cohorts, other than those that the run was told to take.
+    config = manifest["config"]
+    known = {"split": config.get("split", {}), "cohorts": list(manifest.get("cohorts") or config.get("cohorts", ()))}
+    bundle_id = bundle.save(
+        out_url, model, window_spec=manifest["spec"], lineage=lineage, pretrained_on=known if known["split"] else {}
+    )
     return {"bundle_id": bundle_id, "step": manifest["state"]["step"], "url": out_url}
 
 

@@ -15,7 +15,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
-from xmae_dist.core.errors import RunError, XmaeError
+from xmae_dist.core.errors import RunError, StorageError, XmaeError
 from xmae_dist.train.checkpoints import checkpoint
 from xmae_dist.train.checkpoints.checkpoint import ShardFile
 from xmae_dist.train.checkpoints.retention import RetentionConfig, to_delete
@@ -40,7 +40,8 @@ class Saver:
     """One rank's side of saving checkpoints of a run. `tell(kind, **fields)` hears what becomes of them.
 
     `before_commit()` runs on rank 0 before a checkpoint becomes visible: what a run that goes on from it will not do
-    again, and has not stored yet (metrics), is stored then. `also_kept()` are steps whose checkpoints retention spares.
+    again, and has not stored yet (metrics), is stored then, and whether the run is still its driver's is asked.
+    `also_kept()` are steps whose checkpoints retention spares.
     """
 
     def __init__(
@@ -149,10 +150,10 @@ class Saver:
 
     def _finish(self, pending: _Pending, files: list[ShardFile]) -> str | None:
         """Makes the checkpoint visible and retires old ones; returns why it could not."""
-        self._before_commit()
         try:
+            self._before_commit()
             checkpoint.commit(pending.url, files, pending.about)
-        except XmaeError as error:
+        except StorageError as error:
             return self._miss(pending.step, str(error))
         self._tell("checkpoint", step=pending.step, url=pending.url, bytes=sum(file.size for file in files))
         self._retire(pending.step)
