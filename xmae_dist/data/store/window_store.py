@@ -27,7 +27,7 @@ import pyarrow.parquet as pq
 from xmae_dist.core.errors import ConfigError, InputError, StorageError
 from xmae_dist.data.windows.cut_reader import CutReader
 from xmae_dist.data.windows.spec import WindowSpec
-from xmae_dist.data.windows.split import SPLITS
+from xmae_dist.data.windows.split import SPLITS, SplitConfig
 from xmae_dist.storage import uri
 from xmae_dist.storage.corpus import Corpus
 from xmae_dist.storage.segment_cache import CacheConfig, SegmentCache
@@ -68,6 +68,7 @@ class WindowStore:
         self.snapshot: dict[str, Any] = document["snapshot"]
         """Fingerprint and version of the corpus snapshot the windows were cut from."""
         self.split: dict[str, Any] = document["split"]
+        """How subjects were divided, as `store.json` keeps it; see `split_config`."""
         self.chunk_windows: int = document["chunk_windows"]
         """Windows in a chunk, the unit of reading; chunks begin anew in each part."""
         self.on_the_fly: bool = document.get("on_the_fly", False)
@@ -93,6 +94,11 @@ class WindowStore:
         store = cls(url, document, Table(uri.join(url, "index")).read().to_pylist(), _useful(cache, url, document))
         store._check_cache()
         return store
+
+    @property
+    def split_config(self) -> SplitConfig | None:
+        """How its subjects were divided; None where that is not known (shards of others, put into one split)."""
+        return None if self.document.get("all_to") else SplitConfig.from_dict(self.split)
 
     @property
     def signal_bytes(self) -> int:
