@@ -20,7 +20,8 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from xmae_dist.core.errors import InputError
-from xmae_dist.data.store.window_store import WindowStore, stores_below
+from xmae_dist.data.store.window_store import WindowStore, open_store, stores_below
+from xmae_dist.data.windows.cut_reader import Origin
 from xmae_dist.data.windows.spec import WindowSpec
 from xmae_dist.data.windows.split import SplitConfig
 from xmae_dist.evaluate.encoders.spec import EncoderSpec
@@ -169,6 +170,7 @@ def _request(
             config=_identity(config, protocol),
             protocol=PROTOCOLS[protocol],
             labelled_subjects=n,
+            **metrics.revision_of(task.kind),
         ),
         suite=suite.name,
         suite_title=suite.title,
@@ -260,10 +262,11 @@ def find_store(
     """The window store at `url`, or the one below it that fits `spec`, `split` and the newest snapshot of `corpus_url`.
 
     It holds `cohorts`, or all of the snapshot; one that keeps its windows is taken before one that cuts them when read.
-    With a corpus and no such store, it is made. `split` None: any. Raises InputError when several fit, or none does.
+    With a corpus and no such store, it is made. `split` None: any. Windows that are cut when read come from that corpus
+    if one is named. Raises InputError when several fit, or none does.
     """
     if uri.exists(uri.join(url, "store.json")):
-        return WindowStore.open(url)
+        return open_store(url, corpus_url)
     stores = stores_below(url)
     if corpus_url:
         return _store_of_corpus(url, stores, corpus_url, spec or WindowSpec(), split, set(cohorts))
@@ -296,7 +299,7 @@ def _store_of_corpus(
         and wanted <= set(document.get("cohorts", ()))
     ]
     if fitting:
-        return WindowStore.open(min(fitting)[1])
+        return WindowStore.open(min(fitting)[1], origin=Origin(snapshot.url, snapshot.version), check_origin=False)
     from xmae_dist.data.store.materialise import StoreConfig, materialise
 
     return materialise(corpus_url, url, StoreConfig(spec=spec, split=split or SplitConfig()))

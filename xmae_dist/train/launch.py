@@ -245,6 +245,7 @@ def _train(
         config=config,
         config_dict=config_dict(config),
         store_url=store.url,
+        origin=store.origin,
         identity=identity,
         board=board,
         lease=held.lease,

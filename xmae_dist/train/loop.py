@@ -139,7 +139,7 @@ class Loop:
     def _forward_backward(self, batch: TensorBatch, ratio: float) -> torch.Tensor:
         """The sum of the losses of this rank's windows, 0-dim."""
         seed_dropout(self.config.seed, batch.step, self.ranks.rank)
-        mask_BN = self.masking.draw(batch.ids_B, batch.epoch, ratio)
+        mask_BN = self.masking.draw(batch, ratio)
         cohort_B = self.measures.cohorts.of_windows(batch.ids_B)
         model = cast(PretrainModel, self.engine.module)
         count, losses, start = self.config.accumulation, [], 0

@@ -24,6 +24,7 @@ from xmae_dist.data.order.plan import Plan, plan_for
 from xmae_dist.data.store.window_store import WindowStore
 from xmae_dist.data.stream import direct, read_ahead
 from xmae_dist.data.stream.collate import TensorBatch, tensor_batches
+from xmae_dist.data.windows.cut_reader import Origin
 from xmae_dist.model import kinds, presets
 from xmae_dist.train.checkpoints import checkpoint
 from xmae_dist.train.checkpoints.checkpoint import SavedFiles
@@ -57,6 +58,8 @@ class Job:
     config: PretrainConfig
     config_dict: dict[str, Any]
     store_url: str
+    origin: Origin | None
+    """Where its windows are cut from, where it keeps none."""
     identity: Identity
     board: Any
     """Handle of the `Board` actor."""
@@ -132,7 +135,9 @@ class _Worker:
 
     def _run(self) -> dict[str, Any]:
         config = self._config
-        store = WindowStore.open(self._job.store_url, config.resources.cache)
+        store = WindowStore.open(
+            self._job.store_url, config.resources.cache, origin=self._job.origin, check_origin=False
+        )
         plan = plan_for(store, order_of(config))
         self._cohorts = sorted({segment.cohort for segment in store.segments("train")})
         self._marks.note("store")

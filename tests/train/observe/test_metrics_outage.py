@@ -65,3 +65,11 @@ def test_a_store_that_comes_back_after_the_last_step_loses_no_row(tmp_path: Path
     with MetricsWriter(f"file://{tmp_path}", 0, every_s=0.05, listen=heard.extend) as metrics:
         metrics.add("step", {"step": 1})
     assert [row["step"] for row in read_metrics(f"file://{tmp_path}")] == [1] and len(heard) == 1
+
+
+def test_what_others_leave_among_the_metrics_is_passed_over(tmp_path: Path) -> None:
+    with MetricsWriter(f"file://{tmp_path}", 0, every_s=0.05) as metrics:
+        metrics.add("step", {"step": 1})
+    for stray in (".DS_Store", "from-00000000.jsonl.bak", "notes.txt"):
+        (tmp_path / "metrics" / stray).write_bytes(b"\x00 not ours")
+    assert [row["step"] for row in read_metrics(f"file://{tmp_path}")] == [1]

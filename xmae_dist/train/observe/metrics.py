@@ -13,6 +13,7 @@ from __future__ import annotations
 import contextlib
 import json
 import queue
+import re
 import tempfile
 import threading
 import time
@@ -24,6 +25,7 @@ from xmae_dist.core.errors import XmaeError
 from xmae_dist.storage import uri
 
 Row = dict[str, Any]
+_SEGMENT = re.compile(r"from-[0-9]+\.jsonl")
 _NOT_CURVES = ("kind", "step", "time_s", "applied", "windows_seen")
 
 
@@ -36,6 +38,8 @@ def read_metrics(run_url: str) -> list[Row]:
     """All rows of a run in order of step; where a step is there twice (a redone span), the later segment counts."""
     by_key: dict[tuple[int, str], Row] = {}
     for url in uri.list_urls(uri.join(run_url, "metrics")):
+        if not _SEGMENT.fullmatch(url.rsplit("/", 1)[-1]):
+            continue  # not ours
         for line in uri.read_bytes(url).decode().splitlines():
             row = json.loads(line)
             by_key[row["step"], row["kind"]] = row
