@@ -280,7 +280,7 @@ def pretrain_in_turns(args: argparse.Namespace, turns_file: Path, words: list[st
 
         def in_turns(self: Any, batches: Any, state: Any) -> Any:
             def mask_of(batch: Any) -> Any:
-                return self.masking.draw(batch.ids_B, batch.epoch, self.config.model_mask_ratio)
+                return self.masking.draw(batch, self.config.model_mask_ratio)
 
             return run_loop(self, with_bare_steps(batches, mask_of, bare_step(preset, micro_batch), turns_file), state)
 

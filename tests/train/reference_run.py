@@ -48,7 +48,7 @@ def _run(rank: int, world: int, config: PretrainConfig, store_url: str, steps: i
         seen = (batch.step + 1) * config.train.global_batch
         ratio = mask_ratio(config.schedule, module.config.mask_ratio, seen, total)
         seed_dropout(config.train.seed, batch.step, rank)
-        mask_BN = masking.draw(batch.ids_B, batch.epoch, ratio)
+        mask_BN = masking.draw(batch, ratio)
         parts = [
             engine.forward_backward(ppg, ecg, mask) * len(mask)
             for ppg, ecg, mask in micro_batches(batch, mask_BN, count, engine.device)

@@ -266,6 +266,31 @@ def test_batches_that_end_early_are_no_finished_run(tmp_path: Path, monkeypatch:
         alone(tmp_path)
 
 
+@pytest.mark.parametrize("stop_after", [None, 9])
+def test_a_run_whose_last_checkpoint_is_refused_fails_and_says_what_is_stored(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stop_after: int | None
+) -> None:
+    monkeypatch.setenv("XMAE_STORE_PATIENCE_S", "1")
+    step = stop_after or 24
+    blocked = tmp_path / "checkpoints" / f"step-{step:08d}"
+    blocked.parent.mkdir()
+    blocked.touch()  # a file where the checkpoint should be
+    with pytest.raises(RunError, match=f"trained to step {step} of 24, which is not stored.*has no checkpoint"):
+        alone(tmp_path, stop_after=stop_after)
+    blocked.unlink()
+    assert alone(tmp_path)["step"] == 24
+
+
+def test_a_group_that_makes_room_for_the_next_leaves_though_its_checkpoint_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XMAE_STORE_PATIENCE_S", "1")
+    monkeypatch.setattr(Notes, "wants_stop", lambda self: Stop.RESIZED if len(self.rows) == 5 else None)
+    (tmp_path / "checkpoints").touch()
+    found = alone(tmp_path)
+    assert found["step"] == 6 and not found["stopped"] and "checkpoint_missed" in found["events"]
+
+
 NEVER = Patience()
 FUSSY = Patience(validations=2, least_gain=0.9)
 """Nothing after the first validation gains 90 %, so a run ends at the fourth, at step 12."""

@@ -8,15 +8,15 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, kw_only=True)
 class Args:
-    """Writes a checkpoint of a run, the newest if not told otherwise, as a bundle: safetensors, configuration, model
-    card."""
+    """Writes a checkpoint of a run, its last if not told otherwise, as a bundle: safetensors, configuration, model
+    card. A run that has not stored its last step needs --step or --best."""
 
     run: str
     """URL of the run."""
     out: str
     """URL of the bundle to write."""
     step: int | None = None
-    """Checkpoint to take. None: the newest complete one."""
+    """Checkpoint to take. None: the last of the run."""
     best: bool = False
     """Take the checkpoint with the least masked error on held-out subjects."""
     json: bool = False

@@ -17,6 +17,7 @@ import torch
 from xmae_dist.core.errors import RunError
 from xmae_dist.data.stream.collate import TensorBatch
 from xmae_dist.model.interface import PretrainModel
+from xmae_dist.storage import uri
 from xmae_dist.train.checkpoints.state import TrainState
 from xmae_dist.train.checkpoints.upload import Saver
 from xmae_dist.train.engines.protocol import Engine, StepOutcome
@@ -85,7 +86,9 @@ class Loop:
     def run(self, batches: Iterable[TensorBatch], state: TrainState) -> tuple[TrainState, Stop | None]:
         """Trains from `state` to the last step, or until any rank wants to stop; saves before it returns.
 
-        Raises RunError after `max_bad_steps` consecutive steps with non-finite gradients, and where batches end early.
+        Raises RunError after `max_bad_steps` consecutive steps with non-finite gradients, where batches end early, and
+        where the store refuses the last checkpoint for as long as its patience allows. A group that only makes room
+        for the next returns all the same: that goes on from what is stored.
         """
         stopping: Stop | None = None
         self._saved_step = state.step
@@ -102,11 +105,13 @@ class Loop:
             self.callbacks.on_step(self.measures.finish(row, self.config.global_batch))
             if stopping:
                 break
-        self.saver.finish()
+        why = self.saver.finish(uri.patience_s())
         if not stopping and not self._is_last(state):
             raise RunError(
                 "batches", value=f"none after step {state.step}", expected=f"batches up to step {self.config.steps}"
             )
+        if why and stopping not in (Stop.PREEMPTED, Stop.RESIZED):
+            raise self.saver.lost(state.step, self.config.steps, why)
         return state, stopping
 
     def _step(self, batch: TensorBatch, state: TrainState) -> tuple[TrainState, Stop | None, dict[str, Any]]:
@@ -134,7 +139,7 @@ class Loop:
     def _forward_backward(self, batch: TensorBatch, ratio: float) -> torch.Tensor:
         """The sum of the losses of this rank's windows, 0-dim."""
         seed_dropout(self.config.seed, batch.step, self.ranks.rank)
-        mask_BN = self.masking.draw(batch.ids_B, batch.epoch, ratio)
+        mask_BN = self.masking.draw(batch, ratio)
         cohort_B = self.measures.cohorts.of_windows(batch.ids_B)
         model = cast(PretrainModel, self.engine.module)
         count, losses, start = self.config.accumulation, [], 0

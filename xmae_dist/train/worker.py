@@ -6,7 +6,6 @@ the board before it is raised, so that the restarted group ends at once instead 
 
 from __future__ import annotations
 
-import contextlib
 import tempfile
 import threading
 from collections.abc import Callable, Iterator
@@ -25,6 +24,7 @@ from xmae_dist.data.order.plan import Plan, plan_for
 from xmae_dist.data.store.window_store import WindowStore
 from xmae_dist.data.stream import direct, read_ahead
 from xmae_dist.data.stream.collate import TensorBatch, tensor_batches
+from xmae_dist.data.windows.cut_reader import Origin
 from xmae_dist.model import kinds, presets
 from xmae_dist.train.checkpoints import checkpoint
 from xmae_dist.train.checkpoints.checkpoint import SavedFiles
@@ -45,6 +45,7 @@ from xmae_dist.train.sizing.flops import measured_peak_flops
 from xmae_dist.train.step.batch import Masking
 from xmae_dist.train.step.clock import Clock
 from xmae_dist.train.step.collective import Ranks, timed_collectives
+from xmae_dist.train.survival.lease import Lease
 from xmae_dist.train.survival.pulse import Pulse
 from xmae_dist.train.validation.held_out import held_out, save_panel
 from xmae_dist.train.validation.validator import Patience, Validator
@@ -57,9 +58,13 @@ class Job:
     config: PretrainConfig
     config_dict: dict[str, Any]
     store_url: str
+    origin: Origin | None
+    """Where its windows are cut from, where it keeps none."""
     identity: Identity
     board: Any
     """Handle of the `Board` actor."""
+    lease: Lease
+    """What the driver holds of the run; asked for before each commit."""
     flops_per_window: int
     driver_s: dict[str, float]
     """Seconds the driver spent before it handed over, by what on."""
@@ -120,6 +125,7 @@ class _Worker:
         self._metrics: MetricsWriter | None = None
         self._gauges: Gauges | None = None
         self._trackers: Trackers | None = None
+        self._cohorts: list[str] = []
         self._marks = marks
         self._marks.note("join")
 
@@ -129,8 +135,11 @@ class _Worker:
 
     def _run(self) -> dict[str, Any]:
         config = self._config
-        store = WindowStore.open(self._job.store_url, config.resources.cache)
+        store = WindowStore.open(
+            self._job.store_url, config.resources.cache, origin=self._job.origin, check_origin=False
+        )
         plan = plan_for(store, order_of(config))
+        self._cohorts = sorted({segment.cohort for segment in store.segments("train")})
         self._marks.note("store")
         model = model_config(config)
         masking = Masking(seed=config.train.seed, n_patches=model.n_patches, mode=model.mask_mode)
@@ -168,7 +177,9 @@ class _Worker:
             engine=self._engine,
             masking=masking,
             ranks=self._ranks,
-            saver=Saver(config.run, self._ranks, retention, self._tell, self._attempt, self._flush, self._also_kept),
+            saver=Saver(
+                config.run, self._ranks, retention, self._tell, self._attempt, self._before_commit, self._also_kept
+            ),
             callbacks=self,
             about=self._about,
             measures=measures,
@@ -277,8 +288,10 @@ class _Worker:
 
         def keep_panel(step: int, rebuilt_BL: Any) -> None:
             rate_hz = self._config.spec.rate_hz
-            with contextlib.suppress(StorageError):  # a picture is not worth a run
+            try:
                 save_panel(self._config.run, step, share, rebuilt_BL, reconstructs=reconstructs, rate_hz=rate_hz)
+            except StorageError as error:  # a picture is not worth a run
+                self._tell("metrics_lost", step=step, what="the picture of reconstructions", why=str(error))
 
         return Validator(
             share,
@@ -312,6 +325,7 @@ class _Worker:
             "model": kinds.to_dict(model_config(self._config)),
             "spec": self._config.spec.to_dict(),
             "store": self._job.store_url,
+            "cohorts": self._cohorts,
             "engine": {
                 "kind": self._config.engine.kind,
                 "zero_stage": self._config.engine.zero_stage,
@@ -347,9 +361,11 @@ class _Worker:
     def _tracker_failed(self, why: str) -> None:
         self._tell("tracker_failed", step=self._pulse.step, why=why)
 
-    def _flush(self) -> None:
+    def _before_commit(self) -> None:
+        """On rank 0: metrics up to here are stored, and the run is still this driver's."""
         if self._metrics is not None:
             self._metrics.flush()
+        self._job.lease.check()
 
     def on_step(self, row: Row) -> None:
         self._pulse.step = row["step"]

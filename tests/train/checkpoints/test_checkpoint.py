@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -190,3 +191,46 @@ def test_a_store_that_is_down_costs_a_checkpoint_and_nothing_else(
         saver.finish()
     assert told == [("checkpoint", 1), ("checkpoint_missed", 2), ("checkpoint", 3)]
     assert load(url, tmp_path / "here")[0] == 3
+
+
+def saver_of(folder: Path, told: list[tuple[str, int]]) -> Saver:
+    return Saver(
+        f"file://{folder}", Ranks(), RetentionConfig(), lambda kind, **f: told.append((kind, f["step"])), "attempt"
+    )
+
+
+def test_the_last_save_is_tried_again_until_the_store_takes_it(tmp_path: Path) -> None:
+    told: list[tuple[str, int]] = []
+    saver, engine = saver_of(tmp_path, told), build("torch", 0, 1)
+    train(engine, 0, 1, 0, 1)
+    in_the_way = tmp_path / "checkpoints"
+    in_the_way.touch()
+    threading.Timer(1.5, in_the_way.unlink).start()
+    saver.start(engine, 1, about(engine, 1))
+    train(engine, 0, 1, 1, 2)  # what is stored is what the step had, whatever came later
+    assert saver.finish(30) is None
+    assert told == [("checkpoint_missed", 1), ("checkpoint_again", 1), ("checkpoint", 1)]
+    step, saved = load(f"file://{tmp_path}", tmp_path / "here")
+    assert (step, saved.optimizer_steps) == (1, 1)
+
+
+@pytest.mark.parametrize("refused", ["upload", "commit"])
+def test_a_save_that_is_refused_to_the_end_says_why_and_one_that_is_not_says_nothing(
+    refused: str, tmp_path: Path
+) -> None:
+    told: list[tuple[str, int]] = []
+    saver, engine = saver_of(tmp_path, told), build("torch", 0, 1)
+    for step in (1, 2):
+        folder = tmp_path / "checkpoints" / f"step-{step:08d}"
+        if step == 2 and refused == "upload":
+            folder.touch()
+        elif step == 2:
+            (folder / checkpoint.MANIFEST).mkdir(parents=True)
+        train(engine, 0, 1, step - 1, step)
+        saver.start(engine, step, about(engine, step))
+        why = saver.finish(1.5)
+        assert (why is None) == (step == 1)
+        assert step == 1 or "step-00000002" in str(why)
+    assert told == [("checkpoint", 1), ("checkpoint_missed", 2), ("checkpoint_again", 2)]
+    error = str(saver.lost(2, 2, str(why)))
+    assert "trained to step 2 of 2, which is not stored" in error and "newest checkpoint is of step 1" in error

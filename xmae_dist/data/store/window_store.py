@@ -23,9 +23,9 @@ import numpy as np
 import pyarrow as pa
 
 from xmae_dist.core.errors import ConfigError, InputError, StorageError
-from xmae_dist.data.windows.cut_reader import CutReader
+from xmae_dist.data.windows.cut_reader import CutReader, Origin
 from xmae_dist.data.windows.spec import WindowSpec
-from xmae_dist.data.windows.split import SPLITS
+from xmae_dist.data.windows.split import SPLITS, SplitConfig
 from xmae_dist.storage import parquet, uri
 from xmae_dist.storage.corpus import Corpus
 from xmae_dist.storage.segment_cache import CacheConfig, SegmentCache
@@ -55,10 +55,17 @@ class WindowStore:
     """Reads a complete window store. Picklable; keeps only the list of parts."""
 
     def __init__(
-        self, url: str, document: dict[str, Any], parts: list[dict[str, Any]], cache: CacheConfig | None = None
+        self,
+        url: str,
+        document: dict[str, Any],
+        parts: list[dict[str, Any]],
+        cache: CacheConfig | None = None,
+        origin: Origin | None = None,
     ) -> None:
         self.url = url
         self._cache = cache
+        self.origin = origin
+        """Where windows are cut from, in a store that keeps none."""
         self.document = document
         """`store.json`."""
         self.spec = WindowSpec.from_dict(document["spec"])
@@ -66,6 +73,7 @@ class WindowStore:
         self.snapshot: dict[str, Any] = document["snapshot"]
         """Fingerprint and version of the corpus snapshot the windows were cut from."""
         self.split: dict[str, Any] = document["split"]
+        """How subjects were divided, as `store.json` keeps it; see `split_config`."""
         self.chunk_windows: int = document["chunk_windows"]
         """Windows in a chunk, the unit of reading; chunks begin anew in each part."""
         self.on_the_fly: bool = document.get("on_the_fly", False)
@@ -75,11 +83,17 @@ class WindowStore:
         self._first_ids = np.array([row["first_id"] for row in self._parts], dtype=np.int64)
 
     @classmethod
-    def open(cls, url: str, cache: CacheConfig | None = None) -> WindowStore:
+    def open(
+        cls, url: str, cache: CacheConfig | None = None, *, origin: Origin | None = None, check_origin: bool = True
+    ) -> WindowStore:
         """The store at `url`; with a `cache`, readers keep copies of a far one on the node where they run.
 
+        A store that cuts windows when they are read cuts them out of `origin`, or of the corpus where it was made. That
+        this holds the recordings that were counted is checked first, unless `check_origin` is False (who has checked
+        it, or reads no windows).
+
         Raises StorageError where no complete store lies at `url`, InputError where its recordings are needed and
-        some were withdrawn, ConfigError for a cache that is too small for the store.
+        are others or were withdrawn, ConfigError for a cache that is too small for the store.
         """
         url = uri.normalise(url)
         uri.probe(url)
@@ -87,10 +101,18 @@ class WindowStore:
         if not is_complete(url, document["fingerprint"]):
             raise _incomplete(url)
         if document.get("on_the_fly"):
-            Corpus.open(document["corpus"]).snapshot(document["snapshot"]["version"])
-        store = cls(url, document, Table(uri.join(url, "index")).read().to_pylist(), _useful(cache, url, document))
+            origin = origin or Origin(document["corpus"], document["snapshot"]["version"])
+            if check_origin:
+                _check_origin(url, document, origin)
+        parts = Table(uri.join(url, "index")).read().to_pylist()
+        store = cls(url, document, parts, _useful(cache, url, document), origin)
         store._check_cache()
         return store
+
+    @property
+    def split_config(self) -> SplitConfig | None:
+        """How its subjects were divided; None where that is not known (shards of others, put into one split)."""
+        return None if self.document.get("all_to") else SplitConfig.from_dict(self.split)
 
     @property
     def signal_bytes(self) -> int:
@@ -162,7 +184,8 @@ class WindowStore:
         if self.on_the_fly:
             for number in parts:
                 here = np.flatnonzero(part_B == number)
-                found = _cut_reader(self._url(number, ""), self.spec).gather(ids_B[here] - self._first_ids[number])
+                reader = _cut_reader(self._url(number, ""), self.spec, self.origin)
+                found = reader.gather(ids_B[here] - self._first_ids[number])
                 for name, signal_BL in signals.items():
                     signal_BL[here] = found[name]
             return ecg_BL, ppg_BL
@@ -236,6 +259,14 @@ class WindowStore:
         return table if columns is None else table.select(list(columns))
 
 
+def open_store(url: str, corpus_url: str = "") -> WindowStore:
+    """The store at `url`; windows that are cut when read come from `corpus_url`, where one is named."""
+    if not corpus_url:
+        return WindowStore.open(url)
+    version = _document(uri.normalise(url))["snapshot"]["version"]
+    return WindowStore.open(url, origin=Origin(uri.normalise(corpus_url), version))
+
+
 def transaction(fingerprint: str) -> str:
     """The application id of the one commit that makes a store visible."""
     return f"windows:{fingerprint}"
@@ -273,6 +304,21 @@ def _document(url: str) -> dict[str, Any]:
             fix="make the store again with this version",
         )
     return document
+
+
+def _check_origin(url: str, document: dict[str, Any], origin: Origin) -> None:
+    """Raises InputError unless the cohorts of `origin` are those that the store's windows were counted in."""
+    snapshot = Corpus.open(origin.url).snapshot(origin.version)
+    there = set(snapshot.cohorts())
+    for cohort, counted in document["cohorts"].items():
+        found = snapshot.cohort(cohort).fingerprint if cohort in there else "no such cohort"
+        if found != counted:
+            raise InputError(
+                f"cohort {cohort} in snapshot {origin.version} of {origin.url}",
+                value=found,
+                expected=f"{counted}, the fingerprint of what the windows of {url} were counted in",
+                fix="name the corpus that they were made from (--corpus), or make the windows again",
+            )
 
 
 def _incomplete(url: str) -> StorageError:
@@ -315,8 +361,8 @@ META_SCHEMA = pa.schema(
 
 
 @functools.lru_cache(maxsize=64)
-def _cut_reader(url: str, spec: WindowSpec) -> CutReader:
-    return CutReader(url, spec)
+def _cut_reader(url: str, spec: WindowSpec, origin: Origin) -> CutReader:
+    return CutReader(url, spec, origin)
 
 
 @functools.lru_cache(maxsize=256)

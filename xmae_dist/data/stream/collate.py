@@ -14,11 +14,12 @@ from xmae_dist.data.stream.direct import Batch
 
 @dataclass(frozen=True, kw_only=True)
 class TensorBatch:
-    """A `Batch` as tensors: ids int64 (B,), signals float32 (B, L)."""
+    """A `Batch` as tensors: ids and repeats int64 (B,), signals float32 (B, L)."""
 
     step: int
     epoch: int
     ids_B: torch.Tensor
+    repeat_B: torch.Tensor
     ecg_BL: torch.Tensor | None
     ppg_BL: torch.Tensor
 
@@ -35,6 +36,7 @@ def collate(batch: Batch, pin: bool | None = None) -> TensorBatch:
         step=batch.step,
         epoch=batch.epoch,
         ids_B=tensor(batch.ids_B),
+        repeat_B=tensor(batch.repeat_B),
         ecg_BL=None if batch.ecg_BL is None else tensor(batch.ecg_BL),
         ppg_BL=tensor(batch.ppg_BL),
     )

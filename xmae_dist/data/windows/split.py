@@ -6,9 +6,11 @@ of subjects has to be kept. Lists override the hash, for held-out patients that 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import dataclasses
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 from xmae_dist.core.errors import ConfigError, InputError
 from xmae_dist.core.ranges import check_numbers
@@ -39,6 +41,21 @@ class SplitConfig:
                 "split.fractions", value=self.fractions, expected="three shares of 0 or more that add up to 1"
             )
         _ = self.listed
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> SplitConfig | None:
+        """What JSON kept of a split; None where it kept none. Raises ConfigError for an unknown field."""
+        if not values:
+            return None
+        known = {field.name for field in dataclasses.fields(cls)}
+        if unknown := sorted(set(values) - known):
+            raise ConfigError(
+                "split",
+                value=", ".join(unknown),
+                expected="fields " + ", ".join(sorted(known)),
+                fix="read it with the version of xmae_dist that wrote it",
+            )
+        return cls(**{name: tuple(value) if isinstance(value, list) else value for name, value in values.items()})
 
     @cached_property
     def listed(self) -> dict[str, str]:

@@ -49,7 +49,8 @@ def resolve(spec: EncoderSpec, windows: WindowSpec) -> EncoderSpec:
 def check_windows(spec: EncoderSpec, bundle: Bundle, windows: WindowSpec) -> None:
     """Raise ConfigError unless what the encoder reads is what it was trained on."""
     trained = WindowSpec.from_dict(bundle.window_spec) if bundle.window_spec else windows
-    for name in ("window_s", "rate_hz", "source", "scaling", "ppg_band_hz"):
+    of_ecg = ("target", "ecg_band_hz") if bundle.model.embeds == "ecg" else ()
+    for name in ("window_s", "rate_hz", "source", "scaling", "ppg_band_hz", *of_ecg):
         if getattr(trained, name) != getattr(windows, name):
             raise ConfigError(
                 f"{name} of the window store",

@@ -18,15 +18,16 @@ from xmae_dist.model.mask import masks
 
 @dataclass(frozen=True, kw_only=True)
 class Masking:
-    """How masks are drawn, beside (epoch, window id, ratio)."""
+    """How masks are drawn, beside (epoch, window id, how often it came before in that epoch, ratio)."""
 
     seed: int
     n_patches: int
     mode: str
 
-    def draw(self, ids_B: torch.Tensor, epoch: int, ratio: float) -> torch.Tensor:
+    def draw(self, batch: TensorBatch, ratio: float) -> torch.Tensor:
         """Boolean (B, N)."""
-        return torch.from_numpy(masks(self.seed, epoch, ids_B.numpy(), self.n_patches, ratio, self.mode))
+        ids_B, repeat_B = batch.ids_B.numpy(), batch.repeat_B.numpy()
+        return torch.from_numpy(masks(self.seed, batch.epoch, ids_B, self.n_patches, ratio, self.mode, repeat_B))
 
 
 def micro_batches(
