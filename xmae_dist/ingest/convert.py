@@ -108,7 +108,7 @@ def _local_folder(item: Item) -> Iterator[Path]:
     with tempfile.TemporaryDirectory(prefix="xmae-ingest-") as folder:
         fs, root = uri.filesystem(item.folder_url)
         for name in item.files:
-            target = Path(folder) / name
+            target = uri.path_below(folder, name)
             target.parent.mkdir(parents=True, exist_ok=True)
             with uri.storage_errors(uri.join(item.folder_url, name)):
                 fs.get_file(f"{root}/{name}", str(target))

@@ -59,7 +59,7 @@ class Corpus:
     @classmethod
     def create(cls, url: str) -> Corpus:
         """Makes an empty corpus. Raises StorageError where one exists or the store cannot commit safely."""
-        url = uri.normalise(url)
+        url = uri.checked_place(url)
         uri.probe(url)
         Table(uri.join(url, "index")).create(index.arrow_schema(), partition_by=["cohort"])
         document = {"format": FORMAT, "id": uuid.uuid4().hex, "created_s": round(time.time(), 3)}
@@ -74,7 +74,7 @@ class Corpus:
         """Opens a corpus. Raises StorageError, within seconds, where the store or the corpus cannot be
         reached.
         """
-        url = uri.normalise(url)
+        url = uri.checked_place(url)
         uri.probe(url)
         if not uri.exists(uri.join(url, "corpus.json")):
             raise StorageError(
@@ -96,7 +96,7 @@ class Corpus:
     @classmethod
     def open_or_create(cls, url: str) -> Corpus:
         """Opens the corpus at `url`, or makes it; several callers may do so at once."""
-        url = uri.normalise(url)
+        url = uri.checked_place(url)
         uri.probe(url)
         if not uri.exists(uri.join(url, "corpus.json")):
             try:

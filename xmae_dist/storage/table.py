@@ -41,11 +41,12 @@ Txn = tuple[str, int]
 class Table:
     """A Delta table at `url`; every call looks at the newest version unless one is named.
 
-    Storage failures raise StorageError. Holds no connection, so it is picklable and safe between threads.
+    Storage failures raise StorageError, and so does a URL that delta-rs takes for another place. Holds no connection,
+    so it is picklable and safe between threads.
     """
 
     def __init__(self, url: str) -> None:
-        self.url = uri.normalise(url)
+        self.url = uri.checked_place(url)  # delta-rs would read another place than we write
 
     def exists(self) -> bool:
         return bool(self._patiently(lambda: DeltaTable.is_deltatable(self.url, uri.delta_options(self.url))))

@@ -58,7 +58,7 @@ def import_shards(url: str, windows_url: str, foreign: ForeignConfig | None = No
     `foreign` is for shards without our `index.json`. Raises InputError for shards that cannot be windows, naming
     shard and sample, IntegrityError for one of ours whose bytes have changed.
     """
-    url, windows_url = uri.normalise(url), uri.normalise(windows_url)
+    url, windows_url = uri.normalise(url), uri.checked_place(windows_url)
     uri.probe(url)
     uri.probe(windows_url)
     index = read_index(url)

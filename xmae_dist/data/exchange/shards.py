@@ -56,7 +56,7 @@ def export_shards(
     """
     if shard_windows < 1:
         raise ConfigError("shard_windows", value=shard_windows, expected="1 or more")
-    url = uri.normalise(url)
+    url = uri.checked_place(url)
     uri.probe(url)
     shards = list(_shards_of(store, splits, shard_windows))
     if not shards:

@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from xmae_dist.core.errors import InputError
 from xmae_dist.core.units import canonical_unit
 from xmae_dist.ingest.formats.source import Block, Origin, Raw, SourceChannel, physical
+from xmae_dist.storage import uri
 
 # The largest block decoded at once, in samples of all signals together (16 MiB of int16).
 BLOCK_SAMPLES = 8 * 2**20
@@ -95,7 +96,7 @@ class WfdbRecording:
     def _segment(self, name: str, frames: int) -> _Segment:
         if name == "~":
             return _Segment(stem=None, frames=frames)
-        stem = self._folder / name
+        stem = uri.path_below(self._folder, name)
         return _Segment(stem=stem, frames=frames, header=_read_header(stem.with_suffix(".hea")))
 
     def _block(self, segment: _Segment, start: int, stop: int) -> dict[str, Raw]:
@@ -136,7 +137,7 @@ def _frames_on_disk(folder: Path, record: Any) -> int:
     """Frames that the signal files hold, for a header that does not say."""
     fewest: list[int] = []
     for file_name, (bytes_per_frame, offset) in _files(record).items():
-        path = folder / file_name
+        path = uri.path_below(folder, file_name)
         if path.is_file() and bytes_per_frame:
             fewest.append(int((path.stat().st_size - offset) // bytes_per_frame))
     return min(fewest, default=0)
@@ -157,7 +158,7 @@ def _check_signal_files(folder: Path, segment: _Segment) -> None:
     for name, (bytes_per_frame, offset) in _files(segment.header).items():
         if name == "~":
             continue
-        path = folder / name
+        path = uri.path_below(folder, name)
         if not path.is_file():
             raise InputError(f"signal file {name}", value="no such file", fix="restore it beside its header")
         needed = offset + math.floor(segment.frames * bytes_per_frame)

@@ -20,7 +20,7 @@ def export(run_url: str, out_url: str, *, step: int | None = None, best: bool = 
     `best` takes the checkpoint with the least validation error. Raises StorageError where the run has no complete
     checkpoint, ConfigError where it has none of that step or none that was validated, IntegrityError for damaged ones.
     """
-    run_url, out_url = uri.normalise(run_url), uri.normalise(out_url)
+    run_url, out_url = uri.normalise(run_url), uri.checked_place(out_url)
     url, manifest = _chosen(run_url, _best_step(run_url) if best else step)
     model = kinds.from_config(kinds.from_dict(manifest["model"]))
     with tempfile.TemporaryDirectory(prefix="xmae-export-") as folder:
