@@ -16,7 +16,8 @@ class Args:
 
     Shards of `xmae export-shards` give back the windows they came from, ids and order included, in a store of its own
     (never in the place of a corpus's own windows); the options below `json` are for other shards: samples with
-    `ppg.npy` and `ecg.npy` of one window each, and `json` that names the subject. Prints the URL of the store. The same command again returns at once.
+    `ppg.npy` and `ecg.npy` of one window each, and `json` that names the subject. Prints the URL of the
+    store. The same command again returns at once.
     """
 
     shards: str
