@@ -64,9 +64,11 @@ FLOORS: dict[str, list[set[str]]] = {
     ],
     "ingest": [
         {"run", "simulated"},
-        {"register", "report"},
+        {"gather"},
+        {"noted", "register", "report"},
         {"convert", "grouping"},
-        {"discover", "labels", "check", "naming"},
+        {"discover", "labels", "check", "naming", "written"},
+        {"readers"},
         {"archives"},
         {"formats"},
     ],

@@ -9,6 +9,7 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 
 from xmae_dist.cli.main import main
@@ -38,7 +39,7 @@ class Meeting:
         self._met = threading.local()
         asked = Corpus._admit
 
-        def admit(corpus: Corpus, rows: list, version: int) -> list[str]:  # type: ignore[type-arg]
+        def admit(corpus: Corpus, rows: pa.Table, version: int) -> list[str]:
             held = asked(corpus, rows, version)
             if not getattr(self._met, "done", False):
                 self._met.done = True
@@ -89,7 +90,7 @@ def test_an_ingest_that_meets_a_withdrawal_brings_nobody_back(
     rows = write_part(corpus, "p1", ["s1", "s2"], cohort=cohort, seconds=1)
     asked, calls = Corpus._admit, []
 
-    def admit(self: Corpus, rows: list, version: int) -> list[str]:  # type: ignore[type-arg]
+    def admit(self: Corpus, rows: pa.Table, version: int) -> list[str]:
         held = asked(self, rows, version)
         if not calls:
             calls.append(Corpus.open(store_url).withdraw(["s1"]))

@@ -14,10 +14,11 @@ are, and the first commit of a cohort holds what a withdrawal also holds. See st
 
 from __future__ import annotations
 
+import itertools
 import json
 import time
 import uuid
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import pyarrow as pa
@@ -48,6 +49,9 @@ ALIGNMENTS_SCHEMA = pa.schema(
 )
 """Estimates of how the clocks of two recordings differ; `estimate` is JSON, `pair` names what determines it."""
 _ALL_COHORTS = "cohorts"
+# Rows that are held as objects at a time while a commit is made.
+_ROWS_AT_ONCE = 4096
+_SIGNAL = ("recording_id", "channel")
 _IDENTITY = ("cohort", "subject_id", "recording_id", "channel", "digest")
 
 
@@ -122,31 +126,37 @@ class Corpus:
         """
         return PartWriter.claim(self.url, cohort, part_id)
 
-    def commit_part(self, rows: Sequence[IndexRow], txn_id: str) -> int | None:
-        """Makes rows visible in one commit and returns its version; None, changing nothing, if `txn_id`
-        was committed.
+    def commit_part(self, rows: Iterable[IndexRow], txn_id: str) -> int | None:
+        """Makes rows visible in one commit and returns its version; None, reading and changing nothing, if `txn_id`
+        was committed. `rows` are read once, and held as columns of the index only.
 
         Raises InputError for rows that contradict themselves or the stored arrays, or of a withdrawn subject,
         AlreadyThereError for a recording that is in the corpus, or gets there at this moment.
         """
         if self.committed(txn_id):
             return None
-        index.check(rows)
-        self._check_arrays(rows)
+        named: set[tuple[str, str, str]] = set()
+        tables = []
+        rows = iter(rows)
+        while some := list(itertools.islice(rows, _ROWS_AT_ONCE)):
+            index.check(some, named)
+            self._check_arrays(some)
+            tables.append(index.to_arrow(some))
+        table = pa.concat_tables(tables) if tables else index.to_arrow([])
         return self.index.append(
-            index.to_arrow(rows),
+            table,
             txn=(_app_id(txn_id), 1),
             metadata={"xmae_operation": "ingest", "xmae_txn": txn_id},
-            guard=lambda version: self._admit(rows, version),
+            guard=lambda version: self._admit(table, version),
         )
 
-    def _admit(self, rows: Sequence[IndexRow], version: int) -> list[str]:
+    def _admit(self, rows: pa.Table, version: int) -> list[str]:
         """What a commit of `rows` on `version` holds; raises where they must not be added to it."""
         self._check_not_withdrawn(rows)
         held: set[str] = set()
-        for cohort in {row.cohort for row in rows}:
-            there = self.index.read(version, columns=["recording_id", "channel"], filters=[("cohort", "=", cohort)])
-            _check_new([row for row in rows if row.cohort == cohort], there)
+        for cohort in rows["cohort"].unique().to_pylist():
+            there = self.index.read(version, columns=_SIGNAL, filters=[("cohort", "=", cohort)])
+            _check_new(cohort, rows.filter(pc.equal(rows["cohort"], cohort)).select(_SIGNAL), there)
             # A withdrawal cannot hold a cohort that it does not see.
             held |= {_cohort_id(cohort)} if there.num_rows else {_cohort_id(cohort), _ALL_COHORTS}
         return sorted(held)
@@ -226,8 +236,8 @@ class Corpus:
     def _cohorts(self, version: int) -> list[str]:
         return sorted(pc.unique(self.index.read(version, columns=["cohort"])["cohort"]).to_pylist())
 
-    def _check_not_withdrawn(self, rows: Sequence[IndexRow]) -> None:
-        withdrawn = sorted({row.subject_id for row in rows} & self.withdrawn.read().subjects)
+    def _check_not_withdrawn(self, rows: pa.Table) -> None:
+        withdrawn = sorted(set(rows["subject_id"].unique().to_pylist()) & self.withdrawn.read().subjects)
         if withdrawn:
             raise InputError(
                 f"subjects of {self.url}",
@@ -258,13 +268,12 @@ class Corpus:
                 )
 
 
-def _check_new(rows: Sequence[IndexRow], there: pa.Table) -> None:
+def _check_new(cohort: str, rows: pa.Table, there: pa.Table) -> None:
     """A recording is committed once: the same one under another transaction is a mistake of the caller."""
-    known = set(zip(there["recording_id"].to_pylist(), there["channel"].to_pylist(), strict=True))
-    twice = sorted({row.recording_id for row in rows if (row.recording_id, row.channel) in known})
+    twice = sorted(set(rows.join(there, keys=list(_SIGNAL), join_type="inner")["recording_id"].to_pylist()))
     if twice:
         raise AlreadyThereError(
-            f"cohort {rows[0].cohort}",
+            f"cohort {cohort}",
             value=f"{len(twice)} recording(s) already in the corpus, such as {twice[0]!r}",
             expected="recordings that are not there yet",
             fix="leave them out, or use another cohort name",
