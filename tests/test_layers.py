@@ -65,15 +65,18 @@ FLOORS: dict[str, list[set[str]]] = {
     ],
     "ingest": [
         {"run", "simulated"},
-        {"register", "report"},
+        {"gather"},
+        {"noted", "register", "report"},
         {"convert", "grouping"},
-        {"discover", "labels", "check", "naming"},
+        {"discover", "labels", "check", "naming", "written"},
+        {"readers"},
         {"datasets"},
         {"formats"},
     ],
 }
 RAY_LIVES_IN = {
     "cluster/fanout.py",
+    "cluster/private_ray.py",
     "data/store/materialise.py",
     "data/stream/read_ahead.py",
     "train/launch.py",

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from xmae_dist.core.errors import InputError
-from xmae_dist.ingest.discover import Item, discover
+from xmae_dist.ingest.discover import discover
+from xmae_dist.ingest.formats.items import Item
 from xmae_dist.ingest.grouping import groups
 from xmae_dist.storage import uri
 from xmae_dist.testing.s3_server import S3Server

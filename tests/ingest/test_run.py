@@ -12,11 +12,12 @@ import pytest
 from wfdb_files import pulse, write_record
 
 from xmae_dist.cli.main import main
-from xmae_dist.ingest.convert import PartTask, Wear, WrittenPart, write_part
+from xmae_dist.ingest.convert import PartTask, Wear, write_part
 from xmae_dist.ingest.discover import discover
 from xmae_dist.ingest.formats.mapping import parse_mapping
 from xmae_dist.ingest.register import Register
 from xmae_dist.ingest.run import IngestRequest, Manifest, ingest
+from xmae_dist.ingest.written import WrittenPart
 from xmae_dist.storage import uri
 from xmae_dist.storage.corpus import Corpus
 from xmae_dist.testing.s3_server import S3Server
@@ -41,15 +42,20 @@ def test_what_was_recorded_is_what_is_read(good_folder: Path, store_url: str) ->
     assert recordings[0].channels["ecg"].body_site == "chest"
 
 
-def test_one_array_per_channel_keeps_integers_of_one_gain(good_folder: Path, tmp_path: Path) -> None:
+def test_integers_of_the_first_gain_are_kept_and_others_are_physical_values(good_folder: Path, tmp_path: Path) -> None:
     ingest(request(good_folder, f"file://{tmp_path}/same"))
     snapshot = Corpus.open(f"file://{tmp_path}/same").snapshot()
     assert {str(snapshot.reader(row).dtype) for row in snapshot.rows()} == {"int16"}
-    write_record(good_folder, "louder", {"II": pulse(2000, 9), "PLETH": pulse(2000, 8)}, gain=321.0)
+    for at, gain in enumerate((321.0, 654.0, 987.0)):
+        write_record(good_folder, f"s{at}", {"II": pulse(2000, 9 + at), "PLETH": pulse(2000, 8 + at)}, gain=gain)
     ingest(request(good_folder, f"file://{tmp_path}/mixed"))
     snapshot = Corpus.open(f"file://{tmp_path}/mixed").snapshot()
-    assert {str(snapshot.reader(row).dtype) for row in snapshot.rows()} == {"float32"}
-    assert len({row.array_path for row in snapshot.rows()}) == 2
+    stored = {row.recording_id: str(snapshot.reader(row).dtype) for row in snapshot.rows()}
+    assert stored == {name: "int16" if name < "s" else "float32" for name in ("r0", "r1", "r2", "s0", "s1", "s2")}
+    # However many gains there are, a channel has two arrays.
+    assert len({row.array_path for row in snapshot.rows()}) == 4
+    for at, recording in enumerate(snapshot.recordings()[3:]):
+        np.testing.assert_allclose(recording.read("ecg"), pulse(2000, 9 + at), atol=2e-3)
 
 
 def test_bad_files_are_named_and_the_rest_is_kept(mixed_folder: Path, store_url: str) -> None:

@@ -38,9 +38,10 @@ class Args:
 
 def run(args: Args) -> int:
     """Carries the command out and returns its exit status."""
+    table = uri.checked_place(args.table)
     encoder = read_encoder(uri.normalise(args.bundle))
     resources = Resources(max_actors=args.max_actors, gpus_per_actor=args.gpus)
-    done = embed_cohort(uri.normalise(args.corpus), encoder, uri.normalise(args.table), args.cohort, resources)
+    done = embed_cohort(uri.normalise(args.corpus), encoder, table, args.cohort, resources)
     tell({args.cohort: done}, as_json=args.json)
     return 0
 

@@ -94,6 +94,7 @@ def run(args: Args) -> int:
     """Carries the command out and returns its exit status."""
     if not args.bundle and not args.follow:
         raise UsageError("--bundle", value="none", expected=f"a bundle URL (suites: {', '.join(builtin_suites())})")
+    uri.checked_place(args.out)  # told before the work, not after it
     if args.follow:
         return _follow(args)
     results, planned = _evaluate(args, with_controls(parse_bundles(args.bundle, controls=args.control), args.seed))

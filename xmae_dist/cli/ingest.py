@@ -47,6 +47,8 @@ class Args:
     """
     subject_prefix: str = ""
     """Put before every subject, to keep people of different campaigns apart who share a number."""
+    header_subjects: bool = False
+    """Take the patient code in the header of EDF, BDF and DICOM files as the subject. Without it nobody looks at it."""
     device: str = ""
     """Make or model of the device."""
     body_site: tuple[str, ...] = ()
@@ -68,6 +70,7 @@ def run(args: Args) -> int:
         device=args.device,
         body_sites=parse_body_sites(args.body_site),
         subject_prefix=args.subject_prefix,
+        header_subjects=args.header_subjects,
         part_bytes=_part_bytes(args),
     )
     report = ingest(request)

@@ -20,6 +20,8 @@ COMMANDS: dict[str, str] = {
     "inspect": "show what a corpus holds: cohorts, hours, subjects, channels, quality; table and picture",
     "verify": "read every stored byte of a corpus and check it against its digest",
     "withdraw": "take subjects out of a corpus; says what would go unless told to apply",
+    "readmit": "take subjects off the list of the withdrawn, which ingests leave out; shows the list",
+    "repair": "name recordings that two ingests left in a corpus twice, and drop one copy",
     "vacuum": "remove bytes that no snapshot needs; says what would go unless told to apply",
     "align": "bring devices with clocks of their own onto one clock by their heart beats; table and pictures",
     "windows": "cut aligned, cleaned windows out of a corpus snapshot into a window store",

@@ -36,7 +36,7 @@ class Args:
 
 def run(args: Args) -> int:
     """Carries the command out and returns its exit status."""
-    corpus, table = uri.normalise(args.corpus), uri.normalise(args.table)
+    corpus, table = uri.normalise(args.corpus), uri.checked_place(args.table)
     encoder = read_encoder(uri.normalise(args.bundle))
     resources = Resources(max_actors=args.max_actors, gpus_per_actor=args.gpus)
     cohorts = cohorts_to_look_at(Corpus.open(corpus).snapshot(), encoder, table)

@@ -8,6 +8,11 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
+# A first line soon, so that people see that work goes on; then one now and then.
+_FIRST_LINE_S = 2.0
+# From which share of the work on the time left is told.
+_TELLING_SHARE = 0.01
+
 
 class Progress:
     """Counts work done towards a total, and tells it: a live bar on a terminal, a line now and then elsewhere."""
@@ -15,7 +20,8 @@ class Progress:
     def __init__(self, what: str, total: float | None, unit: str, *, every_s: float = 5.0) -> None:
         self.what, self.total, self.unit, self._every_s = what, total, unit, every_s
         self.done = 0.0
-        self._started = self._said = time.monotonic()
+        self._started = time.monotonic()
+        self._said = self._started - every_s + min(every_s, _FIRST_LINE_S)
         self._bar = _bar(what, total, unit) if sys.stderr.isatty() else None
 
     def advance(self, amount: float = 1.0, note: str = "") -> None:
@@ -46,11 +52,10 @@ class Progress:
         took_s = max(time.monotonic() - self._started, 1e-9)
         rate = self.done / took_s
         of = f"/{self.total:g}" if self.total else ""
-        left = (
-            f", {(self.total - self.done) / rate:.0f} s left"
-            if self.total and rate > 0 and self.done < self.total
-            else ""
-        )
+        left = ""
+        # The first of many things says nothing of how long all take: starting up is in its time.
+        if self.total and self.total > self.done >= self.total * _TELLING_SHARE:
+            left = f", {(self.total - self.done) / rate:.0f} s left"
         return (
             f"{self.what}: {self.done:g}{of} {self.unit}, {rate:.3g} {self.unit}/s{left}{' — ' + note if note else ''}"
         )

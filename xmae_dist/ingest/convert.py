@@ -6,8 +6,8 @@ either. Nothing is visible until the part's rows are committed (`register`).
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
+import itertools
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -17,16 +17,19 @@ import numpy as np
 
 from xmae_dist.core.errors import InputError
 from xmae_dist.ingest.check import Gaps, Look, look
-from xmae_dist.ingest.datasets.catalogue import Archive, recordings_of
-from xmae_dist.ingest.discover import Item
+from xmae_dist.ingest.datasets.catalogue import Archive
+from xmae_dist.ingest.formats.items import Item
 from xmae_dist.ingest.formats.mapping import Mapping as TableMapping
-from xmae_dist.ingest.formats.source import Raw, SourceChannel, SourceRecording, is_missing, physical
-from xmae_dist.ingest.formats.table import ColumnsRecording, rows_channels, rows_recordings
-from xmae_dist.ingest.formats.wfdb import WfdbRecording
-from xmae_dist.ingest.naming import channel_names, family
+from xmae_dist.ingest.formats.source import Opened, Raw, SourceChannel, SourceRecording, is_missing, physical
+from xmae_dist.ingest.naming import channel_names
+from xmae_dist.ingest.readers import formats_of
+from xmae_dist.ingest.written import Outcome, WrittenPart
 from xmae_dist.storage import uri
 from xmae_dist.storage.index import IndexRow
 from xmae_dist.storage.part import PartChannel, PartWriter
+
+COPIES_AT_ONCE = 64
+COPY_BYTES = 256 * 2**20
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,31 +50,7 @@ class PartTask:
     items: tuple[Item, ...]
     mapping: TableMapping | Archive | None = None
     wear: Wear = Wear()
-
-
-@dataclass(frozen=True, kw_only=True)
-class Outcome:
-    """What became of one recording. `dropped`: source channel -> reason. `reason`: why it was rejected."""
-
-    name: str
-    item: str
-    kept: bool
-    reason: str = ""
-    dropped: Mapping[str, str] = field(default_factory=dict)
-    channels: tuple[str, ...] = ()
-    hours: float = 0.0
-
-
-@dataclass(frozen=True, kw_only=True)
-class WrittenPart:
-    """A closed part: its rows (not yet committed; subjects and manifest labels are still to come) and
-    outcomes.
-    """
-
-    part: str
-    items: Mapping[str, str]
-    outcomes: tuple[Outcome, ...]
-    rows: tuple[IndexRow, ...]
+    header_subjects: bool = False
 
 
 def write_part(task: PartTask) -> Iterator[Outcome | WrittenPart]:
@@ -79,15 +58,14 @@ def write_part(task: PartTask) -> Iterator[Outcome | WrittenPart]:
 
     A part in which nothing could be kept is given up; it then has no rows.
     """
-    with contextlib.ExitStack() as stack:
-        folder_of = {item.name: stack.enter_context(_local_folder(item)) for item in task.items}
-        native = _native_families(task, folder_of)
-        part = stack.enter_context(PartWriter.claim(task.corpus_url, task.cohort, task.part_id))
+    formats = formats_of(task.mapping, task.header_subjects)
+    with PartWriter.claim(task.corpus_url, task.cohort, task.part_id) as part:
+        arrays = _Arrays(part, task.wear)
         rows: list[IndexRow] = []
         outcomes: list[Outcome] = []
-        for item in task.items:
-            for recording in _recordings(item, folder_of[item.name], task.mapping):
-                outcome, new_rows = _convert(recording, item, part, native, task.wear)
+        for item, folder in _local(task.items):
+            for recording in formats[item.format].recordings(item, folder):
+                outcome, new_rows = _convert(recording, item, arrays)
                 rows += new_rows
                 outcomes.append(outcome)
                 yield outcome
@@ -99,65 +77,38 @@ def write_part(task: PartTask) -> Iterator[Outcome | WrittenPart]:
     )
 
 
-@contextlib.contextmanager
-def _local_folder(item: Item) -> Iterator[Path]:
-    """A local folder with the files of `item`: its own, or a copy of a remote one that is removed afterwards."""
-    if uri.is_local(item.folder_url):
-        yield uri.local_path(item.folder_url)
-        return
-    with tempfile.TemporaryDirectory(prefix="xmae-ingest-") as folder:
-        fs, root = uri.filesystem(item.folder_url)
-        for name in item.files:
-            target = Path(folder) / name
-            target.parent.mkdir(parents=True, exist_ok=True)
-            with uri.storage_errors(uri.join(item.folder_url, name)):
-                fs.get_file(f"{root}/{name}", str(target))
-        yield Path(folder)
+def _local(items: Iterable[Item]) -> Iterator[tuple[Item, Path]]:
+    """Items with a local folder of their files: their own, or copies of remote ones that are removed afterwards."""
+    for folder_url, group in itertools.groupby(items, lambda item: item.folder_url):
+        if uri.is_local(folder_url):
+            yield from ((item, uri.local_path(folder_url)) for item in group)
+            continue
+        for some in _copied_at_once(group):
+            with tempfile.TemporaryDirectory(prefix="xmae-ingest-") as folder:
+                _copy(folder_url, dict.fromkeys(name for item in some for name in item.files), Path(folder))
+                yield from ((item, Path(folder)) for item in some)
 
 
-def _recordings(
-    item: Item, folder: Path, mapping: TableMapping | Archive | None
-) -> Iterator[SourceRecording | tuple[str, InputError]]:
-    head = folder / item.head
-    try:
-        if mapping is None:
-            yield WfdbRecording(head, item.name)
-        elif isinstance(mapping, Archive):
-            yield from recordings_of(mapping, head, item.name)
-        elif mapping.layout == "columns":
-            yield ColumnsRecording(head, item.name, mapping)
-        else:
-            yield from rows_recordings(head, mapping)
-    except InputError as error:
-        yield item.name, error
+def _copied_at_once(items: Iterable[Item]) -> Iterator[list[Item]]:
+    """Few enough to fit on any disk, many enough to hide the latency of a store."""
+    some: list[Item] = []
+    for item in items:
+        if some and (len(some) >= COPIES_AT_ONCE or sum(one.bytes for one in some) + item.bytes > COPY_BYTES):
+            yield some
+            some = []
+        some.append(item)
+    if some:
+        yield some
 
 
-def _native_families(task: PartTask, folder_of: Mapping[str, Path]) -> frozenset[str]:
-    """Families of channels that all recordings of the part store alike, so that one array can keep their
-    integers.
-
-    Where calibrations differ (bedside monitors choose a gain per record) physical values are stored as
-    float32, which holds every 24-bit integer exactly: an array per gain would be an object per recording.
-    """
-    kinds: dict[str, set[tuple[object, ...]]] = {}
-    for item in task.items:
-        with contextlib.suppress(InputError):
-            channels = _declared(item, folder_of[item.name], task.mapping)
-            for channel, name in zip(channels, _names(channels), strict=True):
-                kind = (channel.dtype, channel.scale, channel.offset, channel.unit)
-                kinds.setdefault(family(name), set()).add(kind)
-    return frozenset(name for name, found in kinds.items() if len(found) == 1)
-
-
-def _declared(item: Item, folder: Path, mapping: TableMapping | Archive | None) -> tuple[SourceChannel, ...]:
-    head = folder / item.head
-    if mapping is None:
-        return WfdbRecording(head, item.name).channels
-    if isinstance(mapping, Archive):
-        return next(mapping.recordings(head, item.name)).channels
-    if mapping.layout == "columns":
-        return ColumnsRecording(head, item.name, mapping).channels
-    return rows_channels(head, mapping)
+def _copy(folder_url: str, names: Iterable[str], folder: Path) -> None:
+    fs, root = uri.filesystem(folder_url)
+    names = list(names)
+    targets = [uri.path_below(folder, name) for name in names]
+    for place in {target.parent for target in targets}:
+        place.mkdir(parents=True, exist_ok=True)
+    with uri.storage_errors(folder_url):
+        fs.get([f"{root}/{name}" for name in names], [str(target) for target in targets])
 
 
 def _names(channels: Iterable[SourceChannel]) -> list[str]:
@@ -167,13 +118,7 @@ def _names(channels: Iterable[SourceChannel]) -> list[str]:
     return channel_names([channel.source_name for channel in channels])
 
 
-def _convert(
-    recording: SourceRecording | tuple[str, InputError],
-    item: Item,
-    part: PartWriter,
-    native: frozenset[str],
-    wear: Wear,
-) -> tuple[Outcome, list[IndexRow]]:
+def _convert(recording: Opened, item: Item, arrays: _Arrays) -> tuple[Outcome, list[IndexRow]]:
     if isinstance(recording, tuple):
         return Outcome(name=recording[0], item=item.name, kept=False, reason=str(recording[1])), []
     name = recording.origin.recording_id
@@ -182,7 +127,7 @@ def _convert(
         if not seen.usable:
             reason = "no channel can be kept: " + "; ".join(f"{key}: {why}" for key, why in seen.dropped.items())
             return Outcome(name=name, item=item.name, kept=False, reason=reason, dropped=seen.dropped), []
-        rows = _write(recording, seen, part, native, wear)
+        rows = _write(recording, seen, arrays)
     except InputError as error:
         return Outcome(name=name, item=item.name, kept=False, reason=str(error)), []
     hours = max(row.duration_s for row in rows) / 3600
@@ -190,32 +135,42 @@ def _convert(
     return Outcome(name=name, item=item.name, kept=True, dropped=seen.dropped, channels=channels, hours=hours), rows
 
 
-def _write(
-    recording: SourceRecording, seen: Look, part: PartWriter, native: frozenset[str], wear: Wear
-) -> list[IndexRow]:
+def _write(recording: SourceRecording, seen: Look, arrays: _Arrays) -> list[IndexRow]:
     names = _names(seen.usable)
-    tracks = [
-        _Track(channel, _array(part, channel, name, family(name) in native, wear), name)
-        for channel, name in zip(seen.usable, names, strict=True)
-    ]
+    tracks = [_Track(channel, arrays.of(channel, name), name) for channel, name in zip(seen.usable, names, strict=True)]
     for block in seen.blocks(recording):
         for track in tracks:
             track.append(block[track.channel.key])
-    return [track.row(recording, part) for track in tracks]
+    return [track.row(recording, arrays.part) for track in tracks]
 
 
-def _array(part: PartWriter, channel: SourceChannel, name: str, native: bool, wear: Wear) -> PartChannel:
-    integers = native and channel.dtype != "float32"
-    return part.channel(
-        name,
-        dtype=channel.dtype if integers else "float32",
-        rate_hz=channel.rate_hz,
-        unit=channel.unit,
-        scale=channel.scale if integers else 1.0,
-        offset=channel.offset if integers else 0.0,
-        device=channel.device or wear.device,
-        body_site=channel.body_site or wear.body_sites.get(name) or wear.body_sites.get("", ""),
-    )
+class _Arrays:
+    """The arrays of a part, a channel's samples in at most two of them for each rate.
+
+    One keeps the device's integers, with the calibration of the channel's first recording; what is calibrated otherwise
+    (bedside monitors choose a gain per record) goes into the other as physical values in float32, which holds every
+    24-bit integer exactly: an array per gain would be an object per recording.
+    """
+
+    def __init__(self, part: PartWriter, wear: Wear) -> None:
+        self.part, self._wear = part, wear
+        self._first: dict[tuple[str, float], tuple[object, ...]] = {}
+
+    def of(self, channel: SourceChannel, name: str) -> PartChannel:
+        calibration = (channel.dtype, channel.scale, channel.offset, channel.unit)
+        first = self._first.setdefault((name, channel.rate_hz), calibration)
+        integers = channel.dtype != "float32" and calibration == first
+        sites = self._wear.body_sites
+        return self.part.channel(
+            name,
+            dtype=channel.dtype if integers else "float32",
+            rate_hz=channel.rate_hz,
+            unit=channel.unit,
+            scale=channel.scale if integers else 1.0,
+            offset=channel.offset if integers else 0.0,
+            device=channel.device or self._wear.device,
+            body_site=channel.body_site or sites.get(name) or sites.get("", ""),
+        )
 
 
 class _Track:

@@ -72,11 +72,6 @@ def channel_names(source_names: Sequence[str]) -> list[str]:
     return _distinct(names)
 
 
-def family(name: str) -> str:
-    """The corpus name without its lead: channels of one family share a storage type within a part."""
-    return "ecg" if name.startswith("ecg") else name
-
-
 def _best(leads: Sequence[str | None]) -> int | None:
     ranked = [
         (LEAD_PREFERENCE.index(lead) if lead in LEAD_PREFERENCE else len(LEAD_PREFERENCE), at)

@@ -10,15 +10,13 @@ of reading the files again. The index alone says what is visible: these objects 
 
 from __future__ import annotations
 
-import dataclasses
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from xmae_dist.core.fingerprint import canonical_json, digest_json
-from xmae_dist.ingest.convert import Outcome, WrittenPart
-from xmae_dist.ingest.discover import Item
+from xmae_dist.ingest.formats.items import Item
+from xmae_dist.ingest.written import Note, WrittenPart, read_note, write_note
 from xmae_dist.storage import uri
 from xmae_dist.storage.corpus import Corpus
 from xmae_dist.storage.index import IndexRow
@@ -57,77 +55,80 @@ class Register:
     def part_id(self, items: Sequence[Item]) -> str:
         return "part-" + digest_json([self._settings, sorted([item.name, item.fingerprint] for item in items)], 12)
 
-    def keep(self, written: WrittenPart) -> None:
-        document = {"format": "xmae-ingest-part/v1", "settings": self._settings, **dataclasses.asdict(written)}
-        uri.write_bytes(self._part_url(written.part), json.dumps(document).encode())
+    @property
+    def notes_url(self) -> str:
+        """Where notes of parts lie; a worker writes its own."""
+        return uri.join(self._base, "parts")
 
-    def resumable(self, items: Iterable[Item]) -> list[WrittenPart]:
+    @property
+    def settings(self) -> str:
+        """Digest of what decides a part's content besides its files."""
+        return self._settings
+
+    def keep(self, written: WrittenPart) -> Note:
+        return write_note(self.notes_url, self._settings, written)
+
+    def read(self, note: Note) -> WrittenPart:
+        return read_note(note.url)[1]
+
+    def resumable(self, items: Iterable[Item]) -> list[Note]:
         """Parts that an interrupted run wrote from files that are still the same and still wanted."""
         wanted = {item.name: item.fingerprint for item in items}
-        found: list[WrittenPart] = []
-        for url in uri.list_urls(uri.join(self._base, "parts")):
-            document = json.loads(uri.read_bytes(url))
-            same_files = all(wanted.get(name) == mark for name, mark in document["items"].items())
-            if document["settings"] == self._settings and same_files and self._is_whole(document):
-                written = _written(document)
-                wanted = {name: mark for name, mark in wanted.items() if name not in written.items}
-                found.append(written)
+        found: list[Note] = []
+        for url in uri.list_urls(self.notes_url):
+            settings, written = read_note(url)
+            same_files = all(wanted.get(name) == mark for name, mark in written.items.items())
+            if settings == self._settings and same_files and self._is_whole(written):
+                for name in written.items:
+                    del wanted[name]
+                found.append(Note(url=url, part=written.part, items=tuple(written.items)))
         return found
 
     def finish_interrupted(self) -> None:
-        """Notes parts as taken in whose rows were committed by a run that died before it could say so."""
-        documents = [json.loads(uri.read_bytes(url)) for url in uri.list_urls(uri.join(self._base, "parts"))]
-        if not documents:
+        """Notes parts as taken in whose rows were committed by a run that died before it could say so; of a task that
+        was run twice drops the note that nobody used.
+        """
+        urls = uri.list_urls(self.notes_url)
+        if not urls:
             return
         table = self._corpus.index.read(columns=["cohort", "part"])
         visible = set(zip(table["cohort"].to_pylist(), table["part"].to_pylist(), strict=True))
-        for document in documents:
-            if {(row["cohort"], row["part"]) for row in document["rows"]} & visible:
-                self._note(f"{document['part']}-recovered", [_written(document)])
+        for url in urls:
+            _, written = read_note(url)
+            if {(row.cohort, row.part) for row in written.rows} & visible:
+                note = Note(url=url, part=written.part, items=tuple(written.items))
+                self.close(f"{written.part}-recovered", taken_items(written), [note])
+            elif all(self._taken.get(name) == mark for name, mark in written.items.items()):
+                uri.delete(url)
 
     def txn_id(self, items: Iterable[Item]) -> str:
         """The transaction of a run: a function of the files it was given, so that a retry commits once."""
         return digest_json([self._cohort, sorted([item.name, item.fingerprint] for item in items)])
 
-    def commit(self, parts: Sequence[WrittenPart], rows: Sequence[IndexRow], txn_id: str) -> int | None:
-        """Commits `rows` in one go and returns the version; None if this transaction was committed before."""
-        version = self._corpus.commit_part(sorted(rows, key=lambda row: (row.array_path, row.offset)), txn_id)
-        visible = {row.recording_id for row in rows}
-        self._note(txn_id, parts, visible)
-        return version
+    def commit(self, rows: Iterable[IndexRow], txn_id: str) -> int | None:
+        """Commits `rows` in one go and returns the version; None if this transaction was committed before.
 
-    def _note(self, run: str, parts: Sequence[WrittenPart], visible: set[str] | None = None) -> None:
-        """Writes the run's items down, then drops the notes of its parts. `visible`: recordings that were
-        committed.
+        `rows` are read once, a few at a time, so that memory holds none but the index's own columns.
         """
-        items = {name: mark for part in parts for name, mark in _taken_items(part, visible).items()}
+        return self._corpus.commit_part(rows, txn_id)
+
+    def close(self, run: str, items: Mapping[str, str], notes: Iterable[Note]) -> None:
+        """Writes down what a committed run has taken in, then drops the notes of its parts."""
         document = {"format": "xmae-ingest-run/v1", "cohort": self._cohort, "items": items}
         uri.write_bytes(uri.join(self._base, "runs", f"{run}.json"), canonical_json(document))
         self._taken.update(items)
-        for part in parts:
-            uri.delete(self._part_url(part.part))
+        for note in notes:
+            uri.delete(note.url)
 
-    def _part_url(self, part: str) -> str:
-        return uri.join(self._base, "parts", f"{part}.json")
-
-    def _is_whole(self, document: Mapping[str, Any]) -> bool:
+    def _is_whole(self, written: WrittenPart) -> bool:
         """Whether the arrays are still there: `vacuum` may have collected an old unfinished part."""
-        paths = {row["array_path"] for row in document["rows"]}
+        paths = {row.array_path for row in written.rows}
         return all(uri.exists(uri.join(self._corpus.url, path, "zarr.json")) for path in paths)
 
 
-def _taken_items(part: WrittenPart, visible: set[str] | None) -> dict[str, str]:
-    """Items of which something was kept and committed; the others are tried again next time."""
-    kept = {outcome.item for outcome in part.outcomes if outcome.kept and (visible is None or outcome.name in visible)}
-    return {name: mark for name, mark in part.items.items() if name in kept}
-
-
-def _written(document: Mapping[str, Any]) -> WrittenPart:
-    return WrittenPart(
-        part=document["part"],
-        items=document["items"],
-        outcomes=tuple(
-            Outcome(**{**outcome, "channels": tuple(outcome["channels"])}) for outcome in document["outcomes"]
-        ),
-        rows=tuple(IndexRow(**{**row, "gaps": tuple(map(tuple, row["gaps"]))}) for row in document["rows"]),
-    )
+def taken_items(written: WrittenPart, committed: set[str] | None = None) -> dict[str, str]:
+    """Items of which something was kept and committed (all that was kept, unless told): the others are tried again
+    next time.
+    """
+    kept = {one.item for one in written.outcomes if one.kept and (committed is None or one.name in committed)}
+    return {name: mark for name, mark in written.items.items() if name in kept}

@@ -5,12 +5,13 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections import Counter
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from rich.console import Console
 from rich.table import Table
 
-from xmae_dist.ingest.convert import Outcome
+from xmae_dist.ingest.written import Outcome
 
 _SHOWN = 40
 
@@ -18,7 +19,7 @@ _SHOWN = 40
 @dataclass(frozen=True, kw_only=True)
 class IngestReport:
     """`kept` and `rejected` recordings of this run; `known` were in before. `version` is the commit, if one
-    was made.
+    was made. `unread`: suffix -> number of files that no format reads. `same`: groups of recordings that share samples.
     """
 
     corpus: str
@@ -31,6 +32,8 @@ class IngestReport:
     resumed_parts: int
     parts: int
     notes: tuple[str, ...] = ()
+    unread: Mapping[str, int] = field(default_factory=dict)
+    same: tuple[tuple[str, ...], ...] = ()
     took_s: float = 0.0
     url: str = ""
 
@@ -54,12 +57,15 @@ class IngestReport:
             "hours": round(self.hours, 4),
             "channels": dict(sorted(counts.items())),
         }
-        fields = dataclasses.asdict(self)
-        return json.dumps(summary | fields, indent=1, allow_nan=False)
+        # Field by field: a deep copy of all outcomes at once would be the largest thing in memory.
+        fields = {one.name: getattr(self, one.name) for one in dataclasses.fields(self)}
+        return json.dumps(summary | fields, indent=1, allow_nan=False, default=dataclasses.asdict)
 
 
 def show(report: IngestReport, console: Console) -> None:
     """Prints what was taken in, then every recording that was rejected or lost a channel, with its reason."""
+    for line in _unread(report):
+        console.print(line, soft_wrap=True)
     if not report.kept and not report.rejected:
         console.print(
             f"nothing new: {report.known} recording files are already in cohort {report.cohort}", style="green"
@@ -70,6 +76,8 @@ def show(report: IngestReport, console: Console) -> None:
         console.print(_faults(report.rejected, lost))
     for note in report.notes:
         console.print(f"note: {note}", soft_wrap=True)
+    for names in report.same[:_SHOWN]:
+        console.print(f"same samples: {_few(names)}", style="yellow", soft_wrap=True)
     known = f", {report.known} files already in" if report.known else ""
     resumed = f", {report.resumed_parts} parts taken over from an interrupted run" if report.resumed_parts else ""
     console.print(
@@ -93,3 +101,17 @@ def _faults(rejected: tuple[Outcome, ...], lost: list[Outcome]) -> Table:
     if len(lines) > _SHOWN:
         table.add_row("…", f"{len(lines) - _SHOWN} more", "see the report")
     return table
+
+
+def _unread(report: IngestReport) -> list[str]:
+    if not report.unread:
+        return []
+    kinds = ", ".join(f"{count} {kind}" for kind, count in sorted(report.unread.items(), key=lambda one: -one[1]))
+    tables = sorted({".csv", ".tsv", ".txt", ".parquet", ".h5", ".hdf5", ".mat"} & set(report.unread))
+    hint = f"; {'/'.join(tables)} need --mapping (`xmae ingest --suggest FILE` writes one)" if tables else ""
+    return [f"files that were not read: {kinds}{hint}"]
+
+
+def _few(names: tuple[str, ...], most: int = 10) -> str:
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more

@@ -17,10 +17,10 @@ from xmae_dist.core.errors import UsageError
 from xmae_dist.core.fingerprint import digest_json
 from xmae_dist.core.progress import progress
 from xmae_dist.core.units import canonical_unit
-from xmae_dist.ingest.convert import Outcome, WrittenPart
-from xmae_dist.ingest.discover import Item
+from xmae_dist.ingest.formats.items import Item
 from xmae_dist.ingest.grouping import groups
-from xmae_dist.ingest.register import Register
+from xmae_dist.ingest.register import Register, taken_items
+from xmae_dist.ingest.written import Note, Outcome, WrittenPart
 from xmae_dist.simulate.cohorts import CohortSpec, SimulatedRecording, simulate_subject, subject_id
 from xmae_dist.storage.corpus import Corpus
 from xmae_dist.storage.index import IndexRow
@@ -81,11 +81,14 @@ def simulate_into(corpus_url: str, spec: CohortSpec, *, part_bytes: int = 256 * 
             fix="name the new one with --cohort",
         )
     resumed = register.resumable(todo.new)
-    done = {name for part in resumed for name in part.items}
-    parts = resumed + _write(corpus, spec, register, [item for item in todo.new if item.name not in done], part_bytes)
-    rows = [row for part in parts for row in part.rows]
+    done = {name for note in resumed for name in note.items}
+    notes = resumed + _write(corpus, spec, register, [item for item in todo.new if item.name not in done], part_bytes)
+    parts = [register.read(note) for note in notes]
+    rows = sorted((row for part in parts for row in part.rows), key=lambda row: (row.array_path, row.offset))
     txn = register.txn_id(todo.new)
-    version = register.commit(parts, rows, txn) if rows else None
+    version = register.commit(rows, txn) if rows else None
+    if rows:
+        register.close(txn, {name: mark for part in parts for name, mark in taken_items(part).items()}, notes)
     return SimulationReport(
         cohorts=cohorts,
         subjects=len(todo.new),
@@ -109,9 +112,7 @@ def _items(spec: CohortSpec, fingerprint: str) -> list[Item]:
     ]
 
 
-def _write(
-    corpus: Corpus, spec: CohortSpec, register: Register, items: list[Item], part_bytes: int
-) -> list[WrittenPart]:
+def _write(corpus: Corpus, spec: CohortSpec, register: Register, items: list[Item], part_bytes: int) -> list[Note]:
     if not items:
         return []
     tasks = [
@@ -124,15 +125,14 @@ def _write(
         )
         for group in groups(items, part_bytes, fanout.cores())
     ]
-    parts: list[WrittenPart] = []
+    notes: list[Note] = []
     with progress(f"simulate {spec.name}", len(items), "subjects") as shown:
         for event in fanout.stream(write_subjects, tasks):
             if isinstance(event, str):
                 shown.advance(1, event)
                 continue
-            register.keep(event)
-            parts.append(event)
-    return parts
+            notes.append(register.keep(event))
+    return notes
 
 
 def write_subjects(task: SimulationTask) -> Iterator[str | WrittenPart]:

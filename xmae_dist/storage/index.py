@@ -104,9 +104,11 @@ def _row(values: dict[str, Any]) -> IndexRow:
     return IndexRow(**values)
 
 
-def check(rows: Sequence[IndexRow]) -> None:
-    """Raises InputError where a row contradicts itself, or two rows name the same channel of a recording."""
-    seen: set[tuple[str, str, str]] = set()
+def check(rows: Sequence[IndexRow], seen: set[tuple[str, str, str]]) -> None:
+    """Raises InputError where a row contradicts itself, or two rows name the same channel of a recording.
+
+    `seen` holds the (cohort, recording, channel) of rows before these, and takes theirs in.
+    """
     for row in rows:
         key = (row.cohort, row.recording_id, row.channel)
         named = "index row " + "/".join(key)

@@ -9,6 +9,8 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
+import posixpath
+import re
 import threading
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
@@ -20,12 +22,13 @@ from typing import Any
 import fsspec
 from fsspec import AbstractFileSystem
 
-from xmae_dist.core.errors import StorageError
+from xmae_dist.core.errors import InputError, StorageError
 from xmae_dist.storage.diagnose import storage_errors
 
 __all__ = [
     "PATIENCE_VARIABLE",
     "StoredObject",
+    "checked_place",
     "create_exclusively",
     "delete",
     "delta_options",
@@ -38,6 +41,7 @@ __all__ = [
     "list_urls",
     "local_path",
     "normalise",
+    "path_below",
     "patience_s",
     "probe",
     "probe_conditional_put",
@@ -49,6 +53,10 @@ __all__ = [
 ]
 
 SCHEMES = ("file", "s3", "gs")
+_SCHEME_SLIP = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:/|(?:file|s3|gs):", re.IGNORECASE)
+# delta-rs takes a URL apart (%20 is a space, # and ? end the path, \ is /, [ ] ^ | end it with a panic), s3fs ends a
+# key at ?versionId=, and fsspec expands * ? [ in what it removes.
+_TWO_MEANINGS = re.compile(r"[%#?*\[\]\\^|\x00-\x1f\x7f-\x9f]")
 
 # Short enough that a dead endpoint is told within seconds, long enough for a busy store.
 _CONNECT_TIMEOUT_S = 2.5
@@ -68,30 +76,85 @@ _filesystems_lock = threading.Lock()
 def normalise(url: str | os.PathLike[str]) -> str:
     """`url` with a scheme and without a trailing slash; a plain path becomes an absolute `file://` URL.
 
-    Raises StorageError for a scheme we do not know or a bucket URL without a bucket.
+    Nothing in it is quoted or unquoted: `%20` is these three characters. Raises StorageError for a scheme we do not
+    know, one without its two slashes, or a bucket URL without a bucket.
     """
     text = os.fspath(url)
     if "://" not in text:
+        if _SCHEME_SLIP.match(text):
+            raise _not_a_url(text, "write the two slashes after the scheme, or ./ before a path with a colon")
         return "file://" + os.path.abspath(os.path.expanduser(text))
     scheme, _, rest = text.partition("://")
     if scheme not in SCHEMES:
-        raise StorageError(
-            "store URL",
-            value=repr(text),
-            expected="s3://bucket/key, gs://bucket/key, file:///path or a path",
-            fix="use one of these forms",
-        )
+        raise _not_a_url(text, "use one of these forms")
     if scheme == "file":
-        return "file://" + os.path.abspath(rest.removeprefix("localhost"))
+        path = rest.removeprefix("localhost")
+        if not path.startswith("/"):
+            raise _not_a_url(text, "write three slashes before an absolute path, or the path alone")
+        return "file://" + os.path.abspath(path)
     rest = rest.strip("/")
     if not rest:
         raise StorageError("store URL", value=repr(text), expected=f"{scheme}://bucket/key", fix="name a bucket")
     return f"{scheme}://{rest}"
 
 
+def _not_a_url(text: str, fix: str) -> StorageError:
+    expected = "s3://bucket/key, gs://bucket/key, file:///path or a path"
+    return StorageError("store URL", value=repr(text), expected=expected, fix=fix)
+
+
+def checked_place(url: str | os.PathLike[str]) -> str:
+    """`normalise(url)`, if every client takes it for the same place. Raises StorageError otherwise.
+
+    Whatever writes goes through here, before the first byte: two spellings that one client takes for one place and
+    another for two would mix what is stored there.
+    """
+    place = normalise(url)
+    path = place.partition("://")[2]
+    levels = path.removeprefix("/").split("/") if path != "/" else []
+    odd = _TWO_MEANINGS.search(path)
+    bad = [level for level in levels if level in ("", ".", "..") or level != level.strip()]
+    if odd or bad:
+        raise StorageError(
+            "store URL",
+            value=f"{place!r}, with {(odd.group() if odd else bad[0])!r}",
+            expected="a place that all clients read alike: no % # ? * [ ] \\ ^ |, no control character, "
+            "no empty level, no level '.' or '..', none that begins or ends with a space",
+            fix="choose another name; what lies there already may be moved as a whole",
+        )
+    return place
+
+
 def join(url: str, *parts: str) -> str:
-    """The URL of a key below `url`."""
+    """The URL of a key below `url`. Raises InputError for a part that would lead out of it."""
+    for part in parts:
+        _check_below(url, part)
     return "/".join([url.rstrip("/"), *(part.strip("/") for part in parts if part.strip("/"))])
+
+
+def path_below(folder: str | Path, name: str) -> Path:
+    """The path of a name from outside (a header, a manifest, a listing) below `folder`.
+
+    Raises InputError for a name that would lead out of it.
+    """
+    if posixpath.isabs(name):
+        raise _leads_out(str(folder), name)
+    _check_below(str(folder), name)
+    return Path(folder) / name
+
+
+def _check_below(base: str, name: str) -> None:
+    if any(level in (".", "..") for level in name.split("/")) or "\0" in name:
+        raise _leads_out(base, name)
+
+
+def _leads_out(base: str, name: str) -> InputError:
+    return InputError(
+        f"name below {base}",
+        value=repr(name),
+        expected="one that stays below it: relative, without '.' or '..'",
+        fix="do not use what it came from if you do not trust its maker; else correct the name there",
+    )
 
 
 def is_local(url: str) -> bool:
@@ -188,7 +251,7 @@ def read_ranges(url: str, starts: Sequence[int], stops: Sequence[int]) -> list[b
 
 def write_bytes(url: str, data: bytes | bytearray | memoryview) -> None:
     """Writes one object so that readers see all of it or nothing, within XMAE_STORE_PATIENCE_S and 10 s for each MB."""
-    fs, path = filesystem(url)
+    fs, path = filesystem(checked_place(url))
     with storage_errors(url):
         if is_local(url):
             _write_local(Path(path), data)
@@ -223,7 +286,7 @@ def create_exclusively(url: str, data: bytes) -> bool:
     `data` must be the writer's own, such as by an id in it: what is there already and equal to it is taken for a put
     of ours whose answer was lost.
     """
-    fs, path = filesystem(url)
+    fs, path = filesystem(checked_place(url))
     with storage_errors(url):
         try:
             if is_local(url):
@@ -298,7 +361,7 @@ def _modified_s(info: Mapping[str, Any]) -> float:
 
 def delete(url: str, recursive: bool = False) -> None:
     """Removes an object, or with `recursive` all that lies below `url`; nothing there is no error."""
-    fs, path = filesystem(url)
+    fs, path = filesystem(checked_place(url))
     with storage_errors(url), contextlib.suppress(FileNotFoundError):
         fs.rm(path, recursive=recursive)
 
@@ -317,7 +380,7 @@ def download_tree(url: str, local_dir: str | Path) -> None:
     if not found:
         raise StorageError(url, value="nothing below it", expected="objects to download", fix="check the URL")
     for item in found:
-        _write_local(Path(local_dir) / item.removeprefix(base).lstrip("/"), read_bytes(item))
+        _write_local(path_below(local_dir, item.removeprefix(base).lstrip("/")), read_bytes(item))
 
 
 def probe(url: str) -> None:

@@ -94,8 +94,8 @@ def _pretrain(config: PretrainConfig, held: Held, marks: Marks) -> Outcome:
 
 def _normalised(config: PretrainConfig) -> PretrainConfig:
     """URLs in full, since workers run in other folders; probes both stores."""
-    corpus, run = uri.normalise(config.corpus), uri.normalise(config.run)
-    windows = uri.normalise(config.windows) if config.windows else uri.join(corpus, "windows")
+    corpus, run = uri.checked_place(config.corpus), uri.checked_place(config.run)
+    windows = uri.checked_place(config.windows) if config.windows else uri.join(corpus, "windows")
     Corpus.open(corpus)
     uri.probe(run)
     return dataclasses.replace(config, corpus=corpus, run=run, windows=windows)

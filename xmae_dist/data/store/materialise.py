@@ -91,7 +91,7 @@ def materialise(
         raise InputError(corpus_url, value="no recordings", expected="a corpus with recordings", fix="ingest some")
     pairs = pairs_among(recordings, config.spec)
     document = _document(snapshot, config, pairs)
-    url = uri.join(uri.normalise(windows_url), document["fingerprint"])
+    url = uri.join(uri.checked_place(windows_url), document["fingerprint"])
     uri.probe(url)
     if not is_complete(url, document["fingerprint"]):
         uri.write_bytes(uri.join(url, "store.json"), canonical_json(document))

@@ -55,7 +55,8 @@ class SplitConfig:
                 expected="fields " + ", ".join(sorted(known)),
                 fix="read it with the version of xmae_dist that wrote it",
             )
-        return cls(**{name: tuple(value) if isinstance(value, list) else value for name, value in values.items()})
+        fields: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
+        return cls(**fields)
 
     @cached_property
     def listed(self) -> dict[str, str]:

@@ -6,14 +6,18 @@ time: the longest here are nights and operations.
 
 from __future__ import annotations
 
+import fnmatch
+import posixpath
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from xmae_dist.core.errors import InputError, UsageError
+from xmae_dist.core.errors import UsageError
 from xmae_dist.ingest.datasets import pickles, pulsedb, tables, vitaldb
-from xmae_dist.ingest.formats.source import HeldRecording
+from xmae_dist.ingest.formats.items import Folder, Found, Item
+from xmae_dist.ingest.formats.protocol import told
+from xmae_dist.ingest.formats.source import HeldRecording, Opened
 
 Reader = Callable[[Path, str], Iterator[HeldRecording]]
 
@@ -28,14 +32,24 @@ class Archive:
     files: str
     beside: tuple[tuple[str, str], ...] = ()
 
-    def companions(self, head: str, sizes: Mapping[str, int]) -> tuple[str, ...]:
+    @property
+    def title(self) -> str:
+        return f"files like {self.files!r}"
+
+    def find(self, folder: Folder) -> Found:
+        names = folder.names()
+        if folder.only is None:
+            names = [name for name in names if fnmatch.fnmatch(posixpath.basename(name), self.files)]
+        return Found(items=tuple(folder.whole_file(name, self.name, self._companions(name, folder)) for name in names))
+
+    def recordings(self, item: Item, folder: Path) -> Iterator[Opened]:
+        """The recordings of one file; the item's name is the id that the file stands for."""
+        return told(_READERS[self.name](folder / item.head, item.name), item.name)
+
+    def _companions(self, head: str, folder: Folder) -> tuple[str, ...]:
         """Files beside `head`, relative to the listing, that are in it."""
         named = (re.sub(pattern, replacement, head) for pattern, replacement in self.beside)
-        return tuple(name for name in dict.fromkeys(named) if name in sizes and name != head)
-
-    def recordings(self, path: Path, name: str) -> Iterator[HeldRecording]:
-        """The recordings of one file; `name` is the id that the file stands for. Raises InputError."""
-        return _READERS[self.name](path, name)
+        return tuple(name for name in dict.fromkeys(named) if name in folder.sizes and name != head)
 
 
 _READERS: dict[str, Reader] = {
@@ -68,11 +82,3 @@ def archive(name: str) -> Archive:
     if name not in ARCHIVES:
         raise UsageError("--adapter", value=repr(name), expected="one of " + ", ".join(ARCHIVES))
     return ARCHIVES[name]
-
-
-def recordings_of(source: Archive, path: Path, name: str) -> Iterator[HeldRecording | tuple[str, InputError]]:
-    """Recordings of a file; where it cannot be read (on), its name and the error."""
-    try:
-        yield from source.recordings(path, name)
-    except InputError as error:
-        yield name, error

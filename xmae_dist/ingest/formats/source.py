@@ -7,12 +7,16 @@ once; each call reads the recording anew, so that memory does not grow with its 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
+
+from xmae_dist.core.errors import InputError
+from xmae_dist.core.units import canonical_unit
 
 Raw = NDArray[np.int16] | NDArray[np.int32] | NDArray[np.float32]
 Block = Mapping[str, Raw]
@@ -65,6 +69,10 @@ class SourceRecording(Protocol):
     def blocks(self) -> Iterator[Block]: ...
 
 
+Opened = SourceRecording | tuple[str, InputError]
+"""A recording, or the name of one that cannot be read and why."""
+
+
 class HeldRecording:
     """A recording that is in memory whole."""
 
@@ -95,3 +103,27 @@ def physical(raw: Raw, channel: SourceChannel) -> NDArray[np.float32]:
         values = (raw.astype(np.float64) * channel.scale + channel.offset).astype(np.float32)
     values[is_missing(raw)] = np.nan
     return values
+
+
+def all_missing(n: int, dtype: str | np.dtype) -> Raw:
+    """(n,) samples that were not recorded."""
+    return np.full(n, missing_value(dtype), dtype=dtype)
+
+
+def device_unit(unit: str | None) -> tuple[str, float]:
+    """The canonical unit and the factor to it, or the device's own word where we know none: files name many."""
+    try:
+        return canonical_unit(unit or "")
+    except InputError:
+        return (unit or "nu").strip(), 1.0
+
+
+def distinct_keys(names: Sequence[str | None]) -> list[str]:
+    """A distinct key for each signal: its name, with a number where several share one."""
+    counts: Counter[str] = Counter()
+    keys = []
+    for name in names:
+        plain = name or "signal"
+        counts[plain] += 1
+        keys.append(plain if counts[plain] == 1 else f"{plain} #{counts[plain]}")
+    return keys

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import datetime
 import math
-from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -21,8 +20,17 @@ import wfdb
 from numpy.typing import NDArray
 
 from xmae_dist.core.errors import InputError
-from xmae_dist.core.units import canonical_unit
-from xmae_dist.ingest.formats.source import Block, Origin, Raw, SourceChannel, physical
+from xmae_dist.ingest.formats.source import (
+    Block,
+    Origin,
+    Raw,
+    SourceChannel,
+    all_missing,
+    device_unit,
+    distinct_keys,
+    physical,
+)
+from xmae_dist.storage import uri
 
 # The largest block decoded at once, in samples of all signals together (16 MiB of int16).
 BLOCK_SAMPLES = 8 * 2**20
@@ -95,7 +103,7 @@ class WfdbRecording:
     def _segment(self, name: str, frames: int) -> _Segment:
         if name == "~":
             return _Segment(stem=None, frames=frames)
-        stem = self._folder / name
+        stem = uri.path_below(self._folder, name)
         return _Segment(stem=stem, frames=frames, header=_read_header(stem.with_suffix(".hea")))
 
     def _block(self, segment: _Segment, start: int, stop: int) -> dict[str, Raw]:
@@ -105,7 +113,7 @@ class WfdbRecording:
             layout = self._layouts[channel.key].get(segment.stem)
             if layout is None or channel.key not in decoded:
                 n = (stop - start) * _samples_per_frame(self._layouts[channel.key])
-                block[channel.key] = _all_missing(n, channel.dtype)
+                block[channel.key] = all_missing(n, channel.dtype)
             elif channel.dtype == "float32" and layout.dtype != "float32":
                 block[channel.key] = physical(decoded[channel.key], layout)
             else:
@@ -136,7 +144,7 @@ def _frames_on_disk(folder: Path, record: Any) -> int:
     """Frames that the signal files hold, for a header that does not say."""
     fewest: list[int] = []
     for file_name, (bytes_per_frame, offset) in _files(record).items():
-        path = folder / file_name
+        path = uri.path_below(folder, file_name)
         if path.is_file() and bytes_per_frame:
             fewest.append(int((path.stat().st_size - offset) // bytes_per_frame))
     return min(fewest, default=0)
@@ -157,7 +165,7 @@ def _check_signal_files(folder: Path, segment: _Segment) -> None:
     for name, (bytes_per_frame, offset) in _files(segment.header).items():
         if name == "~":
             continue
-        path = folder / name
+        path = uri.path_below(folder, name)
         if not path.is_file():
             raise InputError(f"signal file {name}", value="no such file", fix="restore it beside its header")
         needed = offset + math.floor(segment.frames * bytes_per_frame)
@@ -185,9 +193,9 @@ def _describe(segment: _Segment, fs: float) -> dict[str, _Layout]:
     if record is None or not record.n_sig:
         return {}
     described: dict[str, _Layout] = {}
-    for at, key in enumerate(_keys(record.sig_name)):
+    for at, key in enumerate(distinct_keys(record.sig_name)):
         dtype = _dtype(record.fmt[at])
-        unit, factor = _unit(record.units[at])
+        unit, factor = device_unit(record.units[at])
         gain = record.adc_gain[at] or _UNCALIBRATED_GAIN
         scale = factor / gain
         checksum = record.checksum[at] if record.checksum else None
@@ -209,25 +217,6 @@ def _describe(segment: _Segment, fs: float) -> dict[str, _Layout]:
 
 def _dtype(fmt: str) -> str:
     return "int32" if fmt in _WIDE else "int16"
-
-
-def _keys(signal_names: list[str | None]) -> list[str]:
-    """A distinct key for each signal: its name, with a number where several share one."""
-    counts: Counter[str] = Counter()
-    keys = []
-    for name in signal_names:
-        plain = name or "signal"
-        counts[plain] += 1
-        keys.append(plain if counts[plain] == 1 else f"{plain} #{counts[plain]}")
-    return keys
-
-
-def _unit(unit: str | None) -> tuple[str, float]:
-    """The canonical unit, or the device's own word for it where we know none: bedside files name many."""
-    try:
-        return canonical_unit(unit or "")
-    except InputError:
-        return (unit or "nu").strip(), 1.0
 
 
 def _calibrated(key: str, layouts: dict[Path | None, _Layout], segments: int) -> SourceChannel:
@@ -282,7 +271,7 @@ def _decode(segment: _Segment, start: int, stop: int) -> dict[str, NDArray[Any]]
         ) from error
     decoded = {}
     for key, fmt, per_frame, raw in zip(
-        _keys(header.sig_name), header.fmt, header.samps_per_frame, record.e_d_signal, strict=True
+        distinct_keys(header.sig_name), header.fmt, header.samps_per_frame, record.e_d_signal, strict=True
     ):
         if not span:
             raw = raw[start * per_frame : stop * per_frame]
@@ -290,12 +279,6 @@ def _decode(segment: _Segment, start: int, stop: int) -> dict[str, NDArray[Any]]
             raw = np.where(raw == _MISSING[fmt], np.iinfo(_dtype(fmt)).min, raw)
         decoded[key] = raw
     return decoded
-
-
-def _all_missing(n: int, dtype: str) -> Raw:
-    if dtype == "float32":
-        return np.full(n, np.nan, dtype=np.float32)
-    return np.full(n, np.iinfo(dtype).min, dtype=dtype)
 
 
 def _start_time_ns(record: Any) -> int | None:

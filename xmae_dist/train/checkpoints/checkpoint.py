@@ -139,7 +139,7 @@ def fetch(url: str, manifest: Mapping[str, Any], folder: Path) -> Path:
     """
     folder.mkdir(parents=True, exist_ok=True)
     for file in manifest["files"]:
-        target = folder / file["name"]
+        target = uri.path_below(folder, file["name"])
         if target.exists() and _digest(target) == file["sha256"]:
             continue
         data = _read(uri.join(url, file["name"]))
@@ -171,7 +171,7 @@ class SavedFiles:
 
     def __init__(self, folder: Path, manifest: Mapping[str, Any]) -> None:
         self._manifest = manifest
-        self._files = [safe_open(folder / file["name"], framework="pt") for file in manifest["files"]]
+        self._files = [safe_open(uri.path_below(folder, file["name"]), framework="pt") for file in manifest["files"]]
         self._slices: dict[tuple[str, str], list[tuple[int, int, str]]] = {}
         for number, file in enumerate(self._files):
             for key in file.keys():  # noqa: SIM118  (safe_open is no mapping)

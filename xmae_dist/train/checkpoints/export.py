@@ -22,7 +22,7 @@ def export(run_url: str, out_url: str, *, step: int | None = None, best: bool = 
     StorageError where the run has no complete checkpoint, ConfigError where it has none of that step, none that was
     validated, or not that of its last step, IntegrityError for damaged ones.
     """
-    run_url, out_url = uri.normalise(run_url), uri.normalise(out_url)
+    run_url, out_url = uri.normalise(run_url), uri.checked_place(out_url)
     step = _best_step(run_url) if best else step
     url, manifest = _last(run_url) if step is None else _of_step(run_url, step)
     model = kinds.from_config(kinds.from_dict(manifest["model"]))

@@ -1,0 +1,82 @@
+"""What a format is to the rest of ingest: which files of a folder are its recordings, and how one is opened.
+
+`testing/conformance_formats.py` holds what every format must do; `registry.py` lists those that describe themselves.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from xmae_dist.core.errors import InputError
+from xmae_dist.ingest.formats.items import Folder, Found, Item
+from xmae_dist.ingest.formats.source import Opened
+
+
+class Format(Protocol):
+    """One way in which recordings lie in files.
+
+    `name` is the word that items carry, `title` what people call its files. `find` looks at names, sizes and small
+    headers only. `recordings` opens one item whose files lie below `folder`: what cannot be read comes as (name,
+    InputError), also from the first look at the file; reading blocks later raises InputError.
+    """
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def title(self) -> str: ...
+
+    def find(self, folder: Folder) -> Found: ...
+
+    def recordings(self, item: Item, folder: Path) -> Iterator[Opened]: ...
+
+
+Opener = Callable[[Path, str, bool], Iterator[Opened]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class SuffixFormat:
+    """A format whose files stand alone and are told by their suffix. `opener` is `module:function` of this room, so
+    that a library is imported only where a file of its kind is read. With `header_subjects` the person that a file's
+    header names becomes the subject; else it is not looked at.
+    """
+
+    name: str
+    title: str
+    suffixes: tuple[str, ...]
+    opener: str
+    header_subjects: bool = False
+
+    def find(self, folder: Folder) -> Found:
+        heads = [name for name in folder.names() if name.lower().endswith(self.suffixes)]
+        return Found(items=tuple(folder.whole_file(head, self.name) for head in heads))
+
+    def recordings(self, item: Item, folder: Path) -> Iterator[Opened]:
+        module, _, function = self.opener.partition(":")
+        opener: Opener = getattr(importlib.import_module(f"xmae_dist.ingest.formats.{module}"), function)
+        return told(opener(folder / item.head, item.name, self.header_subjects), item.name)
+
+
+def told(recordings: Iterator[Opened], name: str) -> Iterator[Opened]:
+    """`recordings`; an InputError of opening them comes as an entry, after those that could be read."""
+    try:
+        yield from recordings
+    except InputError as error:
+        yield name, error
+
+
+def library(name: str, extra: str) -> Any:
+    """The module `name`. Raises InputError, naming the extra to install, where it is not there."""
+    try:
+        return importlib.import_module(name)
+    except ImportError as error:
+        raise InputError(
+            f"library {name}",
+            value="not installed",
+            expected="it, to read files of this kind",
+            fix=f"pip install 'xmae_dist[{extra}]'",
+        ) from error

@@ -1,0 +1,139 @@
+"""What the parts of a run hold, with subjects and labels joined, on its way into one commit and one report."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from xmae_dist.ingest.labels import LabelBook
+from xmae_dist.ingest.register import Register, taken_items
+from xmae_dist.ingest.written import Note, Outcome, WrittenPart
+from xmae_dist.storage.index import IndexRow
+
+_NO_SUBJECT = (
+    "no subject: the manifest has no row for it, or an empty subject; expected one, since a person in two splits "
+    "would be a leak; fix: add it to the manifest and run again"
+)
+
+# Enough of a digest to tell the recordings of any corpus apart.
+_KEY_BYTES = 16
+
+
+class Gathered:
+    """Collects outcomes while the rows of written parts pass by; a part is in memory at a time."""
+
+    def __init__(self, books: Sequence[LabelBook], subject_prefix: str) -> None:
+        self._books, self._prefix = books, subject_prefix
+        self.kept: list[Outcome] = []
+        self.rejected: list[Outcome] = []
+        self.parts = 0
+        self._taken: dict[str, str] = {}
+        self._alone = self._unlabelled = 0
+        self._first_unlabelled = ""
+        self._by_digest: dict[bytes, str] = {}
+        self._twins: dict[str, set[str]] = {}
+
+    def commit(self, register: Register, notes: Sequence[Note], txn_id: str) -> int | None:
+        """Commits the rows of the parts in one go and closes the run; None where there were none, or it was done."""
+        rows = (row for note in notes for row in self._rows(register.read(note)))
+        first = next(rows, None)
+        if first is None:
+            return None
+        rows = itertools.chain([first], rows)
+        version = register.commit(rows, txn_id)
+        for _ in rows:  # where the transaction was committed before nobody has read them
+            pass
+        register.close(txn_id, self._taken, notes)
+        return version
+
+    def notes(self) -> tuple[str, ...]:
+        """What a reader of the report should know of subjects and labels."""
+        notes = []
+        if self._alone and not any(book.names_subjects for book in self._books):
+            notes.append(
+                f"{self._alone} recordings count as a subject of their own: name subjects (--labels and "
+                "--subject-column, or subject_pattern in the mapping) if one person made several"
+            )
+        if self._unlabelled:
+            notes.append(
+                f"{self._unlabelled} recordings have no row in the label files, such as {self._first_unlabelled}"
+            )
+        return tuple(notes)
+
+    def same(self) -> tuple[tuple[str, ...], ...]:
+        """Recordings of which a channel holds exactly the same samples, in groups: one file twice, as a rule."""
+        groups = {id(together): together for together in self._twins.values()}
+        return tuple(sorted(tuple(sorted(together)) for together in groups.values()))
+
+    def compare(self, earlier: pa.Table) -> None:
+        """Looks for this run's samples in rows that were in the corpus before (cohort, recording_id, digest)."""
+        keys = pa.array([key.hex() for key in self._by_digest], pa.string())
+        prefixes = pc.utf8_slice_codeunits(earlier["digest"], 0, 2 * _KEY_BYTES)
+        for row in earlier.filter(pc.is_in(prefixes, value_set=keys)).to_pylist():
+            self._join(self._by_digest[_key(row["digest"])], f"{row['cohort']}/{row['recording_id']}")
+
+    def _rows(self, written: WrittenPart) -> Iterator[IndexRow]:
+        orphans: dict[str, str] = {}
+        committed: set[str] = set()
+        by_recording = itertools.groupby(written.rows, lambda row: row.recording_id)
+        labelled: list[IndexRow] = []
+        for recording_id, rows in by_recording:
+            with_labels = self._labelled(recording_id, list(rows))
+            if with_labels is None:
+                orphans[recording_id] = _NO_SUBJECT
+                continue
+            committed.add(recording_id)
+            for row in with_labels:
+                self._remember(row)
+            labelled += with_labels
+        self._judge(written, orphans)
+        self._taken.update(taken_items(written, committed))
+        self.parts += bool(labelled)
+        yield from sorted(labelled, key=lambda row: (row.array_path, row.offset))
+
+    def _labelled(self, recording_id: str, rows: list[IndexRow]) -> list[IndexRow] | None:
+        """Rows of a recording with their subject and labels; None where its subject is unknown."""
+        found = [(book, book.of(recording_id)) for book in self._books]
+        if any(book.names_subjects and (labels is None or labels.subject_id is None) for book, labels in found):
+            return None
+        numbers, text = dict(rows[0].labels), dict(rows[0].label_text)
+        subject = rows[0].subject_id or recording_id
+        for _, labels in found:
+            if labels is not None:
+                numbers.update(labels.numbers)
+                text.update(labels.text)
+                subject = labels.subject_id or subject
+        self._alone += subject == recording_id
+        if found and not any(labels for _, labels in found):
+            self._unlabelled += 1
+            self._first_unlabelled = min(self._first_unlabelled or recording_id, recording_id)
+        return [
+            dataclasses.replace(row, subject_id=self._prefix + subject, labels=numbers, label_text=text) for row in rows
+        ]
+
+    def _remember(self, row: IndexRow) -> None:
+        before = self._by_digest.setdefault(_key(row.digest), row.recording_id)
+        if before != row.recording_id:
+            self._join(before, row.recording_id)
+
+    def _join(self, one: str, other: str) -> None:
+        together = self._twins.setdefault(one, {one})
+        together.add(other)
+        self._twins[other] = together
+
+    def _judge(self, written: WrittenPart, orphans: Mapping[str, str]) -> None:
+        for outcome in written.outcomes:
+            if outcome.kept and outcome.name in orphans:
+                self.rejected.append(
+                    dataclasses.replace(outcome, kept=False, reason=orphans[outcome.name], channels=(), hours=0.0)
+                )
+            else:
+                (self.kept if outcome.kept else self.rejected).append(outcome)
+
+
+def _key(digest: str) -> bytes:
+    return bytes.fromhex(digest[: 2 * _KEY_BYTES])
