@@ -73,6 +73,7 @@ FLOORS: dict[str, list[set[str]]] = {
 }
 RAY_LIVES_IN = {
     "cluster/fanout.py",
+    "cluster/gpus.py",
     "data/store/materialise.py",
     "data/stream/read_ahead.py",
     "train/launch.py",

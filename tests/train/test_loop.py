@@ -69,6 +69,7 @@ class Notes:
     stop_after: int | None = None
 
     def __post_init__(self) -> None:
+        self.asked = 0
         self.rows: list[dict[str, Any]] = []
         self.events: list[str] = []
         self.validated: list[dict[str, Any]] = []
@@ -81,7 +82,8 @@ class Notes:
         self.events.append(kind)
 
     def wants_stop(self) -> Stop | None:
-        return Stop.ASKED if self.stop_after is not None and len(self.rows) + 1 >= self.stop_after else None
+        self.asked += 1  # once a step
+        return Stop.ASKED if self.stop_after is not None and self.asked >= self.stop_after else None
 
 
 def model(dropout: float = 0.0) -> torch.nn.Module:

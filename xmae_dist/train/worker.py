@@ -32,7 +32,8 @@ from xmae_dist.train.checkpoints.retention import RetentionConfig
 from xmae_dist.train.checkpoints.state import Identity, TrainState
 from xmae_dist.train.checkpoints.upload import Saver
 from xmae_dist.train.config import PretrainConfig, model_config
-from xmae_dist.train.engines.protocol import Engine, Saved, bf16_is_fast
+from xmae_dist.train.engines.precision import computes_bf16
+from xmae_dist.train.engines.protocol import Engine, Saved
 from xmae_dist.train.loop import Loop, LoopConfig, Stop
 from xmae_dist.train.observe.losses import Cohorts
 from xmae_dist.train.observe.measure import Measures, Yardstick
@@ -124,7 +125,7 @@ class _Worker:
         self._marks.note("join")
 
     def run(self) -> dict[str, Any]:
-        with timed_collectives(self._clock):
+        with timed_collectives(self._clock) as self._pulse.waiting:
             return self._run()
 
     def _run(self) -> dict[str, Any]:
@@ -192,7 +193,7 @@ class _Worker:
         )
 
     def _batches(self, store: WindowStore, plan: Plan, start_step: int) -> Iterator[TensorBatch]:
-        resources = self._config.resources
+        resources, pin = self._config.resources, self._ranks.device.type == "cuda"
         where: dict[str, Any] = {
             "start_step": start_step,
             "stop_step": self._config.train.steps,
@@ -200,11 +201,11 @@ class _Worker:
             "rank": self._ranks.rank,
         }
         if resources.reader == "direct":
-            return tensor_batches(direct.step_batches(store, plan, **where))
+            return tensor_batches(direct.step_batches(store, plan, **where), pin=pin)
         reading = read_ahead.StreamConfig(
             readers=resources.readers, read_cpus=resources.read_cpus, read_label=resources.read_label
         )
-        return tensor_batches(read_ahead.step_batches(store, plan, **where, config=reading))
+        return tensor_batches(read_ahead.step_batches(store, plan, **where, config=reading), pin=pin)
 
     # -- state -----------------------------------------------------------------------------------------------------
 
@@ -295,8 +296,7 @@ class _Worker:
 
     @property
     def _bf16(self) -> bool:
-        precision = self._config.engine.precision
-        return precision == "bf16" or (precision == "auto" and bf16_is_fast(self._ranks.device))
+        return computes_bf16(self._config.engine.precision, self._ranks.device)
 
     def _yardstick(self) -> Yardstick:
         given = self._config.resources.peak_tflops

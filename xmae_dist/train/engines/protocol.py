@@ -11,6 +11,7 @@ Shapes: no batch shapes appear here; `inputs` are whatever the module's `forward
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -28,10 +29,14 @@ MOMENTS = (EXP_AVG, EXP_AVG_SQ)
 
 @dataclass(frozen=True)
 class StepOutcome:
-    """What one optimizer step did: the same on every rank."""
+    """What one optimizer step did, 0-dim and the same on every rank.
 
-    applied: bool
-    grad_norm: float
+    Tensors on the device, so that the step need not be waited for to be told.
+    """
+
+    applied: torch.Tensor
+    """1 where the step was made, 0 where it was skipped for a gradient that is not finite."""
+    grad_norm: torch.Tensor
 
 
 @dataclass(frozen=True)
@@ -60,7 +65,7 @@ class Engine(Protocol):
 
     @property
     def optimizer_steps(self) -> int:
-        """How many optimizer steps were applied (skipped ones do not count)."""
+        """How many optimizer steps were applied (skipped ones do not count). Waits for the device."""
         ...
 
     @property
@@ -71,15 +76,22 @@ class Engine(Protocol):
         """The module to call without gradients (validation); under ZeRO-3 calling it is collective."""
         ...
 
-    def forward_backward(self, *inputs: Any, weight: float = 1.0) -> torch.Tensor:
-        """One micro-batch: returns its loss (detached, 0-dim) and accumulates `weight` times its gradient.
+    def autocast(self) -> AbstractContextManager[Any]:
+        """The precision of training, for calls of `module` that are not this engine's (validation)."""
+        ...
 
-        All ranks run equally many micro-batches a step; `weight` evens out those of unequal size.
+    def forward_backward(self, *inputs: Any) -> torch.Tensor:
+        """One micro-batch: returns its loss (detached, 0-dim) and accumulates its gradient.
+
+        All ranks run equally many micro-batches a step, and each counts the same.
         """
         ...
 
     def step(self, lr: float) -> StepOutcome:
-        """Averages gradients over micro-batches and ranks, checks, clips, and steps; then clears them."""
+        """Averages gradients over micro-batches and ranks, checks, clips, and steps; then clears them.
+
+        Queues work on a device without waiting for it, but for what DeepSpeed's ZeRO stages read to decide on a skip.
+        """
         ...
 
     def pieces(self) -> Iterator[Piece]:
@@ -116,6 +128,17 @@ def adamw(module: nn.Module, config: OptimizerConfig, device: torch.device) -> t
     )
 
 
+def skip_unless_finite(optimizer: torch.optim.Optimizer, norm: torch.Tensor) -> None:
+    """Makes the next step of a fused AdamW none, on its device, where the gradients' norm is not finite."""
+    # What `torch.amp.GradScaler` tells a fused optimizer: the kernel then touches neither weights, moments nor steps.
+    optimizer.found_inf = (~torch.isfinite(norm)).float()  # type: ignore[attr-defined]
+
+
+def applied_steps(optimizer: torch.optim.Optimizer) -> int:
+    """How many steps an AdamW has made, skipped ones not counted. Waits for the device."""
+    return next((int(state["step"]) for state in optimizer.state.values()), 0)
+
+
 def load_weights(module: nn.Module, saved: Saved) -> None:
     """Fills parameters and persistent buffers of `module` from `saved`, before an engine wraps it."""
     with torch.no_grad():
@@ -127,8 +150,3 @@ def constant_tensors(module: nn.Module) -> dict[str, torch.Tensor]:
     """What `state_dict` holds beside trained parameters: buffers and frozen parameters (rank 0 saves them)."""
     trained = {name for name, p in module.named_parameters() if p.requires_grad}
     return {name: t for name, t in module.state_dict(keep_vars=True).items() if name not in trained}
-
-
-def bf16_is_fast(device: torch.device) -> bool:
-    """Whether this device multiplies bfloat16 in hardware; CPUs without AMX are hundreds of times slower."""
-    return device.type == "cuda" and torch.cuda.is_bf16_supported()
