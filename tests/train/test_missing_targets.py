@@ -82,7 +82,9 @@ def trained(rank: int, world: int, folder: str, kind: str, name: str, micro: int
         engine=built,
         masking=Masking(seed=1, n_patches=config.n_patches, mode="scatter"),
         ranks=ranks,
-        saver=Saver(f"file://{folder}/{kind}-{world}-{micro}-{name}", ranks, RetentionConfig(), lambda *_, **__: None, "a"),
+        saver=Saver(
+            f"file://{folder}/{kind}-{world}-{micro}-{name}", ranks, RetentionConfig(), lambda *_, **__: None, "a"
+        ),
         callbacks=notes,
         about=lambda state: {"state": state.to_dict()},
         measures=Measures(Cohorts.of(SEGMENTS), ranks, built.device, clock, Yardstick()),
@@ -119,9 +121,7 @@ def test_loss_and_gradient_do_not_depend_on_the_cut(tmp_path: Path) -> None:
             same(trained(0, 1, str(tmp_path), "torch", name, micro), whole[name], f"{name} by {micro}")
     cuts = [("torch", "symmetric", 2), ("torch", "joint", 1)]
     cuts += [(kind, "tiny", micro) for kind in ("zero0", "zero1", "zero2", "zero3") for micro in (4, 2)]
-    for (kind, name, micro), found in zip(
-        cuts, run_ranks(2, _all, tmp_path, str(tmp_path), cuts)[0], strict=True
-    ):
+    for (kind, name, micro), found in zip(cuts, run_ranks(2, _all, tmp_path, str(tmp_path), cuts)[0], strict=True):
         same(found, whole[name], f"{name} by {micro} on two ranks, {kind}")
 
 

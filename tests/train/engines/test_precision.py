@@ -47,7 +47,9 @@ def build(kind: str, *, bf16: bool) -> Engine:
     if kind == "torch":
         return TorchEngine(presets.build("tiny", **SIZES), optimizer=OptimizerConfig(), accumulation=1, bf16=bf16)
     zero = ZeroConfig(stage=int(kind[-1]))
-    module = divided(lambda: presets.build("tiny", **SIZES), zero) if zero.stage == 3 else presets.build("tiny", **SIZES)
+    module = (
+        divided(lambda: presets.build("tiny", **SIZES), zero) if zero.stage == 3 else presets.build("tiny", **SIZES)
+    )
     return DeepSpeedEngine(module, zero=zero, optimizer=OptimizerConfig(), micro_batch=2, accumulation=1, bf16=bf16)
 
 
@@ -100,7 +102,9 @@ def _found(_rank: int, _world: int, bf16: bool) -> dict[str, dict[str, list[str]
             validated: set[str] = set()
             forward = nn.Linear.forward
 
-            def linear(self: nn.Linear, x: torch.Tensor, validated: set[str] = validated, forward: Any = forward) -> Any:
+            def linear(
+                self: nn.Linear, x: torch.Tensor, validated: set[str] = validated, forward: Any = forward
+            ) -> Any:
                 output = forward(self, x)
                 validated.add(str(output.dtype))
                 return output

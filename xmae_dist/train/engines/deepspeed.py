@@ -274,7 +274,12 @@ def _deepspeed(device: torch.device) -> Any:
 
 
 def _settings(
-    zero: ZeroConfig, optimizer: OptimizerConfig, micro_batch: int, accumulation: int, elements: int, device: torch.device
+    zero: ZeroConfig,
+    optimizer: OptimizerConfig,
+    micro_batch: int,
+    accumulation: int,
+    elements: int,
+    device: torch.device,
 ) -> dict[str, Any]:
     # A bucket is allocated whole, however small the model.
     bucket = max(min(zero.bucket_elements, elements), 1)
