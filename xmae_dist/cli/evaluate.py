@@ -73,7 +73,7 @@ class Args:
     max_windows_per_recording: int = 0
     """Windows of a recording that take part at all, evenly spaced; 0 takes all. Fewer make embedding shorter."""
     gpus: float | None = None
-    """GPUs of each task that embeds or fine-tunes, which Ray must give it (0.25 packs four tasks on one); 0: CPUs alone.
+    """GPUs of each task that embeds or fine-tunes, which Ray must give it (0.25 packs four on one); 0: CPUs alone.
     None: 0.25 where the cluster has GPUs that are free, else 0."""
     skip_unusable: bool = False
     """Leave out tasks whose labels cannot be evaluated, naming them, instead of stopping."""

@@ -11,7 +11,6 @@ from torch import Tensor
 
 from xmae_dist.model.patch import expand_mask
 
-
 Errors = tuple[Tensor, Tensor]
 """Of each window, (B,) each: sum of squared errors over the samples that count, without a gradient; their number."""
 

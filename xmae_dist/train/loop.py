@@ -1,7 +1,7 @@
 """The training loop: knows an engine, a stream of batches and a saver; knows nothing of Ray or DeepSpeed.
 
-One step: take this rank's share, mask it, make one small all-reduce, run the share through the engine in micro-batches,
-and let the engine apply or skip the step on all ranks alike. The all-reduce carries whatever ranks must agree on (a wish
+One step: take this rank's share, mask it, make one small all-reduce, run the share through the engine in
+micro-batches, and let the engine apply or skip the step on all ranks alike. The all-reduce carries whatever ranks must agree on (a wish
 to stop, how uploads stand, how many samples the loss is a mean over), so every rank runs the same number of steps,
 always; and the figures of the step before, which are on the device until then.
 
@@ -172,7 +172,7 @@ class Loop:
         return torch.cat([loss.double()[None], same_on_all, self.measures.losses.take().double()])
 
     def _agreement(self, counts: list[float]) -> Summed:
-        """Begins the sum over ranks of what the loss is over, of wishes and states, and of the step before's figures."""
+        """Begins the sum over ranks of what the loss is over, of wishes and states, and of the last step's figures."""
         busy, failed = self.saver.status
         wish = self.callbacks.wants_stop()
         validating = self.validator is not None and self.validator.busy

@@ -135,8 +135,14 @@ def test_float32_stays_float32(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("card", "capability", "fast"),
-    [("P100", (6, 0), False), ("V100", (7, 0), False), ("T4", (7, 5), False), ("A100", (8, 0), True), ("H100", (9, 0), True)],
-)  # fmt: skip
+    [
+        ("P100", (6, 0), False),
+        ("V100", (7, 0), False),
+        ("T4", (7, 5), False),
+        ("A100", (8, 0), True),
+        ("H100", (9, 0), True),
+    ],
+)
 def test_emulated_bfloat16_is_not_fast(
     card: str, capability: tuple[int, int], fast: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -27,12 +27,14 @@ from xmae_dist.train.engines.protocol import (
     WEIGHT,
     Piece,
     Saved,
+    Slice,
     StepOutcome,
     adamw,
     applied_steps,
     constant_tensors,
-    load_weights,
+    load_replicated,
     skip_unless_finite,
+    weights_of,
 )
 from xmae_dist.train.engines.uncompiled import import_deepspeed
 from xmae_dist.train.step.clock import Clock
@@ -78,9 +80,9 @@ class DeepSpeedEngine:
         set_float32_products(bf16=bf16)
         # Parameters that were divided as they were made have no elements of their own, but remember their shape.
         self._shapes = {n: list(getattr(t, "ds_shape", t.shape)) for n, t in module.state_dict(keep_vars=True).items()}
+        module.to(self._device)
         if saved is not None:
             _load_weights(module, saved, self._device)
-        module.to(self._device)
         self._module = module
         computing = Autocast(module, self._device, bf16=bf16)
         self._engine = _initialize(computing, zero, optimizer, micro_batch, accumulation, self._device)
@@ -200,21 +202,20 @@ class DeepSpeedEngine:
             zeros = {kind: torch.zeros_like(flat, requires_grad=False) for kind in MOMENTS}
             step = torch.tensor(float(saved.optimizer_steps), device=flat.device)
             inner.state[flat] = {"step": step, **zeros}
-        for name, p in self._named:
-            for kind in MOMENTS:
-                self._fill(p, kind, saved.full(kind, name))
+        if self._zero.stage == 0:
+            targets = [(kind, name, inner.state[p][kind]) for kind in MOMENTS for name, p in self._named]
+            load_replicated(targets, saved, rank=dist.get_rank(), world=dist.get_world_size())
+            return
+        places = [(kind, name, *self._partition(p, kind)) for kind in MOMENTS for name, p in self._named]
+        places = [place for place in places if place[3].numel()]
+        wanted = [Slice(kind, name, start, start + view.numel()) for kind, name, start, view in places]
+        for (_, _, _, view), part in zip(places, saved.parts(wanted), strict=True):
+            view.data.copy_(part)
 
     def _optimizer_tensors(self, inner: torch.optim.Optimizer) -> list[torch.Tensor]:
         if self._zero.stage == 3:
             return list(self._engine.optimizer.fp32_partitioned_groups_flat)
         return [p for group in inner.param_groups for p in group["params"]]
-
-    def _fill(self, p: nn.Parameter, kind: str, full: torch.Tensor) -> None:
-        if self._zero.stage == 0:
-            self._engine.optimizer.state[p][kind].reshape(-1).copy_(full)
-            return
-        start, view = self._partition(p, kind)
-        view.data.copy_(full[start : start + view.numel()])
 
 
 def divided(build: Callable[[], nn.Module], zero: ZeroConfig, device: torch.device | str = "cpu") -> nn.Module:
@@ -228,18 +229,18 @@ def divided(build: Callable[[], nn.Module], zero: ZeroConfig, device: torch.devi
 
 
 def _load_weights(module: nn.Module, saved: Saved, device: torch.device) -> None:
-    """`engine.load_weights`, of a module that may be divided: one whole tensor at a time."""
-    tensors = module.state_dict(keep_vars=True)
-    parts = [name for name, tensor in tensors.items() if hasattr(tensor, "ds_id")]
-    if not parts:
-        load_weights(module, saved)
-        return
-    gathered = _deepspeed(device).zero.GatheredParameters
+    """Weights of a module that may be divided: then one whole tensor at a time, read by one rank for all."""
+    targets, rank, world = weights_of(module), dist.get_rank(), dist.get_world_size()
+    divided = [(name, tensor) for _, name, tensor in targets if hasattr(tensor, "ds_id")]
+    load_replicated([one for one in targets if not hasattr(one[2], "ds_id")], saved, rank=rank, world=world)
+    mine = divided[rank::world]
+    parts = saved.parts([Slice(WEIGHT, name, 0, tensor.ds_numel) for name, tensor in mine])
     with torch.no_grad():
-        for name, tensor in tensors.items():
-            with gathered([tensor] if name in parts else [], modifier_rank=0):
-                if name not in parts or dist.get_rank() == 0:
-                    tensor.copy_(saved.full(WEIGHT, name).view(tensor.shape))
+        for place, (_, tensor) in enumerate(divided):
+            reader = place % world
+            with _deepspeed(device).zero.GatheredParameters([tensor], modifier_rank=reader):
+                if rank == reader:
+                    tensor.copy_(next(parts).view(tensor.shape))
 
 
 def _initialize(

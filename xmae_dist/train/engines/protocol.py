@@ -10,12 +10,13 @@ Shapes: no batch shapes appear here; `inputs` are whatever the module's `forward
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
+import torch.distributed as dist
 from torch import nn
 
 from xmae_dist.train.engines import uncompiled
@@ -49,14 +50,23 @@ class Piece:
     data: torch.Tensor
 
 
+class Slice(NamedTuple):
+    """Elements `start … stop` of the flattened tensor `name`, of one `kind`."""
+
+    kind: str
+    name: str
+    start: int
+    stop: int
+
+
 class Saved(Protocol):
     """A saved state that an engine loads from (a checkpoint, or another engine in a test)."""
 
     @property
     def optimizer_steps(self) -> int: ...
 
-    def full(self, kind: str, name: str) -> torch.Tensor:
-        """The whole flattened tensor `name` of `kind`, float32 on the CPU."""
+    def parts(self, wanted: Sequence[Slice]) -> Iterator[torch.Tensor]:
+        """Each of these slices, 1-D on the CPU, in this order: all at once, so that they can be fetched together."""
         ...
 
 
@@ -139,11 +149,44 @@ def applied_steps(optimizer: torch.optim.Optimizer) -> int:
     return next((int(state["step"]) for state in optimizer.state.values()), 0)
 
 
-def load_weights(module: nn.Module, saved: Saved) -> None:
-    """Fills parameters and persistent buffers of `module` from `saved`, before an engine wraps it."""
+Target = tuple[str, str, torch.Tensor]
+"""Kind, name and tensor of a state that is to be filled."""
+
+
+def weights_of(module: nn.Module) -> list[Target]:
+    """Parameters and persistent buffers."""
+    return [(WEIGHT, name, tensor) for name, tensor in module.state_dict(keep_vars=True).items()]
+
+
+def load_replicated(targets: Sequence[Target], saved: Saved, *, rank: int = 0, world: int = 1) -> None:
+    """Fills tensors that every rank holds whole: each rank reads its share of all elements, and tells it the others.
+
+    Collective with more ranks than one; the tensors are then where the process group can send them from.
+    """
+    owned = _owned([(kind, name, tensor.numel()) for kind, name, tensor in targets], world)
+    mine = saved.parts([one for owner, _, one in owned if owner == rank])
     with torch.no_grad():
-        for name, tensor in module.state_dict(keep_vars=True).items():
-            tensor.copy_(saved.full(WEIGHT, name).view(tensor.shape))
+        for owner, place, one in owned:
+            part = targets[place][2].view(-1)[one.start : one.stop]
+            if owner == rank:
+                part.copy_(next(mine))
+            if world > 1:
+                dist.broadcast(part, owner)
+
+
+def _owned(sizes: Sequence[tuple[str, str, int]], world: int) -> list[tuple[int, int, Slice]]:
+    """(rank, place in `sizes`, slice) of equal spans of the concatenation of all, one span a rank."""
+    total, offset, owned = sum(size for _, _, size in sizes), 0, []
+    for place, (kind, name, size) in enumerate(sizes):
+        for owner in range(offset * world // max(total, 1), world):
+            first, last = total * owner // world - offset, total * (owner + 1) // world - offset
+            if first >= size:
+                break
+            start, stop = max(first, 0), min(last, size)
+            if start < stop:
+                owned.append((owner, place, Slice(kind, name, start, stop)))
+        offset += size
+    return owned
 
 
 def constant_tensors(module: nn.Module) -> dict[str, torch.Tensor]:

@@ -18,8 +18,6 @@ from torch import nn
 from xmae_dist.train.engines.optimizer import OptimizerConfig
 from xmae_dist.train.engines.precision import Autocast, autocast, set_float32_products
 from xmae_dist.train.engines.protocol import (
-    EXP_AVG,
-    EXP_AVG_SQ,
     MOMENTS,
     WEIGHT,
     Piece,
@@ -28,8 +26,9 @@ from xmae_dist.train.engines.protocol import (
     adamw,
     applied_steps,
     constant_tensors,
-    load_weights,
+    load_replicated,
     skip_unless_finite,
+    weights_of,
 )
 from xmae_dist.train.step.clock import Clock
 
@@ -55,9 +54,9 @@ class TorchEngine:
         self._rank, self._world, self._accumulation, self._bf16 = rank, world, accumulation, bf16
         set_float32_products(bf16=bf16)
         self._clip_norm = optimizer.clip_norm
-        if saved is not None:
-            load_weights(module, saved)
         self._module = module.to(self._device)
+        if saved is not None:
+            load_replicated(weights_of(self._module), saved, rank=rank, world=world)
         self._computing = Autocast(self._module, self._device, bf16=bf16)
         self._named = [(n, p) for n, p in self._module.named_parameters() if p.requires_grad]
         self._flat_grad = self._own_gradients()
@@ -136,9 +135,9 @@ class TorchEngine:
     def _load_moments(self, saved: Saved) -> None:
         if not saved.optimizer_steps:
             return
-        for name, p in self._named:
-            self._optimizer.state[p] = {
-                "step": torch.tensor(float(saved.optimizer_steps), device=self._device),
-                EXP_AVG: saved.full(EXP_AVG, name).view(p.shape).to(self._device),
-                EXP_AVG_SQ: saved.full(EXP_AVG_SQ, name).view(p.shape).to(self._device),
-            }
+        for _, p in self._named:
+            moments = {kind: torch.empty_like(p, requires_grad=False) for kind in MOMENTS}
+            step = torch.tensor(float(saved.optimizer_steps), device=self._device)
+            self._optimizer.state[p] = {"step": step, **moments}
+        targets = [(kind, name, self._optimizer.state[p][kind]) for kind in MOMENTS for name, p in self._named]
+        load_replicated(targets, saved, rank=self._rank, world=self._world)

@@ -3,8 +3,8 @@
 A rank that is stopped or frozen falls silent; one that is alive but behind lets the others wait in a collective. A
 timeout of the process group would say neither which rank nor where, and a stopped process cannot say anything, so
 each rank samples its own training thread's stack from beside it. That costs the loop nothing and needs no marks in it.
-On a GPU a collective is only queued, and the thread waits in whatever it asks of the device next; there a collective that
-the device has not come through tells.
+On a GPU a collective is only queued, and the thread waits in whatever it asks of the device next; there a collective
+that the device has not come through tells.
 """
 
 from __future__ import annotations
