@@ -76,6 +76,7 @@ FLOORS: dict[str, list[set[str]]] = {
 }
 RAY_LIVES_IN = {
     "cluster/fanout.py",
+    "cluster/gpus.py",
     "cluster/private_ray.py",
     "data/store/materialise.py",
     "data/stream/read_ahead.py",

@@ -76,6 +76,9 @@ class Args:
     """Test on degraded windows: rate, noise or motion, each with levels if you like (rate=50,25 noise=10,0)."""
     max_windows_per_recording: int = 0
     """Windows of a recording that take part at all, evenly spaced; 0 takes all. Fewer make embedding shorter."""
+    gpus: float | None = None
+    """GPUs of each task that embeds or fine-tunes, which Ray must give it (0.25 packs four on one); 0: CPUs alone.
+    None: 0.25 where the cluster has GPUs that are free, else 0."""
     skip_unusable: bool = False
     """Leave out tasks whose labels cannot be evaluated, naming them, instead of stopping."""
     follow: str = ""
@@ -130,8 +133,8 @@ def _evaluate(args: Args, encoders: tuple[EncoderSpec, ...]) -> tuple[list[Resul
     moved = plan_transfer(planned, windows, by=args.transfer_by, degradations=degradations)
     ids_W = windows["window_id"].to_numpy()
     remember(args.out, encoders)
-    results = run_fits(planned, store, ids_W, args.out)
-    run_rows(moved, store, ids_W, args.out)
+    results = run_fits(planned, store, ids_W, args.out, gpus=args.gpus)
+    run_rows(moved, store, ids_W, args.out, gpus=args.gpus)
     return results, dataclasses.replace(planned, skipped=planned.skipped | dict(moved.skipped))
 
 

@@ -12,6 +12,7 @@ import pyarrow as pa
 import torch
 from numpy.typing import NDArray
 
+from xmae_dist.cluster import gpus
 from xmae_dist.core.errors import ConfigError
 from xmae_dist.data.windows.cutting import WindowBatch
 from xmae_dist.data.windows.spans import spans_of_recording
@@ -61,7 +62,7 @@ class LoadedEncoder:
                 expected=f"{encoder.spec.source!r}",
                 fix="export a model whose kept encoder reads that signal",
             )
-        device = "cuda" if torch.cuda.is_available() else "cpu"
+        device = "cuda" if gpus.given() and torch.cuda.is_available() else "cpu"
         return cls(encoder=encoder, model=model.to(device).eval(), device=device)
 
     def __call__(self, ppg_BL: NDArray[np.float32]) -> NDArray[np.float32]:

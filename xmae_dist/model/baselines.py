@@ -45,12 +45,20 @@ class ContrastivePair(PretrainModel):
         # One element, not none: DeepSpeed broadcasts parameters by their first dimension.
         self.log_scale = nn.Parameter(torch.tensor([math.log(1.0 / config.temperature)]))
 
-    def forward(self, ppg_BL: Tensor, ecg_BL: Tensor, mask_BN: Tensor, visible_BV: Tensor | None = None) -> Tensor:
+    def forward(
+        self,
+        ppg_BL: Tensor,
+        ecg_BL: Tensor,
+        mask_BN: Tensor,
+        visible_BV: Tensor | None = None,
+        over_S: Tensor | None = None,
+    ) -> Tensor:
         """Cross-entropy of picking each window's partner among the batch, both ways, a scalar."""
         ppg_BX, ecg_BX = self._projected("ppg", ppg_BL), self._projected("ecg", ecg_BL)
         score_BB = self.log_scale.exp().clamp(max=100.0) * ppg_BX @ ecg_BX.T
         own_B = torch.arange(len(score_BB), device=score_BB.device)
-        return (F.cross_entropy(score_BB, own_B) + F.cross_entropy(score_BB.T, own_B)) / 2
+        loss = (F.cross_entropy(score_BB, own_B) + F.cross_entropy(score_BB.T, own_B)) / 2
+        return loss if over_S is None else loss * (len(own_B) / over_S[0])
 
     @property
     def reconstructs(self) -> None:

@@ -1,6 +1,7 @@
 """What training, evaluation and embedding ask of any model, whichever preset it is.
 
-Shapes: B batch, L samples, N patches, E embedding width. Masks are boolean, True where a patch is masked.
+Shapes: B batch, L samples, N patches, V visible patches, E embedding width, S terms of the loss. Masks are boolean, True
+where a patch is masked.
 """
 
 from __future__ import annotations
@@ -9,7 +10,10 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any, ClassVar, Protocol
 
+import torch
 from torch import Tensor, nn
+
+from xmae_dist.model.loss import Errors
 
 
 class ModelConfig(Protocol):
@@ -42,8 +46,8 @@ class PretrainModel(nn.Module):
     """A model that can be pretrained on pairs and then embeds one of the two signals."""
 
     config: ModelConfig
-    errors: Mapping[str, Tensor] = MappingProxyType({})
-    """Masked error of each window, (B,), in the last `forward`, by signal; none where the loss has no such parts."""
+    errors: Mapping[str, Errors] = MappingProxyType({})
+    """What each window had to do with the loss of the last `forward`, by signal; none where it has no such parts."""
 
     @property
     def reconstructs(self) -> str | None:
@@ -55,13 +59,26 @@ class PretrainModel(nn.Module):
         """The signal that `embed` takes, ``ppg`` or ``ecg``."""
         return "ppg"
 
-    def forward(self, ppg_BL: Tensor, ecg_BL: Tensor, mask_BN: Tensor, visible_BV: Tensor | None = None) -> Tensor:
-        """The scalar loss.
+    def forward(
+        self,
+        ppg_BL: Tensor,
+        ecg_BL: Tensor,
+        mask_BN: Tensor,
+        visible_BV: Tensor | None = None,
+        over_S: Tensor | None = None,
+    ) -> Tensor:
+        """The scalar loss: the mean of its S terms, each a sum over the batch divided by how much it is a sum over.
 
         ``visible_BV`` (see `xmae_dist.model.patch.visible_indices`) spares an accelerator the wait in which the
-        visible patches are read off the mask, and keeps a compiled graph whole; it changes no result.
+        visible patches are read off the mask, and keeps a compiled graph whole; it changes no result. ``over_S`` is
+        what the sums are divided by in place of `counts` of this batch: where a batch is one of K micro-batches, a
+        Kth of what all of them count, so that the mean of their losses does not depend on how windows are cut.
         """
         raise NotImplementedError
+
+    def counts(self, ppg_BL: Tensor, ecg_BL: Tensor, mask_BN: Tensor) -> Tensor:
+        """How much each term of the loss is a sum over in this batch, (S,): here, windows."""
+        return torch.tensor([len(mask_BN)])
 
     def reconstruct(self, ppg_BL: Tensor, ecg_BL: Tensor, mask_BN: Tensor, visible_BV: Tensor | None = None) -> Tensor:
         """The whole of the `reconstructs` signal, (B, L)."""

@@ -38,7 +38,7 @@ from xmae_dist.model.encoder import SignalEncoder
 from xmae_dist.model.interface import PretrainModel
 from xmae_dist.model.kinds import kind
 from xmae_dist.model.level import visible_level
-from xmae_dist.model.loss import masked_mse
+from xmae_dist.model.loss import counted_samples, masked_mse
 from xmae_dist.model.patch import View, expand_mask, scatter_visible
 from xmae_dist.model.published import PublishedXMAE, from_published
 
@@ -166,16 +166,29 @@ class XMAE(PretrainModel):
         """The signal that `embed` takes."""
         return "ecg" if self.config.objective == "ecg_mae" else "ppg"
 
-    def forward(self, ppg_BL: Tensor, ecg_BL: Tensor, mask_BN: Tensor, visible_BV: Tensor | None = None) -> Tensor:
+    def forward(
+        self,
+        ppg_BL: Tensor,
+        ecg_BL: Tensor,
+        mask_BN: Tensor,
+        visible_BV: Tensor | None = None,
+        over_S: Tensor | None = None,
+    ) -> Tensor:
         """Mean squared error over masked samples, averaged over the signals that are reconstructed."""
         signals, view = {"ppg": ppg_BL, "ecg": ecg_BL}, View.of(mask_BN, visible_BV)
         losses, errors = [], {}
-        for name in self.decoders:
-            rebuilt_BL = self._rebuild(name, signals, view)
-            loss, errors[name] = masked_mse(rebuilt_BL, signals[name], self._view_of(name, view).mask_BN)
+        for place, name in enumerate(self.decoders):
+            rebuilt_BL, over = self._rebuild(name, signals, view), None if over_S is None else over_S[place]
+            loss, errors[name] = masked_mse(rebuilt_BL, signals[name], self._view_of(name, view).mask_BN, over)
             losses.append(loss)
         self.errors = errors
         return torch.stack(losses).mean()
+
+    def counts(self, ppg_BL: Tensor, ecg_BL: Tensor, mask_BN: Tensor) -> Tensor:
+        """Masked samples that are there, of each reconstructed signal."""
+        signals = {"ppg": ppg_BL, "ecg": ecg_BL}
+        masks = {"ppg": mask_BN.flip(1) if self.config.objective == "joint" else mask_BN, "ecg": mask_BN}
+        return torch.stack([counted_samples(signals[name], masks[name]) for name in self.decoders])
 
     def reconstruct(self, ppg_BL: Tensor, ecg_BL: Tensor, mask_BN: Tensor, visible_BV: Tensor | None = None) -> Tensor:
         """The whole of `reconstructs`, shaped as it came, from its visible patches and the other signal."""

@@ -11,6 +11,7 @@ import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ import ray.train
 import ray.train.torch
 import torch
 
-from xmae_dist.core.errors import IntegrityError, StorageError, XmaeError
+from xmae_dist.core.errors import StorageError, XmaeError
 from xmae_dist.data.order.plan import Plan, plan_for
 from xmae_dist.data.store.window_store import WindowStore
 from xmae_dist.data.stream import direct, read_ahead
@@ -27,12 +28,13 @@ from xmae_dist.data.stream.collate import TensorBatch, tensor_batches
 from xmae_dist.data.windows.cut_reader import Origin
 from xmae_dist.model import kinds, presets
 from xmae_dist.train.checkpoints import checkpoint
-from xmae_dist.train.checkpoints.checkpoint import SavedFiles
 from xmae_dist.train.checkpoints.retention import RetentionConfig
+from xmae_dist.train.checkpoints.saved import Unbroken
 from xmae_dist.train.checkpoints.state import Identity, TrainState
 from xmae_dist.train.checkpoints.upload import Saver
 from xmae_dist.train.config import PretrainConfig, model_config
-from xmae_dist.train.engines.protocol import Engine, Saved, bf16_is_fast
+from xmae_dist.train.engines.precision import computes_bf16
+from xmae_dist.train.engines.protocol import Engine, Saved
 from xmae_dist.train.loop import Loop, LoopConfig, Stop
 from xmae_dist.train.observe.losses import Cohorts
 from xmae_dist.train.observe.measure import Measures, Yardstick
@@ -130,7 +132,7 @@ class _Worker:
         self._marks.note("join")
 
     def run(self) -> dict[str, Any]:
-        with timed_collectives(self._clock):
+        with timed_collectives(self._clock) as self._pulse.waiting:
             return self._run()
 
     def _run(self) -> dict[str, Any]:
@@ -145,12 +147,7 @@ class _Worker:
         masking = Masking(seed=config.train.seed, n_patches=model.n_patches, mode=model.mask_mode)
         ratio = model.mask_ratio
         with tempfile.TemporaryDirectory(prefix="xmae-restore-") as folder:
-            saved, state, validated = self._restore(Path(folder))
-            self._pulse.step = state.step
-            self._marks.note("restore")
-            # The first read tasks start their processes while the engine is built.
-            batches = _ahead(self._batches(store, plan, state.step))
-            self._engine = self._build_engine(model, saved)
+            self._engine, state, validated, batches = self._begin(store, plan, model, Path(folder))
         self._marks.note("engine")
         reconstructs = self._engine.module.reconstructs
         if config.validation.windows and reconstructs:
@@ -203,7 +200,7 @@ class _Worker:
         )
 
     def _batches(self, store: WindowStore, plan: Plan, start_step: int) -> Iterator[TensorBatch]:
-        resources = self._config.resources
+        resources, pin = self._config.resources, self._ranks.device.type == "cuda"
         where: dict[str, Any] = {
             "start_step": start_step,
             "stop_step": self._config.train.steps,
@@ -211,42 +208,50 @@ class _Worker:
             "rank": self._ranks.rank,
         }
         if resources.reader == "direct":
-            return tensor_batches(direct.step_batches(store, plan, **where))
+            return tensor_batches(direct.step_batches(store, plan, **where), pin=pin)
         reading = read_ahead.StreamConfig(
             readers=resources.readers, read_cpus=resources.read_cpus, read_label=resources.read_label
         )
-        return tensor_batches(read_ahead.step_batches(store, plan, **where, config=reading))
+        return tensor_batches(read_ahead.step_batches(store, plan, **where, config=reading), pin=pin)
 
     # -- state -----------------------------------------------------------------------------------------------------
 
-    def _restore(self, folder: Path) -> tuple[Saved | None, TrainState, dict[int, float]]:
-        """The newest complete checkpoint whose bytes are right, or none, and the validations it knows; the same on
-        all ranks."""
+    def _begin(
+        self, store: WindowStore, plan: Plan, model: presets.Config, folder: Path
+    ) -> tuple[Engine, TrainState, dict[int, float], Iterator[TensorBatch]]:
+        """(an engine with the newest complete checkpoint whose bytes are right, or none; its state; the validations it
+        knows; the batches from there on), the same on all ranks."""
         passed_over: set[str] = set()
-        while True:
-            chosen = None
-            if self._ranks.rank == 0:
-                chosen = checkpoint.newest_complete(self._config.run, self._note_passed, skip=passed_over)
-            chosen = self._ranks.from_first(chosen)
-            if chosen is None:
-                return None, TrainState(), {}
+        while (chosen := self._newest(passed_over)) is not None:
+            url, manifest = chosen
+            state = TrainState(**manifest["state"])
+            opened = partial(checkpoint.open_saved, url, manifest, folder)
+            saved = Unbroken(opened, state.optimizer_steps)
+            batches = self._batches_from(store, plan, state)
+            engine = self._build_engine(model, saved)
+            if not any(self._ranks.gather(saved.damage is not None)):
+                return engine, state, dict(manifest.get("validated", ())), batches
+            if saved.damage is not None:
+                self._note_passed(url, str(saved.damage))
+            passed_over.add(url)
+        batches = self._batches_from(store, plan, TrainState())
+        return self._build_engine(model, None), TrainState(), {}, batches
+
+    def _newest(self, passed_over: set[str]) -> tuple[str, dict[str, Any]] | None:
+        chosen = None
+        if self._ranks.rank == 0:
+            chosen = checkpoint.newest_complete(self._config.run, self._note_passed, skip=passed_over)
+        chosen = self._ranks.from_first(chosen)
+        if chosen is not None:
             url, manifest = chosen
             self._job.identity.check(manifest["identity"], self._config.checkpoint.accept, url)
-            if all(self._ranks.gather(self._fetched(url, manifest, folder))):
-                return (
-                    SavedFiles(folder, manifest),
-                    TrainState(**manifest["state"]),
-                    dict(manifest.get("validated", ())),
-                )
-            passed_over.add(url)
+        return chosen
 
-    def _fetched(self, url: str, manifest: dict[str, Any], folder: Path) -> bool:
-        try:
-            checkpoint.fetch(url, manifest, folder)
-        except IntegrityError as error:
-            self._note_passed(url, str(error))
-            return False
-        return True
+    def _batches_from(self, store: WindowStore, plan: Plan, state: TrainState) -> Iterator[TensorBatch]:
+        """From a state on. The first read tasks start their processes while the engine is built."""
+        self._pulse.step = state.step
+        self._marks.note("restore")
+        return _ahead(self._batches(store, plan, state.step))
 
     def _note_passed(self, url: str, why: str) -> None:
         self._job.board.post.remote([{"kind": "checkpoint_passed_over", "step": 0, "url": url, "why": why}])
@@ -308,8 +313,7 @@ class _Worker:
 
     @property
     def _bf16(self) -> bool:
-        precision = self._config.engine.precision
-        return precision == "bf16" or (precision == "auto" and bf16_is_fast(self._ranks.device))
+        return computes_bf16(self._config.engine.precision, self._ranks.device)
 
     def _yardstick(self) -> Yardstick:
         given = self._config.resources.peak_tflops

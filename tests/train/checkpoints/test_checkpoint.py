@@ -18,9 +18,9 @@ from xmae_dist.core.errors import IntegrityError
 from xmae_dist.storage import uri
 from xmae_dist.testing.small_training import build, gather, train
 from xmae_dist.train.checkpoints import checkpoint
-from xmae_dist.train.checkpoints.checkpoint import SavedFiles
 from xmae_dist.train.checkpoints.retention import RetentionConfig
 from xmae_dist.train.checkpoints.upload import Saver
+from xmae_dist.train.engines.protocol import Saved
 from xmae_dist.train.step.collective import Ranks
 
 
@@ -43,11 +43,11 @@ def save(url: str, steps: int, *, keep: int = 3, tell: Callable[..., None] = sil
     return engine
 
 
-def load(url: str, folder: Path) -> tuple[int, SavedFiles]:
+def load(url: str, folder: Path) -> tuple[int, Saved]:
     found = checkpoint.newest_complete(url, lambda *_: None)
     assert found is not None
     where, manifest = found
-    return manifest["state"]["step"], SavedFiles(checkpoint.fetch(where, manifest, folder), manifest)
+    return manifest["state"]["step"], checkpoint.open_saved(where, manifest, folder)
 
 
 def test_what_is_saved_comes_back_bit_for_bit(store_url: str, tmp_path: Path) -> None:
@@ -87,7 +87,7 @@ def test_a_damaged_newest_checkpoint_is_found_out(damage: str, tmp_path: Path) -
         return
     assert where.endswith("step-00000002")
     with pytest.raises(IntegrityError, match="safetensors"):
-        checkpoint.fetch(where, manifest, tmp_path / "here")
+        build("torch", 0, 1, saved=checkpoint.open_saved(where, manifest, tmp_path / "here"))
     where, _ = checkpoint.newest_complete(url, lambda *_: None, skip=[where]) or ("", {})
     assert where.endswith("step-00000001")
 

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from xmae_dist.cluster import gpus
 from xmae_dist.core.errors import ConfigError
 from xmae_dist.core.fingerprint import digest_json
 from xmae_dist.data.windows.spec import WindowSpec
@@ -106,15 +107,21 @@ class ModelEncoder:
     """A torch model's `embed`, in evaluation mode, without gradients, in batches."""
 
     def __init__(self, name: str, model: PretrainModel) -> None:
-        self.name, self.reads, self._model = name, model.embeds, model.eval()
+        self.name, self.reads, self._device = name, model.embeds, compute_device()
+        self._model = model.to(self._device).eval()
 
     def encode(self, x_BL: NDArray[np.float32]) -> NDArray[np.float32]:
         with torch.no_grad():
             parts = [
-                self._model.embed(torch.from_numpy(np.ascontiguousarray(x_BL[i : i + BATCH]))).float().numpy()
+                self._model.embed(torch.from_numpy(np.ascontiguousarray(x_BL[i : i + BATCH])).to(self._device)).float()
                 for i in range(0, len(x_BL), BATCH)
             ]
-        return np.concatenate(parts)
+        return torch.cat(parts).cpu().numpy()
+
+
+def compute_device() -> torch.device:
+    """The GPU that this process was given, if it was given one."""
+    return torch.device("cuda" if gpus.given() and torch.cuda.is_available() else "cpu")
 
 
 def _reinitialised(bundle: Bundle, seed: int) -> PretrainModel:

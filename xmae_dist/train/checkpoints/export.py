@@ -12,7 +12,7 @@ from xmae_dist.core.errors import ConfigError, StorageError
 from xmae_dist.model import bundle, kinds
 from xmae_dist.storage import uri
 from xmae_dist.train.checkpoints import checkpoint
-from xmae_dist.train.engines.protocol import load_weights
+from xmae_dist.train.engines.protocol import load_replicated, weights_of
 
 
 def export(run_url: str, out_url: str, *, step: int | None = None, best: bool = False) -> dict[str, Any]:
@@ -27,7 +27,7 @@ def export(run_url: str, out_url: str, *, step: int | None = None, best: bool = 
     url, manifest = _last(run_url) if step is None else _of_step(run_url, step)
     model = kinds.from_config(kinds.from_dict(manifest["model"]))
     with tempfile.TemporaryDirectory(prefix="xmae-export-") as folder:
-        load_weights(model, checkpoint.SavedFiles(checkpoint.fetch(url, manifest, Path(folder)), manifest))
+        load_replicated(weights_of(model), checkpoint.open_saved(url, manifest, Path(folder)))
     lineage = {
         "run": run_url,
         "step": manifest["state"]["step"],
