@@ -53,5 +53,5 @@ def test_a_changed_weight_is_found(tmp_path):
 
 def test_another_format_is_refused(tmp_path):
     (tmp_path / "config.json").write_text(json.dumps({"format": "xmae-bundle/v9"}))
-    with pytest.raises(IntegrityError, match="got xmae-bundle/v9; expected xmae-bundle/v1"):
+    with pytest.raises(IntegrityError, match="got xmae-bundle/v9; expected xmae-bundle/v2"):
         bundle.load(str(tmp_path))

@@ -1,11 +1,12 @@
 """A bundle: one trained model as files anyone can read, without this code if need be.
 
     <url>/weights.safetensors   the weights
-    <url>/config.json           model configuration, window specification, lineage, bundle id
+    <url>/config.json           model configuration, readout, window specification, lineage, bundle id
     <url>/README.md             a model card
 
-The bundle id is a digest of the weights' bytes and the model configuration and window specification: the same
-model has the same id wherever it lies, and a changed weight changes it. `load` checks it.
+The bundle id is a digest of the weights' bytes, the model configuration, the window specification and, where it is not
+the default, the readout: the same model has the same id wherever it lies, and a changed weight changes it. `load`
+checks it.
 """
 
 from __future__ import annotations
@@ -24,9 +25,12 @@ from xmae_dist.core.errors import IntegrityError
 from xmae_dist.core.fingerprint import digest_json, sha256_hex
 from xmae_dist.model import kinds
 from xmae_dist.model.interface import ModelConfig, PretrainModel
+from xmae_dist.model.readout import named
 from xmae_dist.storage import uri
 
-FORMAT = "xmae-bundle/v1"
+FORMAT = "xmae-bundle/v2"
+_BEFORE = "xmae-bundle/v1"
+"""Without a readout: each kind of model had one way to embed, which is its default still."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -41,13 +45,17 @@ class Bundle:
 
 
 def save(url: str, model: PretrainModel, *, window_spec: Mapping[str, Any], lineage: Mapping[str, Any]) -> str:
-    """Write a bundle and return its id. ``window_spec`` is how inputs were prepared, ``lineage`` whatever tells
-    where the model comes from (corpus fingerprint, run, steps, preset); both must be plain JSON values."""
+    """Write a bundle of a model and its readout, and return its id.
+
+    ``window_spec`` is how inputs were prepared, ``lineage`` whatever tells where the model comes from (corpus
+    fingerprint, run, steps, preset); both must be plain JSON values.
+    """
     weights = save_tensors({name: value.contiguous().cpu() for name, value in model.state_dict().items()})
     document = {
         "format": FORMAT,
-        "bundle_id": _bundle_id(weights, kinds.to_dict(model.config), window_spec),
+        "bundle_id": _bundle_id(weights, kinds.to_dict(model.config), window_spec, _told(model)),
         "model": kinds.to_dict(model.config),
+        "readout": model.readout.name,
         "window_spec": dict(window_spec),
         "lineage": dict(lineage),
     }
@@ -62,16 +70,18 @@ def save(url: str, model: PretrainModel, *, window_spec: Mapping[str, Any], line
 def load(url: str) -> Bundle:
     """Read a bundle; IntegrityError where weights and id disagree, StorageError where it is not there."""
     document = json.loads(uri.read_bytes(uri.join(url, "config.json")))
-    if document.get("format") != FORMAT:
+    if document.get("format") not in (FORMAT, _BEFORE):
         raise IntegrityError(f"bundle {url}", value=document.get("format"), expected=FORMAT)
     weights = uri.read_bytes(uri.join(url, "weights.safetensors"))
-    found = _bundle_id(weights, document["model"], document["window_spec"])
+    config = kinds.from_dict(document["model"])
+    model = kinds.from_config(config)
+    if "readout" in document:
+        model.read_by(named(document["readout"]))
+    found = _bundle_id(weights, document["model"], document["window_spec"], _told(model))
     if found != document["bundle_id"]:
         raise IntegrityError(
             f"weights of bundle {url}", value=found, expected=document["bundle_id"], fix="export the model again"
         )
-    config = kinds.from_dict(document["model"])
-    model = kinds.from_config(config)
     model.load_state_dict(load_tensors(weights))
     return Bundle(
         model=model.eval(),
@@ -82,8 +92,16 @@ def load(url: str) -> Bundle:
     )
 
 
-def _bundle_id(weights: bytes, model: Mapping[str, Any], window_spec: Mapping[str, Any]) -> str:
-    return digest_json({"weights": sha256_hex(weights), "model": dict(model), "window_spec": dict(window_spec)})
+def _bundle_id(
+    weights: bytes, model: Mapping[str, Any], window_spec: Mapping[str, Any], readout: Mapping[str, str]
+) -> str:
+    facts = {"weights": sha256_hex(weights), "model": dict(model), "window_spec": dict(window_spec)}
+    return digest_json({**facts, **readout})
+
+
+def _told(model: PretrainModel) -> dict[str, str]:
+    """What the id says of the readout: nothing of the default, so that ids from before there were others hold."""
+    return {} if model.readout is type(model).readout else {"readout": model.readout.name}
 
 
 def _card(document: Mapping[str, Any], model: PretrainModel) -> str:
@@ -95,7 +113,8 @@ def _card(document: Mapping[str, Any], model: PretrainModel) -> str:
     return f"""# xMAE bundle {document["bundle_id"]}
 
 A `{config["kind"]}` model with {parameters:,} parameters, pretrained on paired biosignals with xmae_dist.
-Input: {config["length"]} samples per window. Embedding: {model.config.embedding_width} numbers per window.
+Input: {config["length"]} samples per window.
+Embedding: {model.embedding_width} numbers per window, readout `{model.readout.name}`.
 
 ## Windows
 {window}

@@ -9,22 +9,28 @@ from typing import Any
 
 from xmae_dist.core.errors import ConfigError, StorageError
 from xmae_dist.model import bundle, kinds
+from xmae_dist.model.readout import named
 from xmae_dist.storage import uri
 from xmae_dist.train.checkpoints import checkpoint
 from xmae_dist.train.engines.protocol import load_weights
 
 
-def export(run_url: str, out_url: str, *, step: int | None = None, best: bool = False) -> dict[str, Any]:
+def export(
+    run_url: str, out_url: str, *, step: int | None = None, best: bool = False, readout: str = ""
+) -> dict[str, Any]:
     """Writes the bundle of a run's checkpoint and returns its id, step and URL.
 
-    `best` takes the checkpoint with the least validation error. Raises StorageError where the run has no complete
-    checkpoint, ConfigError where it has none of that step or none that was validated, IntegrityError for damaged ones.
+    `best` takes the checkpoint with the least validation error, `readout` replaces the model's usual one. Raises
+    StorageError where the run has no complete checkpoint, ConfigError where it has none of that step, none that was
+    validated, or a model without that readout, IntegrityError for damaged ones.
     """
     run_url, out_url = uri.normalise(run_url), uri.normalise(out_url)
     url, manifest = _chosen(run_url, _best_step(run_url) if best else step)
     model = kinds.from_config(kinds.from_dict(manifest["model"]))
     with tempfile.TemporaryDirectory(prefix="xmae-export-") as folder:
         load_weights(model, checkpoint.SavedFiles(checkpoint.fetch(url, manifest, Path(folder)), manifest))
+    if readout:
+        model.read_by(named(readout))
     lineage = {
         "run": run_url,
         "step": manifest["state"]["step"],
