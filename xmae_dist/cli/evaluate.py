@@ -46,6 +46,9 @@ class Args:
     """URL of an encoder bundle, or name=URL; may be given several times. The first is the one controls copy."""
     control: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
     """name=URL of a bundle to stand beside as a control; may be given several times."""
+    readout: str = ""
+    """How the tokens of every bundle and of the random control become an embedding: mean, mean_std, extremes, quantiles
+    or spectrum (docs/model.md). Empty: as each bundle states."""
     protocols: tuple[str, ...] = ("linear",)
     """linear (probe), knn, few (the probe with few labelled people), finetune; any of them."""
     cohorts: tuple[str, ...] = ()
@@ -100,10 +103,14 @@ def run(args: Args) -> int:
     uri.checked_place(args.out)  # told before the work, not after it
     if args.follow:
         return _follow(args)
-    results, planned = _evaluate(args, with_controls(parse_bundles(args.bundle, controls=args.control), args.seed))
+    results, planned = _evaluate(args, with_controls(_bundles(args), args.seed))
     report = write_report(args.out, uri.join(args.out, "report"), run_url=args.run, skipped=planned.skipped)
     _show(results, planned, report, args)
     return 0
+
+
+def _bundles(args: Args) -> tuple[EncoderSpec, ...]:
+    return parse_bundles(args.bundle, controls=args.control, readout=args.readout)
 
 
 def _evaluate(args: Args, encoders: tuple[EncoderSpec, ...]) -> tuple[list[Result], Plan]:
@@ -147,7 +154,7 @@ def _follow(args: Args) -> int:
         last_step=args.last_step,
         patience_s=args.patience_s,
     )
-    fixed = with_controls(parse_bundles(args.bundle, controls=args.control), args.seed) if args.bundle else ()
+    fixed = with_controls(_bundles(args), args.seed) if args.bundle else ()
     for checkpoint in checkpoints(watch):
         results, planned = _evaluate(args, (checkpoint, *fixed))
         _show_scores(results, planned, recalled(args.out))

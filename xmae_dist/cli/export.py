@@ -19,6 +19,9 @@ class Args:
     """Checkpoint to take. None: the last of the run."""
     best: bool = False
     """Take the checkpoint with the least masked error on held-out subjects."""
+    readout: str = ""
+    """How the encoder's tokens become an embedding: mean, mean_std, extremes, quantiles, spectrum (docs/model.md).
+    Empty: what the model is usually read by. Everything that uses the bundle uses its readout."""
     json: bool = False
     """Print the result as JSON."""
 
@@ -26,7 +29,7 @@ class Args:
 def run(args: Args) -> int:
     from xmae_dist.train.checkpoints.export import export
 
-    exported = export(args.run, args.out, step=args.step, best=args.best)
+    exported = export(args.run, args.out, step=args.step, best=args.best, readout=args.readout)
     if args.json:
         print(json.dumps(exported))
     else:

@@ -67,7 +67,7 @@ class LoadedEncoder:
 
     def __call__(self, ppg_BL: NDArray[np.float32]) -> NDArray[np.float32]:
         """(B, E) float32."""
-        parts = [np.zeros((0, self.model.config.embedding_width), np.float32)]
+        parts = [np.zeros((0, self.model.embedding_width), np.float32)]
         with torch.no_grad():
             for first in range(0, len(ppg_BL), BATCH_WINDOWS):
                 ppg = torch.from_numpy(np.ascontiguousarray(ppg_BL[first : first + BATCH_WINDOWS], np.float32))
@@ -77,7 +77,7 @@ class LoadedEncoder:
 
 def encode_batch(batch: Batch, encoder: LoadedEncoder) -> pa.Table:
     """Rows of all windows of the batch's recordings; its schema metadata say how many each recording gave."""
-    schema = row_schema(encoder.model.config.embedding_width)
+    schema = row_schema(encoder.model.embedding_width)
     tables, counts, dropped = [schema.empty_table()], {}, Counter[str]()
     for recording in batch.recordings:
         rows, reasons = encode_recording(recording, encoder, schema)

@@ -17,7 +17,8 @@ from torch.nn import functional as F
 
 from xmae_dist.model.interface import PretrainModel
 from xmae_dist.model.kinds import kind
-from xmae_dist.model.xmae import XMAEConfig, channelled, filled, pooled, signal_encoder
+from xmae_dist.model.readout import MEAN_STD
+from xmae_dist.model.xmae import XMAEConfig, channelled, filled, signal_encoder
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -40,7 +41,7 @@ class ContrastivePair(PretrainModel):
         self.config: ContrastiveConfig = config
         self.encoders = nn.ModuleDict({name: signal_encoder(config, name) for name in ("ppg", "ecg")})
         self.projections = nn.ModuleDict(
-            {name: nn.Linear(config.embedding_width, config.projection_width, bias=False) for name in ("ppg", "ecg")}
+            {name: nn.Linear(2 * config.width, config.projection_width, bias=False) for name in ("ppg", "ecg")}
         )
         # One element, not none: DeepSpeed broadcasts parameters by their first dimension.
         self.log_scale = nn.Parameter(torch.tensor([math.log(1.0 / config.temperature)]))
@@ -65,10 +66,10 @@ class ContrastivePair(PretrainModel):
         """Nothing."""
         return None
 
-    def embed(self, ppg_BL: Tensor) -> Tensor:
-        """Mean and standard deviation over time of the PPG encoder's output tokens, (B, E)."""
-        return pooled(self.encoders["ppg"](filled(channelled(ppg_BL))))
+    def tokens(self, signal_BL: Tensor) -> Tensor:
+        """The PPG encoder's output tokens, (B, N, D)."""
+        return self.encoders["ppg"](filled(channelled(signal_BL)))
 
     def _projected(self, name: str, signal_BL: Tensor) -> Tensor:
         tokens_BND = self.encoders[name](filled(channelled(signal_BL)))
-        return F.normalize(self.projections[name](pooled(tokens_BND)), dim=-1)
+        return F.normalize(self.projections[name](MEAN_STD(tokens_BND)), dim=-1)

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, Protocol, Self
 
 import torch
 from torch import Tensor, nn
 
+from xmae_dist.core.errors import ConfigError
 from xmae_dist.model.loss import Errors
+from xmae_dist.model.readout import HEAD, MEAN_STD, Readout
 
 
 class ModelConfig(Protocol):
@@ -30,8 +32,8 @@ class ModelConfig(Protocol):
         """Patches per window: the width of a mask."""
 
     @property
-    def embedding_width(self) -> int:
-        """Numbers per embedding."""
+    def width(self) -> int:
+        """Features of a token."""
 
     @property
     def mask_ratio(self) -> float:
@@ -48,6 +50,8 @@ class PretrainModel(nn.Module):
     config: ModelConfig
     errors: Mapping[str, Errors] = MappingProxyType({})
     """What each window had to do with the loss of the last `forward`, by signal; none where it has no such parts."""
+    readout: Readout = MEAN_STD
+    """From tokens over time to an embedding; see `read_by`."""
 
     @property
     def reconstructs(self) -> str | None:
@@ -84,6 +88,22 @@ class PretrainModel(nn.Module):
         """The whole of the `reconstructs` signal, (B, L)."""
         raise NotImplementedError
 
-    def embed(self, ppg_BL: Tensor) -> Tensor:
-        """Embeddings, (B, E), of the `embeds` signal."""
+    def tokens(self, signal_BL: Tensor) -> Tensor:
+        """What the kept encoder makes of the whole `embeds` signal: tokens over time, (B, N, D)."""
         raise NotImplementedError
+
+    def embed(self, ppg_BL: Tensor) -> Tensor:
+        """Embeddings, (B, E), of the `embeds` signal: its tokens by `readout`."""
+        return self.readout(self.tokens(ppg_BL))
+
+    def read_by(self, readout: Readout) -> Self:
+        """This model, which from now on embeds by `readout`. Raises ConfigError for a head that it does not have."""
+        if readout is HEAD and type(self).readout is not HEAD:
+            raise ConfigError("readout", value="head", expected="a model with an embedding head of its own")
+        self.readout = readout
+        return self
+
+    @property
+    def embedding_width(self) -> int:
+        """Numbers per embedding, E."""
+        return self.readout(torch.zeros(1, self.config.n_patches, self.config.width)).shape[1]

@@ -26,6 +26,7 @@ from xmae_dist.model.interface import PretrainModel
 from xmae_dist.model.kinds import kind
 from xmae_dist.model.loss import counted_samples, masked_mse
 from xmae_dist.model.patch import View, gather_visible, scatter_visible
+from xmae_dist.model.readout import HEAD
 from xmae_dist.model.stem import PyramidStem
 
 _RELEASED = "the weights of a released xMAE, all of them and no others"
@@ -189,9 +190,20 @@ class PublishedXMAE(PretrainModel):
         query_BND = self._queries(ecg_BL, View.of(mask_BN, visible_BV).visible_BV)
         return self.ecg_path.decode(self.bridger(query_BND, self.ppg_path.encode(ppg_BL)))
 
+    readout = HEAD
+
+    def tokens(self, signal_BL: Tensor) -> Tensor:
+        """The PPG encoder's output tokens, (B, N, D)."""
+        return self.ppg_path.encode(signal_BL)
+
     def embed(self, ppg_BL: Tensor) -> Tensor:
-        """(B, E). This head is random: pretraining gives it no gradient (a defect of the original)."""
-        return self.ppg_path.embed(self.ppg_path.encode(ppg_BL))
+        """(B, E). The head is random: pretraining gives it no gradient (a defect of the original)."""
+        return self.ppg_path.embed(self.tokens(ppg_BL)) if self.readout is HEAD else super().embed(ppg_BL)
+
+    @property
+    def embedding_width(self) -> int:
+        """Numbers per embedding, E."""
+        return self.config.embedding_width if self.readout is HEAD else super().embedding_width
 
     def _queries(self, ecg_BL: Tensor, visible_BV: Tensor) -> Tensor:
         path, patch = self.ecg_path, self.config.patch_length

@@ -21,6 +21,7 @@ from xmae_dist.evaluate.encoders.spec import EncoderSpec
 from xmae_dist.model import kinds
 from xmae_dist.model.bundle import Bundle, load
 from xmae_dist.model.interface import PretrainModel
+from xmae_dist.model.readout import named
 
 FEATURES_VERSION = "pulse-features/v1"
 BATCH = 256
@@ -36,15 +37,19 @@ class Encoder(Protocol):
 
 
 def resolve(spec: EncoderSpec, windows: WindowSpec) -> EncoderSpec:
-    """The spec with its identity. Raises ConfigError when the bundle was trained on windows cut otherwise."""
+    """The spec with its identity. Raises ConfigError when the bundle was trained on windows cut otherwise, or cannot be
+    read by the readout asked for."""
     if spec.kind == "features":
         return dataclasses.replace(spec, identity=FEATURES_VERSION)
     bundle = load(spec.url)
     check_windows(spec, bundle, windows)
-    if spec.kind == "bundle":
-        return dataclasses.replace(spec, identity=bundle.bundle_id)
-    digest = digest_json(kinds.to_dict(bundle.config))
-    return dataclasses.replace(spec, identity=f"random-{digest}-{spec.seed}")
+    own = bundle.model.readout
+    asked = bundle.model.read_by(named(spec.readout)).readout if spec.readout else own
+    identity, usual = bundle.bundle_id, own
+    if spec.kind == "random":
+        identity, usual = f"random-{digest_json(kinds.to_dict(bundle.config))}-{spec.seed}", type(bundle.model).readout
+    # What is fitted on another readout of the same weights is another result.
+    return dataclasses.replace(spec, identity=identity if asked is usual else f"{identity}-{asked.name}")
 
 
 def check_windows(spec: EncoderSpec, bundle: Bundle, windows: WindowSpec) -> None:
@@ -74,9 +79,10 @@ def _open(spec: EncoderSpec, rate_hz: float) -> Encoder:
 
 
 def open_model(spec: EncoderSpec) -> PretrainModel:
-    """The model of a bundle, or one of its architecture at random initialisation."""
+    """The model of a bundle, or one of its architecture at random initialisation, with the readout asked for."""
     bundle = load(spec.url)
-    return bundle.model if spec.kind == "bundle" else _reinitialised(bundle, spec.seed)
+    model = bundle.model if spec.kind == "bundle" else _reinitialised(bundle, spec.seed)
+    return model.read_by(named(spec.readout) if spec.readout else bundle.model.readout)
 
 
 class FeatureEncoder:

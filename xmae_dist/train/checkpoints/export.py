@@ -10,17 +10,21 @@ from typing import Any
 
 from xmae_dist.core.errors import ConfigError, StorageError
 from xmae_dist.model import bundle, kinds
+from xmae_dist.model.readout import named
 from xmae_dist.storage import uri
 from xmae_dist.train.checkpoints import checkpoint
 from xmae_dist.train.engines.protocol import load_replicated, weights_of
 
 
-def export(run_url: str, out_url: str, *, step: int | None = None, best: bool = False) -> dict[str, Any]:
+def export(
+    run_url: str, out_url: str, *, step: int | None = None, best: bool = False, readout: str = ""
+) -> dict[str, Any]:
     """Writes the bundle of a run's checkpoint and returns its id, step and URL.
 
-    `best` takes the checkpoint with the least validation error; with neither it is the last of the run. Raises
-    StorageError where the run has no complete checkpoint, ConfigError where it has none of that step, none that was
-    validated, or not that of its last step, IntegrityError for damaged ones.
+    `best` takes the checkpoint with the least validation error; with neither it is the last of the run. `readout`
+    replaces the one that the model usually has. Raises StorageError where the run has no complete checkpoint,
+    ConfigError where it has none of that step, none that was validated, not that of its last step, or a model without
+    that readout, IntegrityError for damaged ones.
     """
     run_url, out_url = uri.normalise(run_url), uri.checked_place(out_url)
     step = _best_step(run_url) if best else step
@@ -28,6 +32,8 @@ def export(run_url: str, out_url: str, *, step: int | None = None, best: bool = 
     model = kinds.from_config(kinds.from_dict(manifest["model"]))
     with tempfile.TemporaryDirectory(prefix="xmae-export-") as folder:
         load_replicated(weights_of(model), checkpoint.open_saved(url, manifest, Path(folder)))
+    if readout:
+        model.read_by(named(readout))
     lineage = {
         "run": run_url,
         "step": manifest["state"]["step"],
