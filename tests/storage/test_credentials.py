@@ -159,6 +159,10 @@ def test_a_token_of_the_environment_is_not_mixed_with_the_keys_of_a_profile(
     monkeypatch.setenv("AWS_PROFILE", "lab")
     monkeypatch.setenv("AWS_SESSION_TOKEN", "left-over")
     monkeypatch.setenv("AWS_ENDPOINT_URL", store.endpoint_url)
+    with pytest.raises(StorageError, match="unset AWS_SESSION_TOKEN"):
+        Table(f"{bucket}/t").append(TableConformance.rows)
+    assert {one.token for one in store.signatures()} <= {""}
+    monkeypatch.delenv("AWS_SESSION_TOKEN")
     assert only(used(bucket, store)) == ("LABKEY", "us-east-1", "")
 
 
@@ -198,3 +202,14 @@ def test_a_clock_that_is_off_is_told_as_such(bucket: str, store: FlakyS3, monkey
     for use in (Corpus.open, uri.read_bytes, uri.list_urls, lambda url: Table(url).read()):
         with pytest.raises(StorageError, match="set the clock of this machine"):
             use(f"{url}/t")
+
+
+def test_a_key_of_the_bucket_that_may_not_be_used_is_named(
+    bucket: str, store: FlakyS3, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AWS_ENDPOINT_URL", store.endpoint_url)
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "ENVKEY")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
+    store.follow(Rule(kind="no key", methods=("PUT",)))
+    with pytest.raises(StorageError, match=r"allow kms:Decrypt.*kms:GenerateDataKey"):
+        uri.write_bytes(f"{bucket}/x", b"x")

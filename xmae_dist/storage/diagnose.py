@@ -117,6 +117,12 @@ _DIAGNOSES = (
         fix="write the scheme in AWS_ENDPOINT_URL, or in endpoint_url of the profile",
     ),
     _Diagnosis(
+        signs=("kms:", "KMS.", "KmsException"),
+        value="access to the bucket's encryption key denied",
+        expected="permission to use the KMS key",
+        fix="allow kms:Decrypt on the key, and to write kms:GenerateDataKey (storage/policies/README.md)",
+    ),
+    _Diagnosis(
         signs=("AccessDenied", "Access Denied", "PermissionError", "Forbidden", "Permission denied"),
         value="access denied",
         expected="permission to list, read and write below this URL",

@@ -1,4 +1,4 @@
-"""How Google Cloud Storage is reached: by Google's default credentials, or at a server of its protocol (an emulator)."""
+"""How Google Cloud Storage is reached: by Google's default credentials, or at an emulator of its protocol."""
 
 from __future__ import annotations
 

@@ -15,6 +15,8 @@ from typing import Any
 from fsspec import AbstractFileSystem
 from fsspec.asyn import sync
 
+from xmae_dist.core.errors import StorageError
+
 # Endpoints that follow from the region alone; any other was chosen, and is handed on as it is.
 _AWS_ENDPOINT = re.compile(r"https://s3(\.[a-z0-9-]+)?\.amazonaws\.com(\.cn)?")
 _DEFAULT_REGION = "us-east-1"
@@ -64,6 +66,7 @@ async def _access(fs: Any, bucket: str, regions: dict[str, str]) -> S3Access:
     if credentials is None:
         raise NoCredentialsError
     keys = await credentials.get_frozen_credentials()
+    _check_token(keys.token)
     endpoint_url, region = client.meta.endpoint_url, client.meta.region_name
     is_aws = bool(_AWS_ENDPOINT.fullmatch(endpoint_url))
     is_chosen = "region_name" in fs.client_kwargs or fs.session.get_config_variable("region")
@@ -78,6 +81,17 @@ async def _access(fs: Any, bucket: str, regions: dict[str, str]) -> S3Access:
         secret_access_key=keys.secret_key,
         session_token=keys.token,
     )
+
+
+def _check_token(token: str | None) -> None:
+    """delta-rs sends the environment's token with any keys that have none, and cannot be told not to."""
+    if os.environ.get("AWS_SESSION_TOKEN") and not token:
+        raise StorageError(
+            "AWS_SESSION_TOKEN",
+            value="a token beside keys that have none",
+            expected="the token of the keys that are used, or none",
+            fix="unset AWS_SESSION_TOKEN: the keys come from elsewhere (a profile)",
+        )
 
 
 async def _region_of(client: Any, bucket: str) -> str | None:

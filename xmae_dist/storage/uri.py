@@ -39,6 +39,7 @@ __all__ = [
     "filesystem",
     "is_local",
     "join",
+    "keeps_old_versions",
     "list_details",
     "list_urls",
     "local_path",
@@ -461,6 +462,23 @@ def probe_conditional_put(url: str) -> None:
             fix="use a store with conditional writes "
             "(AWS S3, GCS, MinIO, local files): without them two writers can lose each other's commits",
         )
+
+
+def keeps_old_versions(url: str) -> bool | None:
+    """Whether the bucket of `url` keeps what is removed from it as old versions; None where we may not ask."""
+    scheme, _, path = normalise(url).partition("://")
+    if scheme == "file":
+        return False
+    fs = _filesystem(scheme, probing=True)
+    bucket = path.partition("/")[0]
+    try:
+        with storage_errors(url):
+            if scheme == "s3":
+                return fs.call_s3("get_bucket_versioning", Bucket=bucket).get("Status") in ("Enabled", "Suspended")
+            found = fs.call("GET", "b/{}", bucket, json_out=True, timeout=_PROBE_GS_S)
+    except StorageError:
+        return None
+    return bool(found.get("versioning", {}).get("enabled") or found.get("softDeletePolicy", {}).get("effectiveTime"))
 
 
 def delta_options(url: str) -> dict[str, str]:

@@ -12,6 +12,8 @@
     "expired"    400 ExpiredToken, the request does not arrive
     "skewed"     403 RequestTimeTooSkewed, the request does not arrive
 
+    "no key"     403 AccessDenied for want of the KMS key, the request does not arrive
+
 It also keeps with which key, for which region, and by which client requests were signed.
 
 It runs in a process of its own: delta-rs holds the interpreter lock while it waits for an answer.
@@ -40,8 +42,13 @@ from urllib.parse import SplitResult, urlsplit
 _BUSY = b"<Error><Code>SlowDown</Code><Message>Reduce your request rate</Message></Error>"
 _HOP_HEADERS = {"connection", "transfer-encoding", "content-length", "expect"}
 _CONTROL, _SIGNATURES = "/.flaky", "/.flaky/signatures"
+_NO_KEY = (
+    b"<Error><Code>AccessDenied</Code><Message>User: someone is not authorized to perform: kms:GenerateDataKey on "
+    b"resource: key</Message></Error>"
+)
 _REFUSALS: dict[str, tuple[int, list[tuple[str, str]], bytes]] = {
     "busy": (503, [], _BUSY),
+    "no key": (403, [], _NO_KEY),
     "expired": (400, [], b"<Error><Code>ExpiredToken</Code><Message>The provided token has expired.</Message></Error>"),
     "skewed": (
         403,
