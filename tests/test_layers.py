@@ -68,6 +68,7 @@ FLOORS: dict[str, list[set[str]]] = {
         {"gather"},
         {"noted", "register", "report"},
         {"convert", "grouping"},
+        {"admission"},
         {"discover", "labels", "check", "naming", "written"},
         {"readers"},
         {"datasets"},

@@ -91,7 +91,8 @@ def _overview() -> str:
         "Pretrain biosignal foundation models on Ray, from recordings on object storage.\n\n"
         f"commands:\n{rows}\n\n"
         "`xmae COMMAND --help` explains each. Stores are URLs (s3://bucket/path, gs://…, file:///path or a\n"
-        "path); endpoint and credentials come from the standard AWS environment or profile, never from options.\n"
+        "path); endpoint and credentials come from the standard AWS environment or profile, or Google's default\n"
+        "credentials, never from options.\n"
         "Exit status: 0 done, 1 failed, 2 bad usage or input, 143 terminated by a signal. XMAE_TRACEBACK=1 shows\n"
         "where an error arose."
     )

@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from xmae_dist.core.errors import InputError
+from xmae_dist.ingest.admission import NOBODY, Admission
 from xmae_dist.ingest.check import Gaps, Look, look
 from xmae_dist.ingest.datasets.catalogue import Archive
 from xmae_dist.ingest.formats.items import Item
@@ -51,6 +52,7 @@ class PartTask:
     mapping: TableMapping | Archive | None = None
     wear: Wear = Wear()
     header_subjects: bool = False
+    admission: Admission = NOBODY
 
 
 def write_part(task: PartTask) -> Iterator[Outcome | WrittenPart]:
@@ -65,7 +67,9 @@ def write_part(task: PartTask) -> Iterator[Outcome | WrittenPart]:
         outcomes: list[Outcome] = []
         for item, folder in _local(task.items):
             for recording in formats[item.format].recordings(item, folder):
-                outcome, new_rows = _convert(recording, item, arrays)
+                if not isinstance(recording, tuple) and recording.origin.recording_id in task.admission.there:
+                    continue
+                outcome, new_rows = _convert(recording, item, arrays, task.admission)
                 rows += new_rows
                 outcomes.append(outcome)
                 yield outcome
@@ -118,11 +122,13 @@ def _names(channels: Iterable[SourceChannel]) -> list[str]:
     return channel_names([channel.source_name for channel in channels])
 
 
-def _convert(recording: Opened, item: Item, arrays: _Arrays) -> tuple[Outcome, list[IndexRow]]:
+def _convert(recording: Opened, item: Item, arrays: _Arrays, admission: Admission) -> tuple[Outcome, list[IndexRow]]:
     if isinstance(recording, tuple):
         return Outcome(name=recording[0], item=item.name, kept=False, reason=str(recording[1])), []
     name = recording.origin.recording_id
     try:
+        if refused := admission.refusal(recording.origin, item.name):
+            return refused, []
         seen = look(recording)
         if not seen.usable:
             reason = "no channel can be kept: " + "; ".join(f"{key}: {why}" for key, why in seen.dropped.items())

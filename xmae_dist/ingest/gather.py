@@ -9,8 +9,9 @@ from collections.abc import Iterator, Mapping, Sequence
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from xmae_dist.ingest.admission import left_out
 from xmae_dist.ingest.labels import LabelBook
-from xmae_dist.ingest.register import Register, taken_items
+from xmae_dist.ingest.register import Register, TakenItem, taken_items
 from xmae_dist.ingest.written import Note, Outcome, WrittenPart
 from xmae_dist.storage.index import IndexRow
 
@@ -19,6 +20,7 @@ _NO_SUBJECT = (
     "would be a leak; fix: add it to the manifest and run again"
 )
 
+There = Mapping[tuple[str, str], set[tuple[str, str, str]]]
 # Enough of a digest to tell the recordings of any corpus apart.
 _KEY_BYTES = 16
 
@@ -26,12 +28,21 @@ _KEY_BYTES = 16
 class Gathered:
     """Collects outcomes while the rows of written parts pass by; a part is in memory at a time."""
 
-    def __init__(self, books: Sequence[LabelBook], subject_prefix: str) -> None:
-        self._books, self._prefix = books, subject_prefix
+    def __init__(
+        self,
+        books: Sequence[LabelBook],
+        subject_prefix: str,
+        withdrawn: frozenset[str] = frozenset(),
+        there: There | None = None,
+    ) -> None:
+        """`withdrawn`: subjects whose recordings are left out. `there`: what another run has just committed."""
+        self._books, self._prefix, self._withdrawn, self._there = books, subject_prefix, withdrawn, there or {}
+        self.there = 0
+        self.left_out: list[Outcome] = []
         self.kept: list[Outcome] = []
         self.rejected: list[Outcome] = []
         self.parts = 0
-        self._taken: dict[str, str] = {}
+        self._taken: dict[str, TakenItem] = {}
         self._alone = self._unlabelled = 0
         self._first_unlabelled = ""
         self._by_digest: dict[bytes, str] = {}
@@ -42,6 +53,8 @@ class Gathered:
         rows = (row for note in notes for row in self._rows(register.read(note)))
         first = next(rows, None)
         if first is None:
+            if self._taken:  # another run has committed all of it
+                register.close(txn_id, self._taken, notes)
             return None
         rows = itertools.chain([first], rows)
         version = register.commit(rows, txn_id)
@@ -78,6 +91,8 @@ class Gathered:
 
     def _rows(self, written: WrittenPart) -> Iterator[IndexRow]:
         orphans: dict[str, str] = {}
+        there: set[str] = set()
+        withdrawn: set[str] = set()
         committed: set[str] = set()
         by_recording = itertools.groupby(written.rows, lambda row: row.recording_id)
         labelled: list[IndexRow] = []
@@ -86,11 +101,18 @@ class Gathered:
             if with_labels is None:
                 orphans[recording_id] = _NO_SUBJECT
                 continue
+            if with_labels[0].subject_id in self._withdrawn:
+                withdrawn.add(recording_id)
+                continue
             committed.add(recording_id)
+            if self._is_there(with_labels):
+                there.add(recording_id)
+                continue
             for row in with_labels:
                 self._remember(row)
             labelled += with_labels
-        self._judge(written, orphans)
+        self.there += len(there)
+        self._judge(written, orphans, withdrawn, there)
         self._taken.update(taken_items(written, committed))
         self.parts += bool(labelled)
         yield from sorted(labelled, key=lambda row: (row.array_path, row.offset))
@@ -115,6 +137,11 @@ class Gathered:
             dataclasses.replace(row, subject_id=self._prefix + subject, labels=numbers, label_text=text) for row in rows
         ]
 
+    def _is_there(self, rows: list[IndexRow]) -> bool:
+        """Whether the corpus has got this very recording meanwhile: samples, names and person."""
+        found = self._there.get((rows[0].cohort, rows[0].recording_id), set())
+        return {(row.subject_id, row.channel, row.digest) for row in rows} == found
+
     def _remember(self, row: IndexRow) -> None:
         before = self._by_digest.setdefault(_key(row.digest), row.recording_id)
         if before != row.recording_id:
@@ -125,9 +152,13 @@ class Gathered:
         together.add(other)
         self._twins[other] = together
 
-    def _judge(self, written: WrittenPart, orphans: Mapping[str, str]) -> None:
+    def _judge(self, written: WrittenPart, orphans: Mapping[str, str], withdrawn: set[str], there: set[str]) -> None:
         for outcome in written.outcomes:
-            if outcome.kept and outcome.name in orphans:
+            if outcome.name in there:
+                continue
+            if outcome.withdrawn or (outcome.kept and outcome.name in withdrawn):
+                self.left_out.append(left_out(outcome.name, outcome.item))
+            elif outcome.kept and outcome.name in orphans:
                 self.rejected.append(
                     dataclasses.replace(outcome, kept=False, reason=orphans[outcome.name], channels=(), hours=0.0)
                 )

@@ -55,7 +55,9 @@ class VacuumReport:
     estimates: int
     """Estimates of clocks that were of withdrawn subjects."""
     table_files: int
-    """Files of the index and of the table of estimates that no version of the grace period needs."""
+    """Files of the corpus's tables that no version of the grace period needs."""
+    old_versions: bool | None
+    """Whether the bucket keeps what is removed as old versions; None where that could not be asked."""
 
     @property
     def bytes(self) -> int:
@@ -96,6 +98,7 @@ def vacuum(corpus: Corpus, *, grace_s: float = GRACE_S, dry_run: bool = False) -
         removed=tuple(collectable),
         compacted=tuple(f"{c}/{p}" for c, p in wasteful),
         estimates=estimates,
+        old_versions=uri.keeps_old_versions(corpus.url),
         table_files=sum(_vacuumed(table, grace_s, dry_run) for table in _tables(corpus)),
     )
 

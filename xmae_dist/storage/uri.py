@@ -24,6 +24,8 @@ from fsspec import AbstractFileSystem
 
 from xmae_dist.core.errors import InputError, StorageError
 from xmae_dist.storage.diagnose import storage_errors
+from xmae_dist.storage.gs_access import EMULATOR_VARIABLE, gs_delta_options, gs_filesystem, probe_gs
+from xmae_dist.storage.s3_access import new_session, region_options, s3_access
 
 __all__ = [
     "PATIENCE_VARIABLE",
@@ -37,6 +39,7 @@ __all__ = [
     "filesystem",
     "is_local",
     "join",
+    "keeps_old_versions",
     "list_details",
     "list_urls",
     "local_path",
@@ -61,6 +64,7 @@ _TWO_MEANINGS = re.compile(r"[%#?*\[\]\\^|\x00-\x1f\x7f-\x9f]")
 # Short enough that a dead endpoint is told within seconds, long enough for a busy store.
 _CONNECT_TIMEOUT_S = 2.5
 _PROBE_READ_TIMEOUT_S = 4
+_PROBE_GS_S = 10.0
 
 # The clients' own limits multiply (attempts within retries), and a body that drips in, or is not taken, never meets
 # them: reads and writes have a deadline of their own, which covers all of their attempts.
@@ -71,6 +75,8 @@ _WHOLE_OBJECT_FACTOR = 30  # their size is not known beforehand: half an hour
 
 _filesystems: dict[tuple[object, ...], AbstractFileSystem] = {}
 _filesystems_lock = threading.Lock()
+_sessions: dict[tuple[int, object], Any] = {}  # by process and environment
+_bucket_regions: dict[int, dict[str, str]] = {}  # by the file system, which is kept as long as this
 
 
 def normalise(url: str | os.PathLike[str]) -> str:
@@ -169,22 +175,23 @@ def local_path(url: str) -> Path:
 def filesystem(url: str) -> tuple[AbstractFileSystem, str]:
     """The fsspec filesystem of `url`, and the path that `url` has in it.
 
-    Filesystems are kept per process and per AWS environment: a changed environment gets a new client.
+    Filesystems are kept per process and per AWS or Google environment: a changed environment gets a new client.
     """
     scheme, _, path = normalise(url).partition("://")
     return _filesystem(scheme, probing=False), path
 
 
 def _filesystem(scheme: str, *, probing: bool) -> AbstractFileSystem:
-    environment = "\0".join(f"{k}={v}" for k, v in sorted(os.environ.items()) if k.startswith("AWS_"))
+    ours = ("AWS_", "GOOGLE_", EMULATOR_VARIABLE)
+    environment = "\0".join(f"{k}={v}" for k, v in sorted(os.environ.items()) if k.startswith(ours))
     key = (os.getpid(), scheme, probing, patience_s(), hashlib.sha256(environment.encode()).digest())
     with _filesystems_lock:
         if key not in _filesystems:
-            _filesystems[key] = _new_filesystem(scheme, probing)
+            _filesystems[key] = _new_filesystem(scheme, probing, key[-1])
         return _filesystems[key]
 
 
-def _new_filesystem(scheme: str, probing: bool) -> AbstractFileSystem:
+def _new_filesystem(scheme: str, probing: bool, environment: object) -> AbstractFileSystem:
     options: dict[str, Any] = {"skip_instance_cache": True, "use_listings_cache": False}
     if scheme == "file":
         return fsspec.filesystem("file", skip_instance_cache=True)
@@ -196,6 +203,13 @@ def _new_filesystem(scheme: str, probing: bool) -> AbstractFileSystem:
             "max_pool_connections": 32,
         }
     try:
+        if scheme == "gs":
+            with storage_errors("gs://"):
+                return gs_filesystem(**options)
+        if scheme == "s3":
+            if (os.getpid(), environment) not in _sessions:
+                _sessions[os.getpid(), environment] = new_session()
+            options |= {"session": _sessions[os.getpid(), environment], "client_kwargs": region_options()}
         fs = fsspec.filesystem(scheme, **options)
     except ImportError as error:
         raise StorageError(
@@ -397,8 +411,16 @@ def probe(url: str) -> None:
         elif scheme == "s3":
             _probe_s3(url, path)
         else:
-            fs = _filesystem(scheme, probing=True)
-            fs.exists(path)
+            _probe_gs(url, path)
+
+
+def _probe_gs(url: str, path: str) -> None:
+    try:
+        probe_gs(_filesystem("gs", probing=True), path, _PROBE_GS_S)
+    except FileNotFoundError as error:
+        raise StorageError(
+            url, value="no such bucket", expected="an existing bucket", fix="check the bucket's spelling, or create it"
+        ) from error
 
 
 def _probe_s3(url: str, path: str) -> None:
@@ -444,17 +466,51 @@ def probe_conditional_put(url: str) -> None:
         )
 
 
+def keeps_old_versions(url: str) -> bool | None:
+    """Whether the bucket of `url` keeps what is removed from it as old versions; None where we may not ask."""
+    scheme, _, path = normalise(url).partition("://")
+    if scheme == "file":
+        return False
+    fs = _filesystem(scheme, probing=True)
+    bucket = path.partition("/")[0]
+    try:
+        with storage_errors(url):
+            if scheme == "s3":
+                return fs.call_s3("get_bucket_versioning", Bucket=bucket).get("Status") in ("Enabled", "Suspended")
+            found = fs.call("GET", "b/{}", bucket, json_out=True, timeout=_PROBE_GS_S)
+    except StorageError:
+        return None
+    return bool(found.get("versioning", {}).get("enabled") or found.get("softDeletePolicy", {}).get("effectiveTime"))
+
+
 def delta_options(url: str) -> dict[str, str]:
-    """Storage options for delta-rs: safe commits, and limits on how long a dead store is asked."""
-    scheme = normalise(url).partition("://")[0]
+    """Storage options for delta-rs: the access of our own client, safe commits, and limits on how long a dead store is
+    asked. They hold keys: never print them. Raises StorageError where there is no access.
+    """
+    scheme, _, path = normalise(url).partition("://")
     if scheme == "file":
         return {}
     options = {"connect_timeout": "2s", "timeout": "120s", "max_retries": "3", "retry_timeout": "8s"}
     if scheme == "s3":
-        options["aws_conditional_put"] = "etag"
-        endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL", "")
-        if endpoint:
-            options["AWS_ENDPOINT_URL"] = endpoint
-        if endpoint.startswith("http://"):
-            options["AWS_ALLOW_HTTP"] = "true"
+        with storage_errors(url):
+            options |= _s3_options(path.partition("/")[0])
+    if scheme == "gs":
+        options |= gs_delta_options()
+    return options
+
+
+def _s3_options(bucket: str) -> dict[str, str]:
+    fs = _filesystem("s3", probing=False)
+    access = s3_access(fs, bucket, _bucket_regions.setdefault(id(fs), {}))
+    options = {
+        "aws_conditional_put": "etag",
+        "aws_region": access.region,
+        "aws_access_key_id": access.access_key_id,
+        "aws_secret_access_key": access.secret_access_key,
+    }
+    if access.session_token:
+        options["aws_session_token"] = access.session_token
+    if access.endpoint_url:
+        options["aws_endpoint_url"] = access.endpoint_url
+        options["aws_allow_http"] = str(access.endpoint_url.startswith("http://")).lower()
     return options

@@ -40,18 +40,19 @@ class S3Server:
             "AWS_DEFAULT_REGION": "us-east-1",
         }
 
-    def bucket_url(self, name: str | None = None) -> str:
-        """Creates a bucket (a fresh name unless given) and returns `s3://<bucket>`."""
+    def bucket_url(self, name: str | None = None, *, region: str = "us-east-1") -> str:
+        """Creates a bucket (a fresh name unless given) in a region and returns `s3://<bucket>`."""
         import boto3
 
         bucket = name or f"test-{uuid.uuid4().hex[:12]}"
+        place = {} if region == "us-east-1" else {"CreateBucketConfiguration": {"LocationConstraint": region}}
         boto3.client(
             "s3",
             endpoint_url=self.endpoint_url,
             aws_access_key_id=self.access_key_id,
             aws_secret_access_key=self.secret_access_key,
-            region_name="us-east-1",
-        ).create_bucket(Bucket=bucket)
+            region_name=region,
+        ).create_bucket(Bucket=bucket, **place)
         return f"s3://{bucket}"
 
 
