@@ -1,7 +1,7 @@
 """What training, evaluation and embedding ask of any model, whichever preset it is.
 
-Shapes: B batch, L samples, N patches, V visible patches, E embedding width, S terms of the loss. Masks are boolean, True
-where a patch is masked.
+Shapes: B batch, L samples, N patches, V visible patches, E embedding width, S terms of the loss. Masks are boolean,
+True where a patch is masked.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """The training loop: knows an engine, a stream of batches and a saver; knows nothing of Ray or DeepSpeed.
 
 One step: take this rank's share, mask it, make one small all-reduce, run the share through the engine in
-micro-batches, and let the engine apply or skip the step on all ranks alike. The all-reduce carries whatever ranks must agree on (a wish
-to stop, how uploads stand, how many samples the loss is a mean over), so every rank runs the same number of steps,
-always; and the figures of the step before, which are on the device until then.
+micro-batches, and let the engine apply or skip the step on all ranks alike. The all-reduce carries whatever ranks must
+agree on (a wish to stop, how uploads stand, how many samples the loss is a mean over), so every rank runs the same
+number of steps, always; and the figures of the step before, which are on the device until then.
 
 It is queued before the step's own work and read after that, so a GPU has all of a step to do when it is waited for: its
 queue never runs empty. What a step came to is therefore told one step late.

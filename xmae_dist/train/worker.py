@@ -33,7 +33,7 @@ from xmae_dist.train.checkpoints.saved import Unbroken
 from xmae_dist.train.checkpoints.state import Identity, TrainState
 from xmae_dist.train.checkpoints.upload import Saver
 from xmae_dist.train.config import PretrainConfig, model_config
-from xmae_dist.train.engines.precision import computes_bf16
+from xmae_dist.train.engines.precision import be_deterministic, computes_bf16
 from xmae_dist.train.engines.protocol import Engine, Saved
 from xmae_dist.train.loop import Loop, LoopConfig, Stop
 from xmae_dist.train.observe.losses import Cohorts
@@ -258,11 +258,14 @@ class _Worker:
 
     def _build_engine(self, model: presets.Config, saved: Saved | None) -> Engine:
         config, ranks = self._config, self._ranks
+        if config.engine.deterministic:
+            be_deterministic()
         torch.manual_seed(config.train.seed)
         common: dict[str, Any] = {
             "optimizer": config.optimizer,
             "accumulation": config.accumulation(ranks.world),
             "bf16": self._bf16,
+            "compile": config.engine.compile,
             "device": ranks.device,
             "saved": saved,
             "clock": self._clock,

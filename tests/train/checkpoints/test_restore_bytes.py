@@ -59,7 +59,7 @@ def step(trained: Engine, rank: int) -> None:
 
 
 def digest(state: Gathered) -> float:
-    return sum(float((t.double() * torch.arange(1, t.numel() + 1)).sum()) for t in state.items().values())
+    return sum(float((t.detach().double() * torch.arange(1, t.numel() + 1)).sum()) for t in state.items().values())
 
 
 def _written(rank: int, world: int, url: str, kind: str) -> float:

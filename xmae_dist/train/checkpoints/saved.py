@@ -1,7 +1,7 @@
 """The tensors of a checkpoint where they lie: a rank fetches the blocks that hold what it asks for, no others.
 
-The manifest says of every file where its pieces are and what each block of a MiB digests to, so that neither a header nor
-a whole file has to be read to trust a slice of it. Checkpoints of format v1 say neither: those are fetched whole.
+The manifest says of every file where its pieces are and what each block of a MiB digests to, so that neither a header
+nor a whole file has to be read to trust a slice of it. Checkpoints of format v1 say neither: those are fetched whole.
 """
 
 from __future__ import annotations

@@ -20,6 +20,7 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
+from xmae_dist.train.engines.compiled import Compile, begin_micro_batch, compile_in_place
 from xmae_dist.train.engines.optimizer import OptimizerConfig
 from xmae_dist.train.engines.precision import Autocast, autocast, set_float32_products
 from xmae_dist.train.engines.protocol import (
@@ -68,6 +69,7 @@ class DeepSpeedEngine:
         micro_batch: int,
         accumulation: int,
         bf16: bool = False,
+        compile: Compile = "no",
         device: torch.device | str = "cpu",
         saved: Saved | None = None,
         clock: Clock | None = None,
@@ -77,6 +79,7 @@ class DeepSpeedEngine:
         self._zero, self._clip_norm, self._bf16 = zero, optimizer.clip_norm, bf16
         self._accumulation = accumulation
         self._steps_applied = 0
+        self._compile = compile
         set_float32_products(bf16=bf16)
         # Parameters that were divided as they were made have no elements of their own, but remember their shape.
         self._shapes = {n: list(getattr(t, "ds_shape", t.shape)) for n, t in module.state_dict(keep_vars=True).items()}
@@ -84,6 +87,7 @@ class DeepSpeedEngine:
         if saved is not None:
             _load_weights(module, saved, self._device)
         self._module = module
+        compile_in_place(module, compile)
         computing = Autocast(module, self._device, bf16=bf16)
         self._engine = _initialize(computing, zero, optimizer, micro_batch, accumulation, self._device)
         self._named = [(n, p) for n, p in module.named_parameters() if p.requires_grad]
@@ -106,6 +110,7 @@ class DeepSpeedEngine:
         return autocast(self._device, bf16=self._bf16)
 
     def forward_backward(self, *inputs: Any) -> torch.Tensor:
+        begin_micro_batch(self._compile)
         loss = self._engine(*inputs)
         self._clock.mark("forward")
         self._engine.backward(loss)

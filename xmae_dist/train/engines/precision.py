@@ -12,6 +12,8 @@ import torch
 from torch import nn
 
 Precision = Literal["auto", "fp32", "bf16"]
+DETERMINISTIC_ENVIRONMENT = {"CUBLAS_WORKSPACE_CONFIG": ":4096:8"}
+"""What cuBLAS asks for before a process first uses a GPU."""
 
 
 def computes_bf16(precision: Precision, device: torch.device) -> bool:
@@ -40,6 +42,14 @@ def set_float32_products(*, bf16: bool) -> None:
 def autocast(device: torch.device, *, bf16: bool) -> torch.autocast:
     """The context in which a module computes, in training and in validation."""
     return torch.autocast(device.type, torch.bfloat16, enabled=bf16)
+
+
+def be_deterministic() -> None:
+    """Asks PyTorch for the same bits from the same numbers on a GPU, at a cost in speed, and for an error from any
+    operation that cannot give them. Of the whole process; its environment must have `DETERMINISTIC_ENVIRONMENT`.
+    """
+    torch.use_deterministic_algorithms(True)
+    torch.backends.cudnn.benchmark = False
 
 
 class Autocast(nn.Module):

@@ -15,6 +15,7 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
+from xmae_dist.train.engines.compiled import Compile, begin_micro_batch, compile_in_place
 from xmae_dist.train.engines.optimizer import OptimizerConfig
 from xmae_dist.train.engines.precision import Autocast, autocast, set_float32_products
 from xmae_dist.train.engines.protocol import (
@@ -43,6 +44,7 @@ class TorchEngine:
         optimizer: OptimizerConfig,
         accumulation: int,
         bf16: bool = False,
+        compile: Compile = "no",
         device: torch.device | str = "cpu",
         rank: int = 0,
         world: int = 1,
@@ -52,11 +54,13 @@ class TorchEngine:
         self._device = torch.device(device)
         self._clock = clock or Clock(self._device)
         self._rank, self._world, self._accumulation, self._bf16 = rank, world, accumulation, bf16
+        self._compile = compile
         set_float32_products(bf16=bf16)
         self._clip_norm = optimizer.clip_norm
         self._module = module.to(self._device)
         if saved is not None:
             load_replicated(weights_of(self._module), saved, rank=rank, world=world)
+        compile_in_place(self._module, compile)
         self._computing = Autocast(self._module, self._device, bf16=bf16)
         self._named = [(n, p) for n, p in self._module.named_parameters() if p.requires_grad]
         self._flat_grad = self._own_gradients()
@@ -80,6 +84,7 @@ class TorchEngine:
         return autocast(self._device, bf16=self._bf16)
 
     def forward_backward(self, *inputs: Any) -> torch.Tensor:
+        begin_micro_batch(self._compile)
         loss = self._computing(*inputs)
         self._clock.mark("forward")
         (loss * (1.0 / self._accumulation)).backward()

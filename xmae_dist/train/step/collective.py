@@ -112,7 +112,7 @@ class Waiting:
 
 @contextmanager
 def timed_collectives(clock: Clock) -> Iterator[Waiting]:
-    """Books what `torch.distributed` waits for, whoever calls it, on "communication"; yields what tells in what it waits.
+    """Books what `torch.distributed` waits for, whoever calls it, on "communication"; yields what tells what for.
 
     DeepSpeed talks from within its forward, backward and step, and has no hook that times a collective without making
     the device wait; it takes the functions from the module, some of them once, so this goes around its initialisation.
