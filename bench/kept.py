@@ -2,8 +2,9 @@
 
 People with more fibrillation and ectopy than in life are simulated, with each device's noise, motion and gaps. Every
 window of the default specification (or of another quality threshold) is told apart by its true beats: sinus rhythm
-alone, an ectopic beat, three or more of them, fibrillation; with and without a burst of motion. The share kept of each,
-and why others were dropped, is printed, and the odds of being kept against windows in sinus rhythm.
+alone, an ectopic beat, three or more of them, fibrillation; with and without a burst of motion. The share kept of
+each, and why others were dropped, is printed, and by how much it differs from that of sinus rhythm, with its 95 %
+interval over people.
 
     OMP_NUM_THREADS=1 python bench/kept.py --subjects 60 --minutes 10 --json FILE
 """
@@ -31,7 +32,10 @@ from xmae_dist.simulate.rhythm import FIBRILLATION, SINUS
 from xmae_dist.simulate.traits import Prevalence
 
 RHYTHMS = ("sinus", "1-2 ectopic beats", "3 or more", "fibrillation")
-Count = dict[tuple[str, bool], Counter[str]]
+Kind = tuple[str, bool]
+"""True rhythm of a window, and whether a burst of motion lies in it."""
+Count = list[dict[Kind, Counter[str]]]
+"""For each person: windows of each kind by what became of them ("" is kept)."""
 
 
 def main() -> int:
@@ -40,13 +44,13 @@ def main() -> int:
     parser.add_argument("--cohorts", nargs="+", default=["bedside", "telemetry", "ring"])
     parser.add_argument("--subjects", type=int, default=60)
     parser.add_argument("--minutes", type=float, default=10.0)
-    parser.add_argument("--min-quality", type=float, nargs="+", default=[0.5, 0.3])
+    parser.add_argument("--min-quality", type=float, nargs="+", default=[0.5, 0.8])
     parser.add_argument("--json", metavar="FILE", help="write the figures here as well")
     args = parser.parse_args()
     tables = {}
     for name in args.cohorts:
         spec = replace(
-            PRESETS[name], subjects=args.subjects, minutes=args.minutes, prevalence=Prevalence(af=0.35, ectopy=0.35)
+            PRESETS[name], subjects=args.subjects, minutes=args.minutes, prevalence=Prevalence(af=0.4, ectopy=0.6)
         )
         for threshold in args.min_quality:
             counts = measured(spec, threshold)
@@ -58,12 +62,13 @@ def main() -> int:
 
 
 def measured(cohort: CohortSpec, min_quality: float) -> Count:
-    """Windows by (true rhythm, motion in them) and by what became of them ("" is kept)."""
-    counts: Count = defaultdict(Counter)
+    counts: Count = []
     for at in range(cohort.subjects):
+        own: dict[Kind, Counter[str]] = defaultdict(Counter)
         for recording in simulate_subject(cohort, at):
-            for key, fate in fates(recording, min_quality):
-                counts[key][fate] += 1
+            for kind, fate in fates(recording, min_quality):
+                own[kind][fate] += 1
+        counts.append(own)
     return counts
 
 
@@ -103,43 +108,55 @@ def moved(truth: Truth, start_s: float, window_s: float) -> bool:
 
 
 def rows_of(counts: Count) -> list[dict[str, float | str | bool | int]]:
+    """A row for each kind; `against_sinus` with `low` and `high` is the difference of kept shares."""
     rows: list[dict[str, float | str | bool | int]] = []
+    drawn_RS = np.random.default_rng(0).multinomial(len(counts), np.full(len(counts), 1 / len(counts)), size=1000)
     for moving in (False, True):
-        sinus = _share(counts.get(("sinus", moving), Counter()))
+        sinus_R = _shares(counts, ("sinus", moving), drawn_RS)
         for name in RHYTHMS:
-            fate = counts.get((name, moving), Counter())
+            fate = sum((own.get((name, moving), Counter()) for own in counts), Counter[str]())
             total = sum(fate.values())
-            if total:
-                share = fate[""] / total
-                rows.append(
-                    {
-                        "rhythm": name,
-                        "motion": moving,
-                        "windows": total,
-                        "kept": share,
-                        "low_quality": fate["low_quality"] / total,
-                        "other": fate["other"] / total,
-                        "odds_against_sinus": _odds(share) / _odds(sinus),
-                    }
-                )
+            if not total:
+                continue
+            difference_R = _shares(counts, (name, moving), drawn_RS) - sinus_R
+            whole = np.ones((1, len(counts)))
+            difference = _shares(counts, (name, moving), whole) - _shares(counts, ("sinus", moving), whole)
+            low, high = np.nanquantile(difference_R, (0.025, 0.975))
+            rows.append(
+                {
+                    "rhythm": name,
+                    "motion": moving,
+                    "people": sum((name, moving) in own for own in counts),
+                    "windows": total,
+                    "kept": fate[""] / total,
+                    "low_quality": fate["low_quality"] / total,
+                    "other": fate["other"] / total,
+                    "against_sinus": float(difference[0]),
+                    "low": float(low),
+                    "high": float(high),
+                }
+            )
     return rows
 
 
-def _share(fate: Counter[str]) -> float:
-    return fate[""] / max(sum(fate.values()), 1)
-
-
-def _odds(share: float) -> float:
-    return share / max(1 - share, 1e-9)
+def _shares(counts: Count, kind: Kind, drawn_RS: np.ndarray) -> np.ndarray:
+    """(R,) share kept of the windows of a kind, where person s counts `drawn_RS[:, s]` times."""
+    kept_S = np.array([own[kind][""] if kind in own else 0 for own in counts], float)
+    all_S = np.array([sum(own[kind].values()) if kind in own else 0 for own in counts], float)
+    kept_R, all_R = drawn_RS @ kept_S, drawn_RS @ all_S
+    return np.divide(kept_R, all_R, out=np.full(len(drawn_RS), np.nan), where=all_R > 0)
 
 
 def show(title: str, rows: list[dict[str, float | str | bool | int]]) -> None:
     print(f"\n{title}")
-    print(f"{'rhythm':<20}{'motion':<8}{'windows':>8}{'kept':>8}{'low quality':>13}{'other':>8}{'odds':>7}")
+    head = ("people", "windows", "kept", "low quality", "other", "against sinus (95 %)")
+    print(f"{'rhythm':<20}{'motion':<8}{head[0]:>7}{head[1]:>9}{head[2]:>8}{head[3]:>13}{head[4]:>8}  {head[5]}")
     for row in rows:
         print(
-            f"{row['rhythm']:<20}{'yes' if row['motion'] else 'no':<8}{row['windows']:>8}{row['kept']:>8.1%}"
-            f"{row['low_quality']:>13.1%}{row['other']:>8.1%}{row['odds_against_sinus']:>7.2f}"
+            f"{row['rhythm']:<20}{'yes' if row['motion'] else 'no':<8}{row['people']:>7}{row['windows']:>9}"
+            f"{row['kept']:>8.1%}{row['low_quality']:>13.1%}{row['other']:>8.1%}  {row['against_sinus']:+.1%} "
+            f"({row['low']:+.1%} to {row['high']:+.1%})",
+            flush=True,
         )
 
 

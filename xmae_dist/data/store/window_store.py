@@ -357,6 +357,9 @@ MEASURES = (
     "ppg_offset",
     "ppg_scale",
 )
+# Of how they are measured: part of a store's fingerprint, and of no run's, since the windows are the same. Stores
+# without it took the next foot after an R peak for its pulse: on monitors that show the pulse late, another beat's.
+MEASURES_REVISION = "pulse-arrival-of-its-own-beat/v1"
 META_SCHEMA = pa.schema(
     [
         ("subject_id", pa.string()),
