@@ -59,7 +59,7 @@ FLOORS: dict[str, list[set[str]]] = {
         {"finetune", "transfer"},
         {"run"},
         {"protocols"},
-        {"examples", "results"},
+        {"examples", "results", "kept"},
         {"tasks"},
         {"scores", "encoders"},
     ],

@@ -18,6 +18,7 @@ import torch
 from tests.data.corpora import corpus_of
 from xmae_dist.cli.main import main
 from xmae_dist.core.errors import IntegrityError
+from xmae_dist.data.store.kept import KeptGroup
 from xmae_dist.data.store.materialise import StoreConfig, materialise
 from xmae_dist.data.windows.spec import WindowSpec
 from xmae_dist.data.windows.split import SplitConfig
@@ -119,6 +120,19 @@ def test_people_whom_pretraining_saw_are_counted_on_the_terminal_in_json_and_in_
     assert {r["encoder"]: r["pretrained_subjects"] for r in printed} == told
     page = (place / "out" / "report" / "report.html").read_text()
     assert f'<td class="n">12</td><td class="n">{seen}</td>' in page and "pretrained on bench" in page
+
+
+def test_the_report_tells_how_much_was_kept_by_rhythm(place: Path, document: dict[str, Any]) -> None:
+    known = place / "out" / "kept.json"
+    store = document["results"][0]["store"]
+    assert json.loads(known.read_text()) == {store: []}, "these recordings name no rhythm"
+    group = KeptGroup(label="rhythm", group="fibrillation", recordings=3, subjects=2, kept=10, low_quality=29, other=1)
+    known.write_text(json.dumps({store: [dataclasses.asdict(group)]}))
+    assert main(["report", f"file://{place}/out", "--out", f"{place}/kept-report"]) == 0
+    page = (place / "kept-report" / "report.html").read_text()
+    assert "Windows kept" in page and '<td class="n">25.0 %</td><td class="n">72.5 %</td>' in page
+    (told,) = json.loads((place / "kept-report" / "report.json").read_text())["kept_by_label"]
+    assert (told["group"], told["kept_share"], told["store"]) == ("fibrillation", 0.25, store)
 
 
 def test_held_out_splits_need_a_bundle_of_that_split(place: Path, capsys: pytest.CaptureFixture[str]) -> None:

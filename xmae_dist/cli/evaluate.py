@@ -14,6 +14,7 @@ from xmae_dist.cli.follow import Watch, checkpoints
 from xmae_dist.core.errors import UsageError
 from xmae_dist.data.windows.spec import WindowSpec
 from xmae_dist.data.windows.split import SPLITS
+from xmae_dist.evaluate import kept
 from xmae_dist.evaluate.encoders.degradation import parse_degradations
 from xmae_dist.evaluate.encoders.frozen import resolve
 from xmae_dist.evaluate.encoders.pretrained import Pretrained, check_unseen, pretrained, recalled, remember
@@ -140,6 +141,7 @@ def _evaluate(args: Args, encoders: tuple[EncoderSpec, ...]) -> tuple[list[Resul
     moved = plan_transfer(planned, windows, by=args.transfer_by, degradations=degradations)
     ids_W = windows["window_id"].to_numpy()
     remember(args.out, encoders)
+    kept.remember(args.out, store)
     results = run_fits(planned, store, ids_W, args.out, gpus=args.gpus)
     run_rows(moved, store, ids_W, args.out, gpus=args.gpus)
     return results, dataclasses.replace(planned, skipped=planned.skipped | dict(moved.skipped))
@@ -169,7 +171,8 @@ def _spec_of(first: EncoderSpec) -> WindowSpec | None:
 def _show(results: list[Result], planned: Plan, report: str, args: Args) -> None:
     found, known = comparisons(results), recalled(args.out)
     if args.json:
-        print(json.dumps(as_json(results, found, planned.skipped, known) | {"report": report}))
+        document = as_json(results, found, planned.skipped, known, shares=kept.recalled(args.out))
+        print(json.dumps(document | {"report": report}))
         return
     _show_scores(results, planned, known)
     for tally in tallies(found):

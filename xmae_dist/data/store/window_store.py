@@ -4,6 +4,8 @@
     <url>/index/                                       Delta table, a row per part; its commit makes the store visible
     <url>/parts/<cohort>/<split>/<part>/ecg, ppg       Zarr v3, (n, 1, L) float16 in [-1, 1], sharded along windows
     <url>/parts/<cohort>/<split>/<part>/meta.parquet   a row per window: where it comes from, qualities, labels
+    <url>/parts/<cohort>/<split>/<part>/sources.parquet  a row per recording: windows kept and dropped, labels (`kept`);
+                                                       absent in stores of earlier versions and of others' shards
     <url>/parts/<cohort>/<split>/<part>/cuts.json      instead of the signals, in a store that cuts them when read
 
 Window ids are int64, contiguous in each part, ordered by (split, cohort, part), with train first.
@@ -23,6 +25,7 @@ import numpy as np
 import pyarrow as pa
 
 from xmae_dist.core.errors import ConfigError, InputError, StorageError
+from xmae_dist.data.store.kept import SOURCES
 from xmae_dist.data.windows.cut_reader import CutReader, Origin
 from xmae_dist.data.windows.spec import WindowSpec
 from xmae_dist.data.windows.split import SPLITS, SplitConfig
@@ -147,6 +150,15 @@ class WindowStore:
         for row in self._all_parts:
             reasons.setdefault((row["cohort"], row["split"]), Counter()).update(dict(row["dropped"] or ()))
         return {key: dict(sorted(counter.items())) for key, counter in sorted(reasons.items())}
+
+    def sources(self) -> pa.Table | None:
+        """What was kept of each recording (`kept.SOURCES_SCHEMA`); None where a part does not say."""
+        urls = [
+            uri.join(self.url, part_path(row["cohort"], row["split"], row["part"]), SOURCES) for row in self._all_parts
+        ]
+        if not urls or not all(map(uri.exists, urls)):
+            return None
+        return pa.concat_tables(pq.read_table(io.BytesIO(uri.read_bytes(url))) for url in urls)
 
     def part_rows(self) -> list[dict[str, Any]]:
         """The rows of the index in the order of their ids, parts without a window among them."""
@@ -343,6 +355,9 @@ MEASURES = (
     "ppg_offset",
     "ppg_scale",
 )
+# Of how they are measured: part of a store's fingerprint, and of no run's, since the windows are the same. Stores
+# without it took the next foot after an R peak for its pulse: on monitors that show the pulse late, another beat's.
+MEASURES_REVISION = "pulse-arrival-of-its-own-beat/v1"
 META_SCHEMA = pa.schema(
     [
         ("subject_id", pa.string()),

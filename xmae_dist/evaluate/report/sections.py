@@ -1,5 +1,6 @@
 """The page of the report, section by section: what was found first, then where it comes from."""
 
+from xmae_dist.data.store.kept import KeptGroup
 from xmae_dist.evaluate.encoders.pretrained import Pretrained
 from xmae_dist.evaluate.report import figures, page
 from xmae_dist.evaluate.report.compare import Comparison, Tally, best, by_task, tallies
@@ -26,13 +27,15 @@ def render(
     run_pictures: list[tuple[str, bytes]],
     skipped: dict[str, str],
     known: dict[str, Pretrained],
+    shares: dict[str, list[KeptGroup]],
 ) -> str:
-    """The page as HTML. `known`: whom encoders saw in pretraining, by identity."""
+    """The page as HTML. `known`: whom encoders saw in pretraining, by identity; `shares`: windows kept, by store."""
     groups, colour_of = by_task(results), figures.colours(results)
     titles = {name: group[0].task.title for name, group in groups.items()}
     parts = {
         "Scores": [*_summary(groups), *_scores(groups, colour_of)],
         "Seen in pretraining": _seen(groups, known),
+        "Windows kept": _kept(shares.get(results[0].store, [])),
         "Protocols": _protocols(results, groups),
         "Differences": _differences(found, titles, colour_of),
         "Few labels": few_section(results, colour_of),
@@ -159,6 +162,31 @@ def _seen(groups: dict[str, list[Result]], known: dict[str, Pretrained]) -> list
     ]
 
 
+def _kept(shares: list[KeptGroup]) -> list[str]:
+    """What share of the windows there might be was kept, by rhythm and ectopy."""
+    rows = [
+        f"<tr><td>{page.text(group.label)}</td><td>{page.text(group.group)}</td>"
+        + "".join(f'<td class="n">{n}</td>' for n in (f"{group.recordings:,}", f"{group.subjects:,}"))
+        + "".join(f'<td class="n">{100 * share:.1f} %</td>' for share in _parts(group))
+        + "</tr>"
+        for group in shares
+    ]
+    if not rows:
+        return []
+    return [
+        "<h2>Windows kept</h2>",
+        "<p>Windows in which the beats of a signal resemble one another too little are dropped as unclean. An "
+        "irregular heart looks like that too: where fewer of its windows were kept, scores speak of its calmer "
+        "moments.</p>",
+        page.table(["Label", "Value", "Recordings", "People", "Kept", "Beats unlike", "Other"], rows, numeric_from=2),
+    ]
+
+
+def _parts(group: KeptGroup) -> tuple[float, float, float]:
+    possible = max(group.kept + group.low_quality + group.other, 1)
+    return group.kept / possible, group.low_quality / possible, group.other / possible
+
+
 def _score_cell(result: Result | None, winner: Result) -> str:
     if result is None:
         return '<td class="n">–</td>'
@@ -258,7 +286,7 @@ def _methods(results: list[Result], skipped: dict[str, str], known: dict[str, Pr
         ("window store", f"<code>{page.text(first.store)}</code>"),
         *(
             (f"encoder {name}", f"<code>{page.text(identity)}</code>{_cohorts(known.get(identity))}")
-            for name, identity in identities.items()
+            for name, identity in identities
         ),
         ("seed, bootstrap draws", f"{first.seed}, {first.n_replicates:,}"),
     ]
@@ -269,7 +297,7 @@ def _methods(results: list[Result], skipped: dict[str, str], known: dict[str, Pr
         "regression or L2 logistic regression. For recording and subject tasks, embeddings of the unit's windows are "
         "averaged.</li>"
         "<li>Outer folds share no subject; the penalty is chosen by inner cross-validation, again by subject. "
-        "AUROC compares predictions within a fold only.</li>"
+        "AUROC and AUPRC compare predictions within a fold only.</li>"
         "<li>Intervals resample subjects, not windows, and are widened by the measured covariance between folds that "
         "train on one another; draws are the same for all encoders of a task.</li>"
         "<li>Pretraining saw signals, never labels. How many of the people of a task it may have seen is told "

@@ -13,6 +13,8 @@ from typing import Any
 import pyarrow as pa
 
 from xmae_dist.core.errors import InputError
+from xmae_dist.data.store.kept import KeptGroup
+from xmae_dist.evaluate import kept
 from xmae_dist.evaluate.encoders.pretrained import Pretrained, recalled
 from xmae_dist.evaluate.report.compare import Comparison, comparisons, tallies
 from xmae_dist.evaluate.report.sections import render
@@ -36,10 +38,11 @@ def write_report(out_url: str, report_url: str, *, run_url: str = "", skipped: d
                          fix="run `xmae evaluate` with this --out first")  # fmt: skip
     skipped = _left_out(out_url, skipped)
     cells = _widest(CellTable(out_url).read())
-    found, known = comparisons(results), recalled(out_url)
+    found, known, shares = comparisons(results), recalled(out_url), kept.recalled(out_url)
+    document = as_json(results, found, skipped, known, cells, shares)
     files = {
-        "report.html": render(results, found, cells, _run_pictures(run_url), skipped, known).encode(),
-        "report.json": json.dumps(as_json(results, found, skipped, known, cells), indent=1).encode(),
+        "report.html": render(results, found, cells, _run_pictures(run_url), skipped, known, shares).encode(),
+        "report.json": json.dumps(document, indent=1).encode(),
         "results.parquet": _parquet([r.to_row() for r in results]),
     }
     if cells:
@@ -55,22 +58,33 @@ def as_json(
     skipped: dict[str, str],
     known: dict[str, Pretrained],
     cells: list[Cell] | None = None,
+    shares: dict[str, list[KeptGroup]] | None = None,
 ) -> dict[str, Any]:
     """Scores, differences, tallies and matrices for programs; NaN becomes null.
 
     `pretrained_subjects` of a result are the people of the task in the train split of the encoder's pretraining, null
-    where that is not known; `known` says it by encoder identity.
+    where that is not known; `known` says it by encoder identity. `shares` of windows kept are by window store.
     """
     differences = [dataclasses.asdict(c) | {"verdict": c.verdict} for c in found]
     document = {"format": "xmae-evaluation/v1", "results": [_plain_row(r.to_row()) | _seen(r, known) for r in results],
                 "differences": differences, "tallies": [dataclasses.asdict(t) for t in tallies(found)],
-                "transfer": _transfer_rows(cells or [], known), "skipped": skipped}  # fmt: skip
+                "transfer": _transfer_rows(cells or [], known), "skipped": skipped,
+                "kept_by_label": _kept(results, shares or {})}  # fmt: skip
     return _finite(document)
 
 
 def _seen(result: Result, known: dict[str, Pretrained]) -> dict[str, Any]:
     one = known.get(result.encoder_id, Pretrained(trained=True))
     return {"pretrained_subjects": one.people(result.scored.predictions.subject_N)}
+
+
+def _kept(results: list[Result], shares: dict[str, list[KeptGroup]]) -> list[dict[str, Any]]:
+    stores = dict.fromkeys(result.store for result in results)
+    return [
+        {"store": store, **dataclasses.asdict(group), "kept_share": group.kept_share}
+        for store in stores
+        for group in shares.get(store, ())
+    ]
 
 
 def _plain_row(row: dict[str, Any]) -> dict[str, Any]:
