@@ -65,13 +65,14 @@ FLOORS: dict[str, list[set[str]]] = {
     ],
     "ingest": [
         {"run", "simulated"},
-        {"gather"},
+        {"gather", "relabel"},
         {"noted", "register", "report"},
-        {"convert", "grouping"},
+        {"convert", "grouping", "suggest"},
         {"admission"},
-        {"discover", "labels", "check", "naming", "written"},
-        {"readers"},
+        {"discover", "labels", "check", "written"},
+        {"naming", "readers"},
         {"datasets"},
+        {"roots"},
         {"formats"},
     ],
 }

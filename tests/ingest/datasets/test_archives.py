@@ -131,7 +131,7 @@ def test_vitaldb(tmp_path: Path) -> None:
     whole = (tmp_path / "vital_files" / "0007.vital").read_bytes()
     (tmp_path / "vital_files" / "0007.vital").write_bytes(whole[:-200])
     ((name, error),) = read("vitaldb", tmp_path)
-    assert name == "vital_files/0007" and "download it again" in str(error)
+    assert name == "vital_files/0007" and "copy the file again" in str(error)
 
 
 def test_the_command_takes_a_download_in_and_refuses_a_name_it_does_not_know(

@@ -158,9 +158,7 @@ def _write_sources(plan: PartPlan, kept: Sequence[int], dropped: Sequence[Counte
         }
         for source, windows, reasons in zip(plan.sources, kept, dropped, strict=True)
     ]
-    buffer = io.BytesIO()
-    pq.write_table(pa.Table.from_pylist(rows, schema=SOURCES_SCHEMA), buffer, compression="zstd")
-    uri.write_bytes(uri.join(plan.url, SOURCES), buffer.getvalue())
+    uri.write_bytes(uri.join(plan.url, SOURCES), parquet.encode(pa.Table.from_pylist(rows, schema=SOURCES_SCHEMA)))
 
 
 def _known(source: WindowSource, kind: str) -> dict[str, Any]:

@@ -158,7 +158,7 @@ class WindowStore:
         ]
         if not urls or not all(map(uri.exists, urls)):
             return None
-        return pa.concat_tables(pq.read_table(io.BytesIO(uri.read_bytes(url))) for url in urls)
+        return pa.concat_tables(parquet.decode(uri.read_bytes(url)) for url in urls)
 
     def part_rows(self) -> list[dict[str, Any]]:
         """The rows of the index in the order of their ids, parts without a window among them."""
