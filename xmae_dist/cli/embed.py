@@ -30,8 +30,9 @@ class Args:
     """Which cohort."""
     max_actors: int = 64
     """Encoding actors at most; there are never more than batches of recordings."""
-    gpus: float = 0.0
-    """GPUs per actor (0.25 packs four actors on one)."""
+    gpus: float | None = None
+    """GPUs of each actor, which Ray must give it (0.25 packs four actors on one); 0: CPUs alone. None: 0.25 where the
+    cluster has GPUs that are free, else 0."""
     json: bool = False
     """Print what was done as JSON."""
 

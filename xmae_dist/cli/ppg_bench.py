@@ -44,7 +44,7 @@ def run(args: Args) -> int:
         "name": args.name,
         "port": "xmae_port.py:XmaePort",
         "fs": rate_hz,
-        "embedding_dim": bundle.model.config.embedding_width,
+        "embedding_dim": bundle.model.embedding_width,
         # The id makes the harness take another export for another model, and not reuse its features.
         "init": {"command": command, "bundle_id": bundle.bundle_id},
     }

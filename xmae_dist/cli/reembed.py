@@ -28,8 +28,9 @@ class Args:
     """URL of the embedding table; made if there is none."""
     max_actors: int = 64
     """Encoding actors at most; there are never more than batches of recordings."""
-    gpus: float = 0.0
-    """GPUs per actor (0.25 packs four actors on one)."""
+    gpus: float | None = None
+    """GPUs of each actor, which Ray must give it (0.25 packs four actors on one); 0: CPUs alone. None: 0.25 where the
+    cluster has GPUs that are free, else 0."""
     json: bool = False
     """Print what was done as JSON."""
 

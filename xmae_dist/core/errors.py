@@ -6,6 +6,17 @@ escapes is a defect of ours and keeps its traceback.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
+_SHOWN = 10
+
+
+def some_of(names: Iterable[str]) -> str:
+    """`names` in a row for an error's text: the first ten, and how many more there are."""
+    names = list(names)
+    more = f", … and {len(names) - _SHOWN:,} more" if len(names) > _SHOWN else ""
+    return ", ".join(names[:_SHOWN]) + more
+
 
 class XmaeError(Exception):
     """A failure that can be explained to the person who ran the command.

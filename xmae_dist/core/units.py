@@ -11,6 +11,16 @@ _CANONICAL: dict[str, tuple[str, float]] = {
     "μv": ("mV", 1e-3),
     "nv": ("mV", 1e-6),
     "v": ("mV", 1e3),
+    "mvolt": ("mV", 1.0),
+    "mvolts": ("mV", 1.0),
+    "millivolt": ("mV", 1.0),
+    "millivolts": ("mV", 1.0),
+    "uvolt": ("mV", 1e-3),
+    "uvolts": ("mV", 1e-3),
+    "microvolt": ("mV", 1e-3),
+    "microvolts": ("mV", 1e-3),
+    "volt": ("mV", 1e3),
+    "volts": ("mV", 1e3),
     "mmhg": ("mmHg", 1.0),
     "kpa": ("mmHg", 7.500617),
     "nu": ("nu", 1.0),
@@ -36,6 +46,11 @@ _CANONICAL: dict[str, tuple[str, float]] = {
     "rad/s": ("deg/s", 57.29577951308232),
     "ut": ("uT", 1.0),
     "degc": ("degC", 1.0),
+    # Microsiemens: a signal is in no microseconds.
+    "us": ("uS", 1.0),
+    "µs": ("uS", 1.0),
+    "μs": ("uS", 1.0),
+    "microsiemens": ("uS", 1.0),
 }
 
 

@@ -8,10 +8,15 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
+from xmae_dist.core.plausible import doubt
 from xmae_dist.ingest.formats.source import Block, Raw, SourceChannel, SourceRecording, is_missing
+from xmae_dist.ingest.naming import names_of
 
 # A recording below this size is read once and kept in memory between the look and the writing.
 KEEP_BYTES = 96 * 2**20
+# Stretches of this length, at most so many a block, tell how far a signal usually spreads.
+_STRETCH_S = 10.0
+_STRETCHES = 8
 
 
 @dataclass
@@ -23,8 +28,10 @@ class ChannelSight:
     low: float = float("inf")
     high: float = float("-inf")
     total: int = 0
+    levels: list[float] = field(default_factory=list)
+    spreads: list[float] = field(default_factory=list)
 
-    def add(self, raw: Raw) -> None:
+    def add(self, raw: Raw, rate_hz: float) -> None:
         absent = is_missing(raw)
         present = raw[~absent] if absent.any() else raw
         self.samples += len(raw)
@@ -34,6 +41,22 @@ class ChannelSight:
             self.high = max(self.high, float(present.max()))
             if present.dtype.kind == "i":
                 self.total += int(present.sum(dtype=np.int64))
+            self._sample(present, max(1, round(_STRETCH_S * rate_hz)))
+
+    def _sample(self, present: Raw, length: int) -> None:
+        """Level and spread of some stretches of the block; the outermost samples, likely artefacts, left out."""
+        whole = max(1, len(present) // length)
+        for at in np.unique(np.linspace(0, whole - 1, _STRETCHES).astype(int)):
+            low, level, high = np.percentile(present[at * length : (at + 1) * length], [0.5, 50, 99.5])
+            self.levels.append(float(level))
+            self.spreads.append(float(high - low))
+
+    def doubt(self, channel: SourceChannel, name: str) -> str | None:
+        """What is implausible of its values in its unit; None where nothing is."""
+        if not self.spreads:
+            return None
+        level = float(np.median(self.levels)) * channel.scale + channel.offset
+        return doubt(name, channel.unit, level=level, spread=float(np.median(self.spreads)) * abs(channel.scale))
 
     def objection(self, channel: SourceChannel) -> str | None:
         """Why the channel is dropped, in words for the report; None where it is kept."""
@@ -59,6 +82,7 @@ class Look:
     usable: tuple[SourceChannel, ...]
     dropped: Mapping[str, str]
     kept_blocks: list[Block] | None
+    doubts: tuple[str, ...] = ()
 
     def blocks(self, recording: SourceRecording) -> Iterable[Block]:
         """The samples again: from memory, or read anew."""
@@ -68,23 +92,27 @@ class Look:
 def look(recording: SourceRecording) -> Look:
     """Reads the whole recording once. Raises InputError where reading fails."""
     sights = {channel.key: ChannelSight() for channel in recording.channels}
+    rates = {channel.key: channel.rate_hz for channel in recording.channels}
     kept: list[Block] | None = []
     size = 0
     for block in recording.blocks():
         for key, sight in sights.items():
-            sight.add(block[key])
+            sight.add(block[key], rates[key])
         size += sum(raw.nbytes for raw in block.values())
         if kept is not None:
             kept = [*kept, block] if size <= KEEP_BYTES else None
     objections = {channel.key: sights[channel.key].objection(channel) for channel in recording.channels}
+    usable = tuple(channel for channel in recording.channels if objections[channel.key] is None)
+    doubts = [sights[channel.key].doubt(channel, name) for channel, name in zip(usable, names_of(usable), strict=True)]
     return Look(
-        usable=tuple(channel for channel in recording.channels if objections[channel.key] is None),
+        usable=usable,
         dropped={
             channel.source_name: reason
             for channel in recording.channels
             if (reason := objections[channel.key]) is not None
         },
         kept_blocks=kept,
+        doubts=tuple(said for said in doubts if said is not None),
     )
 
 

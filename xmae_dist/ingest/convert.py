@@ -17,12 +17,12 @@ import numpy as np
 
 from xmae_dist.core.errors import InputError
 from xmae_dist.ingest.admission import NOBODY, Admission
-from xmae_dist.ingest.archives.catalogue import Archive
 from xmae_dist.ingest.check import Gaps, Look, look
+from xmae_dist.ingest.datasets.catalogue import Archive
 from xmae_dist.ingest.formats.items import Item
 from xmae_dist.ingest.formats.mapping import Mapping as TableMapping
 from xmae_dist.ingest.formats.source import Opened, Raw, SourceChannel, SourceRecording, is_missing, physical
-from xmae_dist.ingest.naming import channel_names
+from xmae_dist.ingest.naming import names_of
 from xmae_dist.ingest.readers import formats_of
 from xmae_dist.ingest.written import Outcome, WrittenPart
 from xmae_dist.storage import uri
@@ -115,13 +115,6 @@ def _copy(folder_url: str, names: Iterable[str], folder: Path) -> None:
         fs.get([f"{root}/{name}" for name in names], [str(target) for target in targets])
 
 
-def _names(channels: Iterable[SourceChannel]) -> list[str]:
-    channels = list(channels)
-    if all(channel.name for channel in channels):
-        return [str(channel.name) for channel in channels]
-    return channel_names([channel.source_name for channel in channels])
-
-
 def _convert(recording: Opened, item: Item, arrays: _Arrays, admission: Admission) -> tuple[Outcome, list[IndexRow]]:
     if isinstance(recording, tuple):
         return Outcome(name=recording[0], item=item.name, kept=False, reason=str(recording[1])), []
@@ -138,11 +131,15 @@ def _convert(recording: Opened, item: Item, arrays: _Arrays, admission: Admissio
         return Outcome(name=name, item=item.name, kept=False, reason=str(error)), []
     hours = max(row.duration_s for row in rows) / 3600
     channels = tuple(row.channel for row in rows)
-    return Outcome(name=name, item=item.name, kept=True, dropped=seen.dropped, channels=channels, hours=hours), rows
+    notes = (*recording.origin.notes, *seen.doubts)
+    kept = Outcome(
+        name=name, item=item.name, kept=True, dropped=seen.dropped, channels=channels, hours=hours, notes=notes
+    )
+    return kept, rows
 
 
 def _write(recording: SourceRecording, seen: Look, arrays: _Arrays) -> list[IndexRow]:
-    names = _names(seen.usable)
+    names = names_of(seen.usable)
     tracks = [_Track(channel, arrays.of(channel, name), name) for channel, name in zip(seen.usable, names, strict=True)]
     for block in seen.blocks(recording):
         for track in tracks:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import posixpath
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from xmae_dist.core.errors import InputError
-from xmae_dist.ingest.archives.catalogue import Archive
+from xmae_dist.ingest.datasets.catalogue import Archive
 from xmae_dist.ingest.formats.items import Folder, Item, Refusal, listed
 from xmae_dist.ingest.formats.mapping import Mapping as TableMapping
 from xmae_dist.ingest.readers import formats_of
+from xmae_dist.ingest.roots import named_from
 from xmae_dist.storage import uri
 
 # A record is also named without the suffix of its header.
@@ -44,7 +45,8 @@ def discover(
         if not any(one.items or one.refusals for one in found):
             what = " or ".join(entry.title for entry in formats.values())
             raise InputError(url, value="nothing to ingest", expected=what, fix="check the path, or give --mapping")
-        for item in (item for one in found for item in one.items):
+        place = named_from(folder.url, [item.head for one in found for item in one.items])
+        for item in (replace(item, name=place + item.name) for one in found for item in one.items):
             if item.name in items and items[item.name].fingerprint != item.fingerprint:
                 reason = f"another recording is also called {item.name}; fix: ingest it from its own parent folder"
                 refusals[f"{folder.url}/{item.head}"] = Refusal(name=f"{folder.url}/{item.head}", reason=reason)

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Iterable, Mapping
+import posixpath
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from xmae_dist.core.errors import InputError
-from xmae_dist.ingest.formats.label_cells import all_numbers, split_kinds
+from xmae_dist.core.errors import InputError, some_of
+from xmae_dist.ingest.formats.label_cells import all_numbers, is_empty, split_kinds, stray_words
 from xmae_dist.ingest.formats.mapping import LabelFile
 from xmae_dist.storage import uri
 
@@ -24,22 +25,54 @@ class Labels:
 
 @dataclass(frozen=True, kw_only=True)
 class LabelBook:
-    """Labels by recording id. `names_subjects`: every recording must be in it, or its subject is unknown."""
+    """Labels by recording id. `names_subjects`: every recording must be in it, or its subject is unknown. `names`:
+    the labels that it decides; `notes`: what is odd about its columns.
+    """
 
     by_recording: Mapping[str, Labels] = field(default_factory=dict)
     names_subjects: bool = False
+    names: frozenset[str] = frozenset()
+    notes: tuple[str, ...] = ()
+
+    def key_of(self, recording_id: str) -> str | None:
+        """The row that means a recording: its id, or the longest end of its path that has one (`041s/041s` is found
+        as `041s`).
+        """
+        parts = recording_id.split("/")
+        ends = ("/".join(parts[at:]) for at in range(len(parts)))
+        return next((end for end in ends if end in self.by_recording), None)
 
     def of(self, recording_id: str) -> Labels | None:
-        """Labels of a recording, by its id or by the last part of it (`041s/041s` is found as `041s`)."""
-        found = self.by_recording.get(recording_id)
-        return found or self.by_recording.get(recording_id.rsplit("/", 1)[-1])
+        """Labels of a recording."""
+        key = self.key_of(recording_id)
+        return None if key is None else self.by_recording[key]
+
+    def ambiguous(self, recording_ids: Iterable[str]) -> dict[str, tuple[str, ...]]:
+        """Rows that mean more than one of these recordings, and which: one person must not become two, nor two one."""
+        meant: dict[str, list[str]] = {}
+        for recording_id in sorted(set(recording_ids)):
+            if (key := self.key_of(recording_id)) is not None:
+                meant.setdefault(key, []).append(recording_id)
+        return {key: tuple(ids) for key, ids in meant.items() if len(ids) > 1}
+
+
+def check_unambiguous(book: LabelBook, recording_ids: Iterable[str]) -> None:
+    """Raises InputError where one row of labels means several recordings."""
+    for key, ids in book.ambiguous(recording_ids).items():
+        raise InputError(
+            f"label row {key!r}",
+            value=f"ambiguous: it means {len(ids)} recordings, {some_of(ids)}",
+            expected="a row for each recording",
+            fix=f"write as much of the path as tells them apart, such as {ids[0]!r}",
+        )
 
 
 def read_manifest(url: str, record_column: str, subject_column: str | None) -> LabelBook:
     """A CSV manifest: `record_column` names the recording, `subject_column` its subject, the rest are labels.
 
     A column whose every filled cell is a number becomes numeric labels, any other text labels. Raises
-    InputError for a column that is not there or a recording that stands twice.
+    InputError for a column that is not there or there twice, a row of another length, or a recording that stands
+    twice.
     """
     rows = _read_rows(url, delimiter=",", quote='"', encoding="utf-8-sig")
     _require(rows, [record_column] + ([subject_column] if subject_column else []), url)
@@ -47,37 +80,97 @@ def read_manifest(url: str, record_column: str, subject_column: str | None) -> L
     numeric = {name for name in others if all_numbers(row[name] for row in rows)}
     book: dict[str, Labels] = {}
     for row in rows:
-        record = row[record_column]
+        record = _plain_key(row[record_column])
         if record in book:
             raise InputError(f"manifest {url}", value=f"record {record!r} twice", fix="keep one row of it")
         numbers, text = split_kinds({name: row[name] for name in others}, numeric)
-        subject = row[subject_column].strip() if subject_column else None
-        book[record] = Labels(subject_id=subject or None, numbers=numbers, text=text)
-    return LabelBook(by_recording=book, names_subjects=subject_column is not None)
+        subject = row[subject_column] if subject_column else None
+        known = None if subject is None or is_empty(subject) else subject.strip()
+        book[record] = Labels(subject_id=known, numbers=numbers, text=text)
+    return LabelBook(
+        by_recording=book,
+        names_subjects=subject_column is not None,
+        names=frozenset(others),
+        notes=tuple(_stray(rows, {name: name for name in others}, record_column, url)),
+    )
 
 
 def read_label_files(folder_url: str, files: Iterable[LabelFile]) -> LabelBook:
     """The label files of a mapping, joined by recording id."""
     numbers: dict[str, dict[str, float]] = {}
     text: dict[str, dict[str, str]] = {}
+    names: set[str] = set()
+    notes: list[str] = []
     for file in files:
         url = file.path if "://" in file.path else uri.join(folder_url, file.path)
         rows = _read_rows(url, delimiter=file.delimiter, quote=file.quote, encoding=file.encoding)
         _require(rows, [file.key, *file.columns.values()], url)
         numeric = {name for name, column in file.columns.items() if all_numbers(row[column] for row in rows)}
+        names |= set(file.columns)
+        notes += _stray(rows, file.columns, file.key, url)
         for row in rows:
             found_numbers, found_text = split_kinds({n: row[c] for n, c in file.columns.items()}, numeric)
             numbers.setdefault(row[file.key], {}).update(found_numbers)
             text.setdefault(row[file.key], {}).update(found_text)
-    return LabelBook(by_recording={key: Labels(numbers=numbers[key], text=text[key]) for key in numbers})
+    return LabelBook(
+        by_recording={key: Labels(numbers=numbers[key], text=text[key]) for key in numbers},
+        names=frozenset(names),
+        notes=tuple(notes),
+    )
+
+
+def _plain_key(cell: str) -> str:
+    """A recording as people write it in a table: a path with or without a file's suffix."""
+    key = cell.strip().replace("\\", "/").removeprefix("./").strip("/")
+    stem, suffix = posixpath.splitext(key)
+    return stem if suffix.lower() in _SUFFIXES else key
+
+
+_SUFFIXES = {".hea", ".dat", ".mat", ".csv", ".txt", ".tsv", ".parquet", ".edf", ".bdf", ".h5", ".hdf5", ".vital"}
+
+
+def _stray(rows: Sequence[Mapping[str, str]], columns: Mapping[str, str], key: str, url: str) -> Iterable[str]:
+    """Columns of numbers that a few words turn into text, in words."""
+    for name, column in columns.items():
+        stray = stray_words([row[column] for row in rows])
+        if stray:
+            at = stray[0]
+            yield (
+                f"label {name!r} is kept as text: {len(stray)} of its cells are no numbers, such as "
+                f"{rows[at][column].strip()!r} of {rows[at][key]!r} in {url.rsplit('/', 1)[-1]}"
+            )
 
 
 def _read_rows(url: str, *, delimiter: str, quote: str, encoding: str) -> list[dict[str, str]]:
+    thing = f"label file {url}"
     try:
         text = uri.read_bytes(url).decode(encoding)
     except UnicodeDecodeError as error:
-        raise InputError(f"label file {url}", value=f"not {encoding} ({error})", expected="a CSV file") from error
-    return list(csv.DictReader(io.StringIO(text), delimiter=delimiter, quotechar=quote))
+        raise InputError(thing, value=f"not {encoding} ({error})", expected="a CSV file") from error
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, quotechar=quote)
+    header: list[str] | None = None
+    rows: list[dict[str, str]] = []
+    try:
+        for cells in reader:
+            if not cells:
+                continue
+            if header is None:
+                header = cells
+                twice = sorted({name for name in cells if cells.count(name) > 1})
+                if twice:
+                    raise InputError(thing, value=f"column {twice[0]!r} twice", fix="rename or remove one of them")
+            elif len(cells) != len(header):
+                raise InputError(
+                    thing,
+                    value=f"{len(cells)} cells in line {reader.line_num}",
+                    expected=f"{len(header)}, as many as columns",
+                    fix=f"fill the line up, or put a cell that holds {delimiter!r} in quotes",
+                )
+            else:
+                rows.append(dict(zip(header, cells, strict=True)))
+    except csv.Error as error:
+        raise InputError(thing, value=f"unreadable at line {reader.line_num} ({error})", expected="CSV") from error
+    return rows
 
 
 def _require(rows: list[dict[str, str]], columns: list[str], url: str) -> None:
@@ -88,6 +181,6 @@ def _require(rows: list[dict[str, str]], columns: list[str], url: str) -> None:
             raise InputError(
                 f"label file {url}",
                 value=f"no column {column!r}",
-                expected="one of " + ", ".join(rows[0]),
+                expected="one of " + some_of(rows[0]),
                 fix="correct the column's name",
             )

@@ -8,7 +8,9 @@ it.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+
+from xmae_dist.ingest.formats.source import SourceChannel
 
 # Best first: lead II shows the P wave and QRS axis of most people best, and most monitors record it.
 LEAD_PREFERENCE = (
@@ -37,8 +39,32 @@ LEAD_PREFERENCE = (
     "ml5",
     "cc5",
 )
-_PPG = ("pleth", "ppg", "plethysmogram", "photoplethysmogram", "spo2_pleth", "plethl", "pleth_l", "plethr", "pleth_r")
+# Best first. The infrared wavelength pulsates most at a finger, the green one at a wrist.
+_PPG = (
+    "pleth",
+    "ppg",
+    "plethysmogram",
+    "photoplethysmogram",
+    "spo2_pleth",
+    "pulse_pleth",
+    "bvp",
+    "puls",
+    "pulse",
+    "pulse_wave",
+    "ir",
+    "infrared",
+    "ppg_ir",
+    "ppg_infrared",
+    "ppg_green",
+)
+_PPG_SITE = re.compile(r"(pleth|ppg|bvp)_?([0-9]+|[lr]|left|right|finger|wrist|ear|toe|a[0-9]+)?")
 _ABP = ("abp", "art", "ao", "ibp", "abp1", "art1", "arterial_blood_pressure")
+# Words that say that a channel holds a number a second or so, derived from a signal, and no signal.
+_NUMBERS = {"hr", "rate", "bpm", "sys", "dia", "mean", "nibp", "sqi", "quality", "rr", "amp", "index"}
+_NUMBER_UNITS = {"bpm", "%", "degC"}
+# A wave is sampled at least so often: monitors send derived numbers once a second or minute.
+_SLOWEST_WAVE_HZ = 10.0
+_SLOWEST_BREATH_HZ = 2.0
 _RESP = ("resp", "respiration", "resp_a", "resp_b", "imp_resp")
 
 
@@ -61,15 +87,72 @@ def ecg_lead(source_name: str) -> str | None:
     return None
 
 
-def channel_names(source_names: Sequence[str]) -> list[str]:
-    """A distinct corpus name for each of `source_names`, in their order."""
-    leads = [ecg_lead(name) for name in source_names]
+def names_of(channels: Sequence[SourceChannel]) -> list[str]:
+    """The corpus names of the channels of a recording: declared ones as they are, else by what they hold."""
+    if all(channel.name for channel in channels):
+        return [str(channel.name) for channel in channels]
+    return channel_names(
+        [channel.source_name for channel in channels],
+        [_is_number(channel.source_name, channel.unit, channel.rate_hz) for channel in channels],
+    )
+
+
+def channel_names(source_names: Sequence[str], numbers: Sequence[bool] | None = None) -> list[str]:
+    """A distinct corpus name for each of `source_names`, in their order; `numbers` are those that hold derived
+    numbers, not signals.
+    """
+    numbers = numbers or [_is_number(name, "", 0.0) for name in source_names]
+    leads = [None if number else ecg_lead(name) for name, number in zip(source_names, numbers, strict=True)]
+    waves = [None if number else _ppg_rank(name) for name, number in zip(source_names, numbers, strict=True)]
     first_ecg = _best(leads)
-    names = [
-        _plain(source_name) if lead is None else ("ecg" if at == first_ecg else _lead_name(lead))
-        for at, (source_name, lead) in enumerate(zip(source_names, leads, strict=True))
-    ]
+    ranked = [(rank, at) for at, rank in enumerate(waves) if rank is not None]
+    first_ppg = min(ranked)[1] if ranked else None
+    names = []
+    for at, source_name in enumerate(source_names):
+        if leads[at] is not None:
+            names.append("ecg" if at == first_ecg else _lead_name(str(leads[at])))
+        elif waves[at] is not None:
+            names.append("ppg" if at == first_ppg else _other_wave(source_name))
+        else:
+            names.append(_number_name(source_name) if numbers[at] else _plain(source_name))
     return _distinct(names)
+
+
+def likely_ppg(names: Iterable[str]) -> list[str]:
+    """Those of a corpus's channels that may be a pulse wave under another name."""
+    return [name for name in names if re.search(r"pleth|ppg|bvp|puls|^ir(_|$)|infrared|^green|^red(_|$)", name)]
+
+
+def _is_number(source_name: str, unit: str, rate_hz: float) -> bool:
+    """Whether a channel holds numbers derived from a signal: its unit and rate say so, else its name."""
+    words = sanitised(source_name).split("_")
+    slowest_hz = _SLOWEST_BREATH_HZ if words[0] in _RESP else _SLOWEST_WAVE_HZ
+    if unit in _NUMBER_UNITS or 0 < rate_hz < slowest_hz:
+        return True
+    return len(words) > 1 and bool(_NUMBERS & set(words)) and words[0] not in _RESP
+
+
+def _number_name(source_name: str) -> str:
+    """A name that no code takes for a signal of that kind: `ECG HR` is `hr_ecg`, `ABP` in numerics `abp_number`."""
+    word = sanitised(source_name)
+    bare = re.sub(r"^(mdc_)?(ecg|ekg)(_lead)?_?", "", word)
+    if bare != word:
+        return f"{bare or 'number'}_ecg"
+    return f"{word}_number" if word in (*_ABP, *_RESP) or _ppg_rank(source_name) is not None else word
+
+
+def _ppg_rank(source_name: str) -> int | None:
+    """How good a pulse wave `source_name` denotes, 0 the best; None if it is none."""
+    word = sanitised(source_name)
+    if word in _PPG:
+        return _PPG.index(word)
+    return len(_PPG) if _PPG_SITE.fullmatch(word) else None
+
+
+def _other_wave(source_name: str) -> str:
+    """A further pulse wave: the same name once more gets a number, another one keeps what tells it apart."""
+    word = re.sub(r"^(ppg|pleth|bvp|spo2)_?", "", sanitised(source_name))
+    return "ppg" if word in ("", "pleth", "ppg") or word.isdigit() else f"ppg_{word}"
 
 
 def _best(leads: Sequence[str | None]) -> int | None:
@@ -87,7 +170,7 @@ def _lead_name(lead: str) -> str:
 
 def _plain(source_name: str) -> str:
     word = sanitised(source_name)
-    for name, words in (("ppg", _PPG), ("abp", _ABP), ("resp", _RESP)):
+    for name, words in (("abp", _ABP), ("resp", _RESP)):
         if word in words:
             return name
     return word

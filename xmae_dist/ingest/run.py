@@ -11,8 +11,8 @@ from xmae_dist.cluster import fanout
 from xmae_dist.core.errors import UsageError
 from xmae_dist.core.progress import progress
 from xmae_dist.ingest.admission import Admission, admission, left_out
-from xmae_dist.ingest.archives.catalogue import Archive
 from xmae_dist.ingest.convert import PartTask, Wear
+from xmae_dist.ingest.datasets.catalogue import Archive
 from xmae_dist.ingest.discover import Offer, discover
 from xmae_dist.ingest.formats.items import Item, Refusal
 from xmae_dist.ingest.formats.mapping import Mapping as TableMapping

@@ -18,7 +18,9 @@ _NOTHING: Mapping[str, str] = {}
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Outcome:
-    """What became of one recording. `dropped`: source channel -> reason. `reason`: why it was rejected."""
+    """What became of one recording. `dropped`: source channel -> reason. `reason`: why it was rejected; `notes`: what a
+    person should know of how it was read and of what it holds.
+    """
 
     name: str
     item: str
@@ -29,6 +31,7 @@ class Outcome:
     hours: float = 0.0
     withdrawn: bool = False
     """Left out because its subject was withdrawn: nothing is wrong with it."""
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,6 +80,7 @@ def read_note(url: str) -> tuple[str, WrittenPart]:
 def _outcome(fields: dict) -> Outcome:
     """Outcomes are kept for every recording of a run: what they share is held once."""
     fields["channels"] = tuple(map(sys.intern, fields["channels"]))
+    fields["notes"] = tuple(fields.get("notes", ()))
     fields["dropped"] = fields["dropped"] or _NOTHING
     if fields["item"] == fields["name"]:
         fields["item"] = fields["name"]

@@ -20,7 +20,7 @@ from deltalake import CommitProperties, DeltaTable, Transaction, write_deltalake
 from deltalake.exceptions import CommitFailedError, DeltaError, TableNotFoundError
 
 from xmae_dist.core.errors import StorageError
-from xmae_dist.storage import uri
+from xmae_dist.storage import parquet, uri
 from xmae_dist.storage.diagnose import NOTHING_THERE, explain
 
 WRITE_ID = "xmae_write_id"
@@ -110,7 +110,7 @@ class Table:
         """
 
         def write(table: DeltaTable, commit: CommitProperties) -> None:
-            rows = transform(table.to_pyarrow_table(filters=[tuple(one) for one in filters]))
+            rows = transform(parquet.scan(table, predicate=sql_of(filters)))
             write_deltalake(table, rows, mode="overwrite", predicate=sql_of(filters), commit_properties=commit)
 
         return self._commit(write, None, metadata)
@@ -141,14 +141,11 @@ class Table:
         filters: Filters | None = None,
     ) -> pa.Table:
         """Rows of a version (the newest unless told), optionally some columns, and rows where all
-        `filters` hold.
+        `filters` hold. They come in no certain order.
         """
 
         def rows() -> pa.Table:
-            return self._loaded(version).to_pyarrow_table(
-                columns=list(columns) if columns is not None else None,
-                filters=[tuple(one) for one in filters] if filters else None,
-            )
+            return parquet.scan(self._loaded(version), columns, sql_of(filters) if filters else None)
 
         return self._patiently(rows, version)
 
@@ -290,6 +287,8 @@ def sql_of(filters: Filters) -> str:
 
 def _condition(operator: str, value: Any) -> str:
     if operator == "in":
+        if not value:
+            return "IS NULL AND FALSE"  # SQL has no empty list
         return f"IN ({', '.join(_literal(one) for one in value)})"
     if operator in ("=", "!=", "<", "<=", ">", ">="):
         return f"{operator} {_literal(value)}"

@@ -45,6 +45,7 @@ __all__ = [
     "local_path",
     "normalise",
     "path_below",
+    "patience_s",
     "probe",
     "probe_conditional_put",
     "read_bytes",
@@ -184,7 +185,7 @@ def filesystem(url: str) -> tuple[AbstractFileSystem, str]:
 def _filesystem(scheme: str, *, probing: bool) -> AbstractFileSystem:
     ours = ("AWS_", "GOOGLE_", EMULATOR_VARIABLE)
     environment = "\0".join(f"{k}={v}" for k, v in sorted(os.environ.items()) if k.startswith(ours))
-    key = (os.getpid(), scheme, probing, _patience_s(), hashlib.sha256(environment.encode()).digest())
+    key = (os.getpid(), scheme, probing, patience_s(), hashlib.sha256(environment.encode()).digest())
     with _filesystems_lock:
         if key not in _filesystems:
             _filesystems[key] = _new_filesystem(scheme, probing, key[-1])
@@ -198,7 +199,7 @@ def _new_filesystem(scheme: str, probing: bool, environment: object) -> Abstract
     if scheme == "s3":
         options["config_kwargs"] = {
             "connect_timeout": _CONNECT_TIMEOUT_S,
-            "read_timeout": _PROBE_READ_TIMEOUT_S if probing else _patience_s() / 4,
+            "read_timeout": _PROBE_READ_TIMEOUT_S if probing else patience_s() / 4,
             "retries": {"mode": "standard", "total_max_attempts": 2 if probing else 4},
             "max_pool_connections": 32,
         }
@@ -222,15 +223,16 @@ def _new_filesystem(scheme: str, probing: bool, environment: object) -> Abstract
     return fs
 
 
-def _patience_s() -> float:
+def patience_s() -> float:
+    """Seconds for which a store that does not serve is asked again (XMAE_STORE_PATIENCE_S)."""
     text = os.environ.get(PATIENCE_VARIABLE, "")
     try:
-        patience_s = float(text or _PATIENCE_S)
+        seconds = float(text or _PATIENCE_S)
     except ValueError:
-        patience_s = 0.0
-    if not patience_s > 0:
+        seconds = 0.0
+    if not seconds > 0:
         raise StorageError(PATIENCE_VARIABLE, value=repr(text), expected="seconds above 0")
-    return patience_s
+    return seconds
 
 
 def _within(fs: AbstractFileSystem, seconds: float) -> dict[str, float]:
@@ -239,14 +241,14 @@ def _within(fs: AbstractFileSystem, seconds: float) -> dict[str, float]:
 
 
 def _within_bytes(fs: AbstractFileSystem, size: int) -> dict[str, float]:
-    return _within(fs, _patience_s() + size / _SLOWEST_BYTES_S)
+    return _within(fs, patience_s() + size / _SLOWEST_BYTES_S)
 
 
 def read_bytes(url: str) -> bytes:
     """The whole object. Raises StorageError where there is none."""
     fs, path = filesystem(url)
     with storage_errors(url):
-        return bytes(fs.cat_file(path, **_within(fs, _patience_s() * _WHOLE_OBJECT_FACTOR)))
+        return bytes(fs.cat_file(path, **_within(fs, patience_s() * _WHOLE_OBJECT_FACTOR)))
 
 
 def read_ranges(url: str, starts: Sequence[int], stops: Sequence[int]) -> list[bytes]:

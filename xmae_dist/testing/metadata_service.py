@@ -1,4 +1,5 @@
-"""A stand-in for the metadata services of cloud machines: a role whose keys expire, as of EC2 (IMDSv2) and containers.
+"""A stand-in for the metadata services of cloud machines: a role whose keys expire, by the protocols of EC2 (IMDSv2)
+and of containers.
 
 It runs in this process on a loopback port; botocore finds it by AWS_EC2_METADATA_SERVICE_ENDPOINT, or by
 AWS_CONTAINER_CREDENTIALS_FULL_URI = `MetadataService.container_url`.

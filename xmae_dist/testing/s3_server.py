@@ -20,6 +20,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from xmae_dist.core.errors import RunError
+from xmae_dist.testing import beside_parent
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,7 +66,7 @@ def serve_s3(port: int | None = None) -> Iterator[S3Server]:
         access_key_id="local" + secrets.token_hex(6),
         secret_access_key=secrets.token_hex(16),
     )
-    process = subprocess.Popen(
+    process = beside_parent.start(
         [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)],
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,

@@ -23,7 +23,8 @@ from xmae_dist.data.clocks.pairing import Candidate
 from xmae_dist.data.clocks.record import estimates
 from xmae_dist.data.clocks.record import fingerprint as pairs_fingerprint
 from xmae_dist.data.store.part import PartPlan, plan_parts, write_part
-from xmae_dist.data.store.window_store import FORMAT, WindowStore, is_complete, transaction
+from xmae_dist.data.store.window_store import FORMAT, MEASURES_REVISION, WindowStore, is_complete, transaction
+from xmae_dist.data.windows.cut_reader import Origin
 from xmae_dist.data.windows.source import pairs_among, window_sources
 from xmae_dist.data.windows.spec import ALGORITHM, WindowSpec
 from xmae_dist.data.windows.split import SPLITS, SplitConfig
@@ -97,7 +98,8 @@ def materialise(
         sources = window_sources(recordings, pairs, estimates(corpus, pairs))
         plans = plan_parts(sources, config.spec, config.split, url, config.chunk_windows, on_the_fly=config.on_the_fly)
         commit_index(url, document["fingerprint"], list(_written(plans, tasks)))
-    return WindowStore.open(url)
+    # The store is named by what this snapshot holds, so its recordings need no second look.
+    return WindowStore.open(url, origin=Origin(snapshot.url, snapshot.version), check_origin=allow_withdrawn)
 
 
 def _cohorts(snapshot: Snapshot, config: StoreConfig) -> list[str]:
@@ -114,6 +116,7 @@ def _document(snapshot: Snapshot, config: StoreConfig, pairs: Sequence[Candidate
         "cohorts": {name: snapshot.cohort(name).fingerprint for name in _cohorts(snapshot, config)},
         "chunk_windows": config.chunk_windows,
     }
+    content["measures"] = MEASURES_REVISION
     if pairs:
         content["alignments"] = pairs_fingerprint(pairs)
     if config.on_the_fly:

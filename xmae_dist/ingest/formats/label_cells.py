@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-_EMPTY = {"", "nan", "na", "null", "none"}
+_EMPTY = {"", "nan", "na", "n/a", "#n/a", "<na>", "null", "none", "nat"}
 
 
 def split_kinds(cells: Mapping[str, Any], numeric: set[str] | None = None) -> tuple[dict[str, float], dict[str, str]]:
@@ -17,9 +17,9 @@ def split_kinds(cells: Mapping[str, Any], numeric: set[str] | None = None) -> tu
     numbers: dict[str, float] = {}
     text: dict[str, str] = {}
     for name, cell in cells.items():
-        word = "" if cell is None else str(cell).strip()
-        if word.lower() in _EMPTY:
+        if is_empty(cell):
             continue
+        word = str(cell).strip()
         number = _number(word) if numeric is None or name in numeric else None
         if number is None:
             text[name] = word
@@ -28,10 +28,22 @@ def split_kinds(cells: Mapping[str, Any], numeric: set[str] | None = None) -> tu
     return numbers, text
 
 
+def is_empty(cell: Any) -> bool:
+    """Whether a cell says nothing: blank, or a word for "not known"."""
+    return cell is None or str(cell).strip().lower() in _EMPTY
+
+
 def all_numbers(cells: Iterable[str]) -> bool:
     """Whether every filled cell is a number, and one is filled."""
-    filled = [cell for cell in cells if cell is not None and cell.strip().lower() not in _EMPTY]
+    filled = [cell for cell in cells if not is_empty(cell)]
     return bool(filled) and all(_number(cell) is not None for cell in filled)
+
+
+def stray_words(cells: Sequence[str]) -> list[int]:
+    """Where words stand in what is a column of numbers otherwise: at most half of its filled cells."""
+    filled = [at for at, cell in enumerate(cells) if not is_empty(cell)]
+    words = [at for at in filled if _number(cells[at]) is None]
+    return words if words and len(words) <= 0.5 * len(filled) else []
 
 
 def _number(word: str) -> float | None:

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import fnmatch
 import posixpath
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from xmae_dist.ingest.formats.items import Folder, Found, Item
-from xmae_dist.ingest.formats.mapping import Mapping
+from xmae_dist.ingest.formats.mapping import Mapping, picks
 from xmae_dist.ingest.formats.protocol import told
 from xmae_dist.ingest.formats.source import Opened
-from xmae_dist.ingest.formats.table import ColumnsRecording, rows_recordings
+from xmae_dist.ingest.formats.table import ColumnsRecording, lines_recording, rows_recordings
+from xmae_dist.ingest.formats.variables import VariablesRecording
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,8 +29,13 @@ class MappedFormat:
     def find(self, folder: Folder) -> Found:
         names = folder.names()
         if folder.only is None:
-            names = [name for name in names if fnmatch.fnmatch(posixpath.basename(name), self.mapping.files)]
-        return Found(items=tuple(folder.whole_file(name, self.name) for name in names))
+            # The folder may be the one that the pattern begins with.
+            place = posixpath.basename(folder.url.rstrip("/"))
+            names = [name for name in names if picks(self.mapping.files, f"{place}/{name}")]
+        return Found(items=tuple(self._item(folder, name) for name in names))
+
+    def _item(self, folder: Folder, name: str) -> Item:
+        return folder.whole_file(name, self.name, self.mapping.companions(name, folder.sizes))
 
     def recordings(self, item: Item, folder: Path) -> Iterator[Opened]:
         return told(self._opened(folder / item.head, item.name), item.name)
@@ -38,5 +43,9 @@ class MappedFormat:
     def _opened(self, head: Path, name: str) -> Iterator[Opened]:
         if self.mapping.layout == "columns":
             yield ColumnsRecording(head, name, self.mapping)
+        elif self.mapping.layout == "variables":
+            yield VariablesRecording(head, name, self.mapping)
+        elif self.mapping.layout == "lines":
+            yield lines_recording(head, name, self.mapping)
         else:
             yield from rows_recordings(head, self.mapping)

@@ -55,6 +55,8 @@ class Origin:
     clock_id: str | None = None
     labels: Mapping[str, float] = field(default_factory=dict)
     label_text: Mapping[str, str] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+    """What a person should know of how the file was read, for the report."""
 
 
 class SourceRecording(Protocol):

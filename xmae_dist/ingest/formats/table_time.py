@@ -1,7 +1,9 @@
-"""The time column of a table: where samples are missing between rows, and whether the declared rate is true."""
+"""The cells of a time column as seconds, and as the wall time of the first of them."""
 
 from __future__ import annotations
 
+import datetime
+import math
 from typing import Any
 
 import numpy as np
@@ -10,110 +12,192 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from xmae_dist.core.errors import InputError
-from xmae_dist.ingest.formats.mapping import TimeMapping
+from xmae_dist.ingest.formats.mapping import Mapping
+from xmae_dist.ingest.formats.table_cells import plain_numbers
 
-_PER_SECOND = {"seconds": 1.0, "milliseconds": 1e3, "microseconds": 1e6, "nanoseconds": 1e9}
+UNIT_S = {
+    "days": 86400.0,
+    "minutes": 60.0,
+    "seconds": 1.0,
+    "milliseconds": 1e-3,
+    "microseconds": 1e-6,
+    "nanoseconds": 1e-9,
+}
+# Twelve-hour clocks are not read: `3:00` would be two times.
 _CLOCK = r"^\s*(?:(?:(?P<d>\d+):)?(?P<h>\d+):)?(?P<m>\d+):(?P<s>\d+(?:\.\d+)?)\s*$"
-# Too few steps give no mean rate worth checking when times are rounded.
-_FEWEST_STEPS = 100
+_DAY_S = 86400.0
+_INT64 = (-(2**63), 2**63 - 1)
 
 
-class TimeGrid:
-    """Walks the times of a file batch by batch. `file` is named in errors.
+class TimeCells:
+    """Turns the time column of one file into seconds after its first cell, batch after batch.
 
-    Times are compared with their neighbours only: rounded times and a slow drift of the device's clock must
-    not be read as gaps.
+    `first` is that cell on the clock of the file (seconds; for wall times since 1970), None before a batch was read.
     """
 
-    def __init__(self, time: TimeMapping, rate_hz: float, file: str) -> None:
-        self.column = time.column
-        self._time, self._rate_hz, self._file = time, rate_hz, file
-        self._last_s: float | None = None
-        self._row = 0
-        self._steps, self._stepped_s = 0, 0.0
+    def __init__(self, mapping: Mapping, file: str) -> None:
+        assert mapping.time is not None
+        self._mapping, self._time, self._thing = mapping, mapping.time, f"times of {file}"
+        self._origin: Any = None
+        self._last_s, self._days_s, self._row = 0.0, 0.0, 0
+        self._later = False
 
-    def holes(self, column: pa.Array) -> list[tuple[int, int]]:
-        """(row in this batch, number of samples missing before it) for each gap. Raises InputError."""
-        times_s = self._seconds(column)
-        if not len(times_s):
-            return []
-        steps_s = np.diff(times_s, prepend=times_s[0] if self._last_s is None else self._last_s)
-        first = 1 if self._last_s is None else 0
-        self._check_steps(steps_s, first)
-        is_gap = steps_s * self._rate_hz > self._time.gap_after_samples
-        self._steps += int(np.count_nonzero(~is_gap[first:]))
-        self._stepped_s += float(steps_s[first:][~is_gap[first:]].sum())
+    @property
+    def absolute(self) -> bool:
+        """Whether the cells themselves say when they were."""
+        return self._time.unix or self._time.format == "iso8601" or self._time.epoch is not None
+
+    @property
+    def first_s(self) -> float:
+        """The first cell in seconds on the clock of the file."""
+        return float(self._origin or 0) * self._unit_s
+
+    def first_ns(self) -> int | None:
+        """The first cell in ns since 1970 UTC; None where it is no wall time, or none that 64 bits hold."""
+        if not self.absolute or self._origin is None:
+            return None
+        ns = self._epoch_ns() + round(self._origin * round(self._unit_s * 1e9))
+        return ns if _INT64[0] < ns < _INT64[1] else None
+
+    def seconds(self, column: pa.Array) -> NDArray[np.float64]:
+        """Seconds after the first cell of the file. Raises InputError for a cell that is no time."""
+        if column.null_count:
+            row = int(np.flatnonzero(column.is_null().to_numpy(zero_copy_only=False))[0])
+            raise self._not_a_time(f"an empty cell at row {self._row + row + 1}")
+        if not len(column):
+            return np.empty(0)
+        counts = self._counts(column)
+        if self._origin is None:
+            self._origin = counts[0].item()
+        since: Any = counts - self._origin
+        times_s = np.asarray(since, dtype=np.float64) * self._unit_s
+        if self._time.format == "clock":
+            times_s = self._past_midnight(times_s)
+        self._row += len(column)
         self._last_s = float(times_s[-1])
-        self._row += len(times_s)
-        return [(int(row), round(float(steps_s[row]) * self._rate_hz) - 1) for row in np.flatnonzero(is_gap)]
+        return times_s
 
-    def check_rate(self) -> None:
-        """Raises InputError where the mean rate between gaps is not the declared one."""
-        if self._steps < _FEWEST_STEPS or self._stepped_s <= 0:
-            return
-        rate_hz = self._steps / self._stepped_s
-        if abs(rate_hz / self._rate_hz - 1) > self._time.rate_tolerance:
-            raise InputError(
-                f"times of {self._file}",
-                value=f"{rate_hz:.6g} samples per second",
-                expected=f"{self._rate_hz:g} as declared",
-                fix="correct rate_hz or time.format in the mapping file",
-            )
+    @property
+    def _unit_s(self) -> float:
+        return {"clock": 1.0, "iso8601": 1e-9 if self._fine else 1e-6}.get(self._time.format) or UNIT_S[
+            self._time.format
+        ]
 
-    def first_ns(self, column: pa.Array) -> int:
-        """The first time of the column as nanoseconds since 1970."""
-        if self._time.format == "iso8601":
-            return int(self._stamps(column.slice(0, 1))[0])
-        return round(float(self._seconds(column.slice(0, 1))[0]) * 1e9)
+    _fine = True  # times of day in ns; in µs where a date lies beyond what ns hold
 
-    def _check_steps(self, steps_s: NDArray[np.float64], first: int) -> None:
-        bad = np.flatnonzero(~(steps_s[first:] >= 0)) + first
-        if len(bad):
-            raise InputError(
-                f"times of {self._file}",
-                value=f"step back or not a time at row {self._row + int(bad[0]) + 1}",
-                expected="times that increase",
-                fix="sort the file, or split it where the clock was set",
-            )
-        longest = int(np.argmax(steps_s))
-        if steps_s[longest] > self._time.longest_gap_s:
-            raise InputError(
-                f"times of {self._file}",
-                value=f"a gap of {steps_s[longest]:.0f} s before row {self._row + longest + 1}",
-                expected=f"at most {self._time.longest_gap_s:g} s",
-                fix="split the file there, or raise time.longest_gap_s",
-            )
+    def _epoch_ns(self) -> int:
+        if self._time.epoch is None:
+            return 0
+        try:
+            epoch = datetime.datetime.fromisoformat(self._time.epoch)
+        except ValueError as error:
+            raise InputError("time.epoch", value=repr(self._time.epoch), expected="a date as in ISO 8601") from error
+        since = (epoch if epoch.tzinfo else epoch.replace(tzinfo=datetime.UTC)) - _UNIX_EPOCH
+        return since // datetime.timedelta(microseconds=1) * 1000
 
-    def _seconds(self, column: pa.Array) -> NDArray[np.float64]:
+    def _counts(self, column: pa.Array) -> NDArray[Any]:
+        """Cells as whole or broken numbers of the unit; whole ones exactly, however large."""
         if self._time.format == "clock":
             return self._clock_seconds(column)
-        if self._time.format == "iso8601":
-            return self._stamps(column) / 1e9
+        if pa.types.is_timestamp(column.type) or self._time.format == "iso8601":
+            return self._stamps(column)
+        if pa.types.is_string(column.type):
+            column = plain_numbers(column, self._mapping)
         try:
-            return _floats(column) / _PER_SECOND[self._time.format]
-        except pa.ArrowInvalid as error:
+            if self._origin is None or isinstance(self._origin, int):
+                return column.cast(pa.int64()).to_numpy(zero_copy_only=False)
+        except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
+            pass  # broken numbers
+        try:
+            return column.cast(pa.float64(), safe=False).to_numpy(zero_copy_only=False)
+        except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
             raise self._not_a_time(error) from error
 
     def _clock_seconds(self, column: pa.Array) -> NDArray[np.float64]:
-        fields = pc.extract_regex(column.cast(pa.string()), _CLOCK)
+        cells = column.cast(pa.string())
+        if self._mapping.decimal != ".":
+            cells = pc.replace_substring(cells, self._mapping.decimal, ".")
+        fields = pc.extract_regex(cells, _CLOCK)
         if fields.null_count:
             row = int(np.flatnonzero(fields.is_null().to_numpy(zero_copy_only=False))[0])
             raise self._not_a_time(f"{column[row].as_py()!r} at row {self._row + row + 1}")
-        days, hours, minutes, seconds = (_floats(pc.struct_field(fields, name), empty="0") for name in "dhms")
+        days, hours, minutes, seconds = (_number(pc.struct_field(fields, name)) for name in "dhms")
         return ((days * 24 + hours) * 60 + minutes) * 60 + seconds
 
+    def _past_midnight(self, times_s: NDArray[np.float64]) -> NDArray[np.float64]:
+        """A day more from where the clock steps back by about a day on."""
+        times_s = times_s + self._days_s
+        steps_s = np.diff(times_s, prepend=self._last_s if self._row else times_s[0])
+        midnight = (steps_s >= -_DAY_S) & (steps_s <= self._time.longest_gap_s - _DAY_S)
+        if midnight.any():
+            times_s = times_s + np.cumsum(midnight) * _DAY_S
+            self._days_s += float(np.count_nonzero(midnight)) * _DAY_S
+        return times_s
+
     def _stamps(self, column: pa.Array) -> NDArray[np.int64]:
+        """ISO 8601 with or without a zone as ns (or µs) since 1970 UTC."""
+        if pa.types.is_string(column.type):
+            column = pc.replace_substring_regex(pc.utf8_trim_whitespace(column), r"\s+([+-]\d\d:?\d\d)$", r"\1")
+            column = pc.replace_substring(column, ",", ".")
+        for fine in (True, False) if self._fine else (False,):
+            for zone in ("UTC", None):
+                try:
+                    stamps = column.cast(pa.timestamp("ns" if fine else "us", zone))
+                except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
+                    wrong = error
+                    continue
+                if fine != self._fine and self._origin is not None:
+                    self._origin //= 1000
+                self._fine = fine
+                local = zone is None and getattr(column.type, "tz", None) is None
+                return self._in_utc(stamps) if local else stamps.cast(pa.int64()).to_numpy(zero_copy_only=False)
+        raise self._not_a_time(wrong) from wrong
+
+    def _in_utc(self, stamps: pa.Array) -> NDArray[np.int64]:
+        """Wall times of the mapping's zone: where an hour comes twice, the second begins where the clock steps back."""
+        if self._mapping.zone in (None, "UTC"):
+            return stamps.cast(pa.int64()).to_numpy(zero_copy_only=False)
         try:
-            stamps = column.cast(pa.timestamp("ns")).cast(pa.int64())
+            early, late = (
+                pc.assume_timezone(stamps, self._mapping.zone, ambiguous=which, nonexistent="raise")
+                .cast(pa.int64())
+                .to_numpy(zero_copy_only=False)
+                for which in ("earliest", "latest")
+            )
         except pa.ArrowInvalid as error:
-            raise self._not_a_time(error) from error
-        return stamps.to_numpy(zero_copy_only=False)
+            raise self._not_a_time(f"{error} (zone {self._mapping.zone})") from error
+        twice = early != late
+        back = np.concatenate(([False], np.diff(early) < 0)) & twice
+        later = (np.cumsum(back) > 0) | self._later
+        self._later = bool(later[-1]) and bool(twice[-1])
+        return np.where(twice & later, late, early)
 
     def _not_a_time(self, what: Any) -> InputError:
-        return InputError(f"times of {self._file}", value=str(what), expected=f"the format {self._time.format!r}")
+        said = " ".join(str(what).split())[:300]
+        return InputError(self._thing, value=said, expected=f"the format {self._time.format!r}")
 
 
-def _floats(column: pa.Array, empty: str | None = None) -> NDArray[np.float64]:
-    if empty is not None:
-        column = pc.if_else(pc.equal(column, ""), empty, column)
-    return column.cast(pa.float64()).to_numpy(zero_copy_only=False)
+_UNIX_EPOCH = datetime.datetime(1970, 1, 1, tzinfo=datetime.UTC)
+
+
+def start_ns(cells: TimeCells | None, offset_s: float, header: datetime.datetime | None, clock: bool) -> int | None:
+    """Wall time of the first sample in ns since 1970: of its time where that is one, else of the start that stands
+    above the table, to which relative times are added (`clock`: times of its day).
+    """
+    ns = None
+    if cells is not None and cells.absolute:
+        ns = cells.first_ns()
+    elif header is not None:
+        since_s = 0.0
+        if clock and cells is not None:
+            midnight = header.replace(hour=0, minute=0, second=0, microsecond=0)
+            since_s = cells.first_s - (header - midnight).total_seconds()
+            since_s -= _DAY_S * math.floor(since_s / _DAY_S + 0.5)
+        elif cells is not None:
+            since_s = cells.first_s
+        ns = (header - _UNIX_EPOCH) // datetime.timedelta(microseconds=1) * 1000 + round(since_s * 1e9)
+    return None if ns is None else ns + round(offset_s * 1e9)
+
+
+def _number(column: pa.Array) -> NDArray[np.float64]:
+    return pc.if_else(pc.equal(column, ""), "0", column).cast(pa.float64()).to_numpy(zero_copy_only=False)

@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import wfdb
 from numpy.typing import NDArray
 
 from xmae_dist.core.errors import InputError
@@ -30,6 +29,8 @@ from xmae_dist.ingest.formats.source import (
     distinct_keys,
     physical,
 )
+from xmae_dist.ingest.formats.wfdb_header import read_header, read_samples
+from xmae_dist.ingest.formats.wfdb_repair import readable
 from xmae_dist.storage import uri
 
 # The largest block decoded at once, in samples of all signals together (16 MiB of int16).
@@ -69,21 +70,28 @@ class WfdbRecording:
 
     def __init__(self, header: Path, recording_id: str) -> None:
         self._folder = header.parent
+        self._headers = [readable(header)]
+        header = self._headers[0].path
         record = _read_header(header)
         if hasattr(record, "seg_name"):
+            _check_segments(record, header)
             self._segments = [self._segment(name, n) for name, n in zip(record.seg_name, record.seg_len, strict=True)]
         else:
-            frames = record.sig_len or _frames_on_disk(self._folder, record)
+            frames = record.sig_len or _frames_on_disk(header.parent, record)
             self._segments = [_Segment(stem=header.with_suffix(""), frames=frames, header=record)]
         self._segments = [segment for segment in self._segments if segment.frames > 0]
         for segment in self._segments:
             if segment.header is not None:
-                _check_signal_files(self._folder, segment)
+                _check_signal_files(segment)
         self._layouts = _layouts(self._segments, float(record.fs))
         self._channels = tuple(_calibrated(key, layouts, len(self._segments)) for key, layouts in self._layouts.items())
         if not self._channels:
             raise InputError(f"record {header.name}", value="no samples", expected="at least one signal with samples")
-        self._origin = Origin(recording_id=recording_id, start_time_ns=_start_time_ns(record))
+        start_ns, dated = _start_time_ns(record, self._headers[0].start)
+        notes = [*self._notes(), *dated]
+        self._origin = Origin(
+            recording_id=recording_id, start_time_ns=start_ns, notes=tuple(f"{header.stem}: {note}" for note in notes)
+        )
 
     @property
     def origin(self) -> Origin:
@@ -103,8 +111,28 @@ class WfdbRecording:
     def _segment(self, name: str, frames: int) -> _Segment:
         if name == "~":
             return _Segment(stem=None, frames=frames)
-        stem = uri.path_below(self._folder, name)
-        return _Segment(stem=stem, frames=frames, header=_read_header(stem.with_suffix(".hea")))
+        place = uri.path_below(self._folder, name)
+        found = readable(place.with_name(f"{place.name}.hea"))
+        self._headers.append(found)
+        segment = _Segment(stem=found.path.with_suffix(""), frames=frames, header=_read_header(found.path))
+        held = segment.header.sig_len
+        if held is not None and segment.header.n_sig and segment.header.file_name and 0 < held < frames:
+            raise InputError(
+                f"segment {name}", value=f"{held} samples", expected=f"{frames} as the record says", fix="copy it again"
+            )
+        return segment
+
+    def _notes(self) -> list[str]:
+        """What a person should know of the headers and files."""
+        notes = [note for header in self._headers for note in header.notes]
+        described = [segment for segment in self._segments if segment.header is not None and segment.header.n_sig]
+        unsummed = [segment for segment in described if _no_sums(segment.header)]
+        if unsummed:
+            notes.append("its header gives 0 for every checksum: its samples are not checked")
+        longer = [beyond for segment in described if (beyond := _frames_beyond(segment)) > 0]
+        if longer:
+            notes.append(f"its signal files go on for {sum(longer):,} samples after what the header says: not read")
+        return notes
 
     def _block(self, segment: _Segment, start: int, stop: int) -> dict[str, Raw]:
         decoded = _decode(segment, start, stop)
@@ -129,15 +157,49 @@ class _Layout(SourceChannel):
 
 
 def _read_header(header: Path) -> Any:
-    if not header.is_file():
-        raise InputError(
-            f"header {header.name}", value="no such file", fix="restore it beside its signal files, or remove those"
-        )
     try:
-        return wfdb.rdheader(str(header.with_suffix("")))
+        record = read_header(header)
     except (ValueError, IndexError, KeyError, TypeError, AttributeError) as error:
         # wfdb raises whatever its parser trips over.
         raise InputError(f"header {header.name}", value=f"unreadable ({error})", expected="a WFDB header") from error
+    described = len(getattr(record, "sig_name", None) or ())
+    if not hasattr(record, "seg_name") and described != (record.n_sig or 0):
+        raise InputError(
+            f"header {header.name}",
+            value=f"{described} signal lines",
+            expected=f"{record.n_sig} as its first line says",
+            fix="copy it again from its source",
+        )
+    return record
+
+
+def _check_segments(record: Any, header: Path) -> None:
+    """Raises InputError where a multi-segment header lists less than its first line says."""
+    listed, frames = len(record.seg_name), sum(record.seg_len)
+    if listed != record.n_seg or (record.sig_len and frames != record.sig_len):
+        raise InputError(
+            f"header {header.name}",
+            value=f"{listed} segments of {frames} samples in all",
+            expected=f"{record.n_seg} segments of {record.sig_len} samples as its first line says",
+            fix="copy the header and the segments it lacks again from their source",
+        )
+
+
+def _no_sums(record: Any) -> bool:
+    """Whether the header gives 0 for every checksum, as writers do that compute none."""
+    return bool(record.checksum) and not any(record.checksum)
+
+
+def _frames_beyond(segment: _Segment) -> int:
+    """Frames that the signal files hold after those of the segment; 0 where formats are packed or shared."""
+    assert segment.stem is not None
+    beyond: list[int] = []
+    for name, (bytes_per_frame, offset) in _files(segment.header).items():
+        path = uri.path_below(segment.stem.parent, name)
+        if name == "~" or not bytes_per_frame or not path.is_file():
+            return 0
+        beyond.append(int((path.stat().st_size - offset) // bytes_per_frame) - segment.frames)
+    return max(0, min(beyond, default=0))
 
 
 def _frames_on_disk(folder: Path, record: Any) -> int:
@@ -161,11 +223,12 @@ def _files(record: Any) -> dict[str, tuple[float, int]]:
     return files
 
 
-def _check_signal_files(folder: Path, segment: _Segment) -> None:
+def _check_signal_files(segment: _Segment) -> None:
+    assert segment.stem is not None
     for name, (bytes_per_frame, offset) in _files(segment.header).items():
         if name == "~":
             continue
-        path = uri.path_below(folder, name)
+        path = uri.path_below(segment.stem.parent, name)
         if not path.is_file():
             raise InputError(f"signal file {name}", value="no such file", fix="restore it beside its header")
         needed = offset + math.floor(segment.frames * bytes_per_frame)
@@ -198,7 +261,7 @@ def _describe(segment: _Segment, fs: float) -> dict[str, _Layout]:
         unit, factor = device_unit(record.units[at])
         gain = record.adc_gain[at] or _UNCALIBRATED_GAIN
         scale = factor / gain
-        checksum = record.checksum[at] if record.checksum else None
+        checksum = record.checksum[at] if record.checksum and not _no_sums(record) else None
         described[key] = _Layout(
             key=key,
             source_name=record.sig_name[at] or "",
@@ -257,34 +320,34 @@ def _samples_per_frame(layouts: dict[Path | None, _Layout]) -> int:
 
 def _decode(segment: _Segment, start: int, stop: int) -> dict[str, NDArray[Any]]:
     """Digital samples start … stop (frames) of every signal of a segment, with one mark for missing ones."""
-    if segment.header is None or not segment.header.n_sig:
+    if segment.stem is None or segment.header is None or not segment.header.n_sig:
         return {}
     header = segment.header
-    # Given a header without a length wfdb reads only whole files; such headers are rare and old.
-    span = {} if header.sig_len is None else {"sampfrom": start, "sampto": stop}
     bits = 32 if any(fmt in _WIDE for fmt in header.fmt) else 16
     try:
-        record = wfdb.rdrecord(str(segment.stem), physical=False, smooth_frames=False, return_res=bits, **span)
+        signals = read_samples(segment.stem, header, segment.frames, start, stop, bits)
     except (ValueError, IndexError, KeyError, TypeError, OSError, RuntimeError) as error:
         raise InputError(
             f"signal files of {header.record_name}", value=f"undecodable ({error})", fix="copy them again"
         ) from error
     decoded = {}
-    for key, fmt, per_frame, raw in zip(
-        distinct_keys(header.sig_name), header.fmt, header.samps_per_frame, record.e_d_signal, strict=True
-    ):
-        if not span:
-            raw = raw[start * per_frame : stop * per_frame]
+    for key, fmt, raw in zip(distinct_keys(header.sig_name), header.fmt, signals, strict=True):
         if fmt in _MISSING:
             raw = np.where(raw == _MISSING[fmt], np.iinfo(_dtype(fmt)).min, raw)
-        decoded[key] = raw
+        # In its own width: a 16-bit mark among 32-bit neighbours would be a number.
+        decoded[key] = raw.astype(_dtype(fmt), copy=False)
     return decoded
 
 
-def _start_time_ns(record: Any) -> int | None:
-    """Wall time of the first sample, taken as UTC; None where the header gives no date."""
-    if record.base_date is None or record.base_time is None:
-        return None
-    start = datetime.datetime.combine(record.base_date, record.base_time, tzinfo=datetime.UTC)
-    epoch = datetime.datetime(1970, 1, 1, tzinfo=datetime.UTC)
-    return (start - epoch) // datetime.timedelta(microseconds=1) * 1000
+def _start_time_ns(record: Any, told: datetime.datetime | None) -> tuple[int | None, list[str]]:
+    """Wall time of the first sample, taken as UTC; None, and why, where there is none that 64 bits of ns hold."""
+    start = told
+    if start is None and record.base_date is not None and record.base_time is not None:
+        start = datetime.datetime.combine(record.base_date, record.base_time)
+    if start is None:
+        return None, []
+    since = start.replace(tzinfo=datetime.UTC) - datetime.datetime(1970, 1, 1, tzinfo=datetime.UTC)
+    ns = since // datetime.timedelta(microseconds=1) * 1000
+    if not -(2**63) < ns < 2**63:
+        return None, [f"its date, {start.date()}, is shifted beyond what the corpus holds: the start is left unknown"]
+    return ns, []

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import posixpath
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,7 +29,7 @@ class WfdbFormat:
         masters: dict[str, tuple[list[str], str]] = {}
         named: set[str] = set()
         for head, text in folder.contents(heads):
-            references = _references(head, text)
+            references = _references(head, text, folder.sizes)
             named.update(references)
             if references and references[0].endswith(".hea"):
                 masters[head] = references, hashlib.sha256(text).hexdigest()
@@ -48,7 +49,7 @@ class WfdbFormat:
         present = [name for name in segments if name in folder.sizes]
         names, digests = [head, *segments], [digest]
         for segment, text in folder.contents(present):
-            references = _references(segment, text)
+            references = _references(segment, text, folder.sizes)
             named.update(references)
             names += references
             digests.append(hashlib.sha256(text).hexdigest())
@@ -78,7 +79,7 @@ def _opened(head: Path, name: str) -> Iterator[Opened]:
     yield WfdbRecording(head, name)
 
 
-def _references(head: str, text: bytes) -> list[str]:
+def _references(head: str, text: bytes, sizes: Mapping[str, int]) -> list[str]:
     """Files that a header names, relative to the listing: segment headers of a multi-segment record, else
     signal files.
     """
@@ -87,9 +88,12 @@ def _references(head: str, text: bytes) -> list[str]:
     if not lines:
         return []
     folder = posixpath.dirname(head)
-    suffix = ".hea" if "/" in lines[0][0] else ""
-    names = dict.fromkeys(words[0] for words in lines[1:] if words[0] != "~")
-    return [posixpath.join(folder, name + suffix) for name in names]
+    suffix = ".hea" if re.search(r"/\d+$", lines[0][0]) else ""
+    names = dict.fromkeys(words[0] + suffix for words in lines[1:] if words[0] != "~")
+    paths = {name: posixpath.join(folder, name) for name in names}
+    # Some archives name the place that a file had when it was made: what lies beside the header is meant.
+    beside = {name: posixpath.join(folder, posixpath.basename(name)) for name in names}
+    return [paths[name] if paths[name] in sizes or beside[name] not in sizes else beside[name] for name in names]
 
 
 def _without_header(folder: Folder, named: set[str]) -> Iterator[Refusal]:
