@@ -182,11 +182,11 @@ def test_a_corpus_with_duplicates_has_a_way_out(old_corpora: Path, capsys: pytes
 def test_the_same_rows_committed_twice_stay_once(old_corpora: Path) -> None:
     """Two runs that both took over one part of an interrupted third."""
     corpus = Corpus.create(f"{old_corpora}/other")
-    rows = write_part(corpus, "p0", ["s0"], seconds=1)
-    corpus.commit_part(rows, "run 0")
+    corpus.commit_part(write_part(corpus, "p0", ["s0", "s1", "s2"], seconds=1), "run 0")
+    held = corpus.snapshot().fingerprint
     corpus.index.append(corpus.index.read())
     assert main(["repair", corpus.url, "--apply"]) == 0
-    assert len(corpus.snapshot().rows()) == 2 and len(corpus.snapshot().recordings()) == 1
+    assert len(corpus.snapshot().recordings()) == 3 and corpus.snapshot().fingerprint == held
 
 
 def test_what_was_dropped_stays_for_readers_of_the_grace_period(old_corpora: Path) -> None:

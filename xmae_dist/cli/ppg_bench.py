@@ -50,7 +50,7 @@ def run(args: Args) -> int:
     }
     # JSON is YAML, and needs no library to be written.
     uri.write_bytes(uri.join(args.out, "xmae.yaml"), (json.dumps(model, indent=1) + "\n").encode())
-    port = (resources.files("xmae_dist.evaluate") / "ppg_bench_port.py").read_bytes()
+    port = (resources.files("xmae_dist.evaluate.encoders") / "ppg_bench_port.py").read_bytes()
     uri.write_bytes(uri.join(args.out, "xmae_port.py"), port)
     print(f"model description: {uri.join(args.out, 'xmae.yaml')}")
     return 0

@@ -50,7 +50,7 @@ class Gathered:
 
     def commit(self, register: Register, notes: Sequence[Note], txn_id: str) -> int | None:
         """Commits the rows of the parts in one go and closes the run; None where there were none, or it was done."""
-        rows = (row for note in notes for row in self._rows(register.read(note)))
+        rows: Iterator[IndexRow] = (row for note in notes for row in self._rows(register.read(note)))
         first = next(rows, None)
         if first is None:
             if self._taken:  # another run has committed all of it

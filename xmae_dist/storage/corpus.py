@@ -230,7 +230,8 @@ class Corpus:
 
     def _identities(self, subject_ids: Sequence[str]) -> set[tuple[str, str, str]]:
         columns = ("subject_id", "cohort", "recording_id")
-        found = self.index.read(columns=columns, filters=[("subject_id", "in", sorted(set(subject_ids)))])
+        found = self.index.read(columns=columns)
+        found = found.filter(pc.is_in(found["subject_id"], value_set=pa.array(subject_ids, pa.string())))
         return set(zip(*(found[name].to_pylist() for name in columns), strict=True))
 
     def _cohorts(self, version: int) -> list[str]:

@@ -156,7 +156,13 @@ _DIAGNOSES = (
         gs_fix="check the network and, where it is set, STORAGE_EMULATOR_HOST",
     ),
     _Diagnosis(
-        signs=("ClientPayloadError", "ContentLengthError", "IncompleteRead", "ServerDisconnected"),
+        signs=(
+            "ClientPayloadError",
+            "ContentLengthError",
+            "IncompleteRead",
+            "ServerDisconnected",
+            "response body error",
+        ),
         value="answers that end too early, after retries",
         expected="whole answers",
         fix="check the network and any proxy between here and the store, then run this again",

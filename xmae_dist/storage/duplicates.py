@@ -44,14 +44,11 @@ def drop(corpus: Corpus, keep: Collection[str] = ()) -> int:
     """Drops the copies that do not stay, and returns of how many recordings; undecided ones are left as they are."""
     decided = [one for one in duplicates(corpus, keep) if one.kept is not None]
     for cohort in sorted({one.cohort for one in decided}):
-        names = [one.recording_id for one in decided if one.cohort == cohort]
 
         def without(current: pa.Table) -> pa.Table:
             return current.take(_stay(current.to_pylist(), keep))
 
-        corpus.index.rewrite(
-            [("cohort", "=", cohort), ("recording_id", "in", names)], without, {"xmae_operation": "drop-duplicates"}
-        )
+        corpus.index.rewrite([("cohort", "=", cohort)], without, {"xmae_operation": "drop-duplicates"})
     return len(decided)
 
 

@@ -190,13 +190,13 @@ class Table:
             except TableNotFoundError:
                 what = "no table there" if version is None else f"no version {version} there"
                 raise StorageError(self.url, value=what, expected="a Delta table", fix="check the URL") from None
-            except OSError as error:
+            except (OSError, DeltaError) as error:
+                if not _is_broken(error):
+                    raise _explained(self.url, error, version) from error
                 self._after(error, pause_s)
-            except DeltaError as error:
-                raise _explained(self.url, error, version) from error
         raise AssertionError("the last pause is None, which raises")
 
-    def _after(self, error: OSError, pause_s: float | None) -> None:
+    def _after(self, error: OSError | DeltaError, pause_s: float | None) -> None:
         """Waits before another try; raises where the store cannot be used, or `pause_s` is None."""
         told = explain(self.url, error)
         if pause_s is None or told.value == NOTHING_THERE:
@@ -234,13 +234,13 @@ class Table:
                 write(table, commit)
             except CommitFailedError:
                 continue  # someone else committed something that ours must see first
-            except OSError as error:
+            except (OSError, DeltaError) as error:
+                if not _is_broken(error):
+                    raise _explained(self.url, error, None) from error
                 self._after(error, next(breaks))
                 if (arrived := self._own_commit(write_id)) is not None:
                     return arrived  # only the answer was lost
                 continue
-            except DeltaError as error:
-                raise _explained(self.url, error, None) from error
             return table.version()
         raise StorageError(
             self.url,
@@ -299,6 +299,11 @@ def _literal(value: Any) -> str:
     return "'" + value.replace("'", "''") + "'" if isinstance(value, str) else repr(value)
 
 
+def _is_broken(error: OSError | DeltaError) -> bool:
+    """Whether it was the connection: delta-rs names an answer that was cut off while it listed as one of its own."""
+    return isinstance(error, OSError) or "response body error" in str(error)
+
+
 def _asked(guard: Guard | None, table: DeltaTable) -> Sequence[str]:
     return () if guard is None else guard(table.version())
 
@@ -307,7 +312,7 @@ def _reached(committed: int | None, version: int) -> bool:
     return committed is not None and committed >= version
 
 
-def _explained(url: str, error: DeltaError, version: int | None) -> StorageError:
+def _explained(url: str, error: OSError | DeltaError, version: int | None) -> StorageError:
     told = explain(url, error)
     if version is not None and "endpoint" not in str(told.value):
         return StorageError(

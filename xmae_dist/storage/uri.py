@@ -23,7 +23,7 @@ import fsspec
 from fsspec import AbstractFileSystem
 
 from xmae_dist.core.errors import InputError, StorageError
-from xmae_dist.storage.diagnose import storage_errors
+from xmae_dist.storage.diagnose import CLIENT_ERRORS, storage_errors
 from xmae_dist.storage.gs_access import EMULATOR_VARIABLE, gs_delta_options, gs_filesystem, probe_gs
 from xmae_dist.storage.s3_access import new_session, region_options, s3_access
 
@@ -178,7 +178,8 @@ def filesystem(url: str) -> tuple[AbstractFileSystem, str]:
     Filesystems are kept per process and per AWS or Google environment: a changed environment gets a new client.
     """
     scheme, _, path = normalise(url).partition("://")
-    return _filesystem(scheme, probing=False), path
+    with storage_errors(url):
+        return _filesystem(scheme, probing=False), path
 
 
 def _filesystem(scheme: str, *, probing: bool) -> AbstractFileSystem:
@@ -204,8 +205,7 @@ def _new_filesystem(scheme: str, probing: bool, environment: object) -> Abstract
         }
     try:
         if scheme == "gs":
-            with storage_errors("gs://"):
-                return gs_filesystem(**options)
+            return gs_filesystem(**options)
         if scheme == "s3":
             if (os.getpid(), environment) not in _sessions:
                 _sessions[os.getpid(), environment] = new_session()
@@ -259,8 +259,19 @@ def read_ranges(url: str, starts: Sequence[int], stops: Sequence[int]) -> list[b
     fs, path = filesystem(url)
     limit = _within_bytes(fs, sum(stops) - sum(starts))
     if len(starts) == 1:
-        return [fs.cat_file(path, start=starts[0], end=stops[0], **limit)]
-    return list(fs.cat_ranges([path] * len(starts), list(starts), list(stops), on_error="raise", **limit))
+        try:
+            return [fs.cat_file(path, start=starts[0], end=stops[0], **limit)]
+        except CLIENT_ERRORS as error:
+            return [_nothing_past_the_end(error)]
+    found = fs.cat_ranges([path] * len(starts), list(starts), list(stops), on_error="return", **limit)
+    return [_nothing_past_the_end(one) if isinstance(one, Exception) else one for one in found]
+
+
+def _nothing_past_the_end(error: Exception) -> bytes:
+    """No bytes where a range begins behind the end of the object, as s3fs and files give; raises any other error."""
+    if getattr(error, "code", None) == 416:  # gcsfs
+        return b""
+    raise error
 
 
 def write_bytes(url: str, data: bytes | bytearray | memoryview) -> None:

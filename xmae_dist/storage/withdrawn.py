@@ -51,6 +51,7 @@ class WithdrawnList:
 
     def __init__(self, table: Table, index: Table) -> None:
         self.table, self._index = table, index
+        self._begun = False
 
     def read(self) -> Withdrawn:
         """Who is withdrawn now."""
@@ -78,9 +79,12 @@ class WithdrawnList:
 
     def _begin(self) -> None:
         """Makes the list where there is none. The transaction lets one of several callers fill it."""
+        if self._begun:
+            return
         if self.table.transaction_version(_BEGUN) is None:
             entries = [entry for withdrawal in self._withdrawals() for entry in self._taken_by(withdrawal)]
             self.table.append(_rows(entries, _FROM_ITS_HISTORY), txn=(_BEGUN, 1))
+        self._begun = True
 
     def _withdrawals(self) -> list[tuple[int, int]]:
         """(version, number of subjects) of commits that withdrew."""

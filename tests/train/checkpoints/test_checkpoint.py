@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import torch
 
-from xmae_dist.core.errors import IntegrityError
+from xmae_dist.core.errors import InputError, IntegrityError
 from xmae_dist.storage import uri
 from xmae_dist.testing.small_training import build, gather, train
 from xmae_dist.train.checkpoints import checkpoint
@@ -191,6 +191,13 @@ def test_a_store_that_is_down_costs_a_checkpoint_and_nothing_else(
         saver.finish()
     assert told == [("checkpoint", 1), ("checkpoint_missed", 2), ("checkpoint", 3)]
     assert load(url, tmp_path / "here")[0] == 3
+
+
+def test_a_manifest_cannot_name_a_file_elsewhere(tmp_path: Path) -> None:
+    manifest = {"files": [{"name": "../../escaped", "size": 1, "sha256": "0"}]}
+    with pytest.raises(InputError, match="stays below"):
+        checkpoint.fetch(f"file://{tmp_path}/run/checkpoints/step-1", manifest, tmp_path / "deep" / "fetched")
+    assert not (tmp_path / "escaped").exists()
 
 
 def saver_of(folder: Path, told: list[tuple[str, int]]) -> Saver:
