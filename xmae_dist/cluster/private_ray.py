@@ -50,7 +50,7 @@ def _own_token() -> Iterator[None]:
 
     Afterwards the environment is as before: what else this process starts is none of Ray's.
     """
-    from ray._raylet import AuthenticationTokenLoader, Config
+    from ray._raylet import AuthenticationTokenLoader, Config  # type: ignore[attr-defined]
 
     before = {name: os.environ.get(name) for name in (_MODE, _TOKEN)}
     os.environ.update({_MODE: "token", _TOKEN: secrets.token_hex(32)})
