@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated
 
 import tyro
 from rich.console import Console
 
 from xmae_dist.core.errors import UsageError
-from xmae_dist.ingest.archives.catalogue import Archive, archive
+from xmae_dist.ingest.datasets.catalogue import Archive, archive
 from xmae_dist.ingest.formats.mapping import Mapping, parse_mapping
 from xmae_dist.ingest.report import show, show_labels
 from xmae_dist.ingest.run import IngestRequest, Manifest, ingest, parse_body_sites, update_labels
+from xmae_dist.ingest.suggest import suggest
 from xmae_dist.storage import uri
 
 
 @dataclass(frozen=True, kw_only=True)
 class Args:
-    """Read recordings of a device (WFDB, CSV, Parquet, public data sets as downloaded) into a corpus.
+    """Read recordings of a device (WFDB, EDF, tables, MATLAB, HDF5, public data sets as downloaded) into a corpus.
 
     What is new is written in parts, in parallel, and becomes visible in one commit; the same command again
     finds nothing to do, and new files are added. A recording that cannot be read is named with its reason in
@@ -27,10 +29,14 @@ class Args:
     """
 
     inputs: Annotated[tuple[str, ...], tyro.conf.Positional]
-    """Folders, WFDB records (with or without .hea) or table files; paths or URLs (s3://bucket/key)."""
-    corpus: str
+    """Folders, WFDB records (with or without .hea) or files; paths or URLs (s3://bucket/key)."""
+    suggest: str | None = None
+    """Look at this one file (a table, EDF, HDF5 or MATLAB) and print a draft of its mapping: what was found in it, and
+    what could not be told. Nothing is taken in.
+    """
+    corpus: str = ""
     """URL of the corpus; made if there is none."""
-    cohort: str
+    cohort: str = ""
     """Name of this campaign of one device: letters, digits, '.', '_' and '-'."""
     mapping: str | None = None
     """Mapping file (TOML or JSON) that says what the columns of tables mean; docs/mapping.md has every key."""
@@ -70,10 +76,13 @@ class Args:
 
 def run(args: Args) -> int:
     """Carries the command out and returns its exit status."""
+    if args.suggest is not None:
+        print(suggest(Path(args.suggest)), end="")
+        return 0
     request = IngestRequest(
         inputs=_inputs(args),
-        corpus_url=uri.normalise(args.corpus),
-        cohort=args.cohort,
+        corpus_url=uri.normalise(_given("--corpus", args.corpus)),
+        cohort=_given("--cohort", args.cohort),
         mapping=_mapping(args),
         manifest=_manifest(args),
         device=args.device,
@@ -100,6 +109,12 @@ def _update_labels(request: IngestRequest, args: Args) -> int:
     else:
         show_labels(report, Console())
     return 0
+
+
+def _given(option: str, value: str) -> str:
+    if not value:
+        raise UsageError(option, value="none", expected="one", fix=f"add {option}; `xmae ingest --help` explains it")
+    return value
 
 
 def _inputs(args: Args) -> tuple[str, ...]:

@@ -38,8 +38,8 @@ class Args:
     """Version of the corpus; the newest if not given."""
     cohort: str | None = None
     """Only this cohort."""
-    picture: Path | None = Path("corpus.png")
-    """Where the picture goes (hours, quality, example traces); `--picture None` for none."""
+    picture: Path | None = None
+    """Where a picture goes (hours, quality, example traces), such as corpus.png; none is drawn unless told."""
     windows: int = 24
     """Windows of every channel of every cohort that the quality overview looks at; 0 for no overview."""
     json: bool = False

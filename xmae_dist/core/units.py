@@ -46,6 +46,11 @@ _CANONICAL: dict[str, tuple[str, float]] = {
     "rad/s": ("deg/s", 57.29577951308232),
     "ut": ("uT", 1.0),
     "degc": ("degC", 1.0),
+    # Microsiemens: a signal is in no microseconds.
+    "us": ("uS", 1.0),
+    "µs": ("uS", 1.0),
+    "μs": ("uS", 1.0),
+    "microsiemens": ("uS", 1.0),
 }
 
 

@@ -29,6 +29,8 @@ class IngestReport:
     kept: tuple[Outcome, ...]
     rejected: tuple[Outcome, ...]
     known: int
+    left_out: tuple[Outcome, ...]
+    """Recordings, or whole files, of people who were withdrawn."""
     resumed_parts: int
     parts: int
     notes: tuple[str, ...] = ()
@@ -53,7 +55,8 @@ class IngestReport:
         summary = {
             "format": "xmae-ingest-report/v1",
             "exit_status": self.exit_status,
-            "recordings": {"kept": len(self.kept), "rejected": len(self.rejected), "known": self.known},
+            "recordings": {"kept": len(self.kept), "rejected": len(self.rejected), "known": self.known}
+            | {"left_out": len(self.left_out)},
             "hours": round(self.hours, 4),
             "channels": dict(sorted(counts.items())),
         }
@@ -66,9 +69,12 @@ def show(report: IngestReport, console: Console) -> None:
     """Prints what was taken in, then every recording that was rejected or lost a channel, with its reason."""
     for line in _unread(report):
         console.print(line, soft_wrap=True)
+    if report.left_out:
+        who = _few(tuple(sorted(outcome.name for outcome in report.left_out)))
+        console.print(f"left out, of people who were withdrawn (`xmae readmit` lists them): {who}", soft_wrap=True)
+    for note in report.notes:
+        console.print(f"note: {note}", soft_wrap=True)
     if not report.kept and not report.rejected:
-        for note in report.notes:
-            console.print(f"note: {note}", soft_wrap=True)
         console.print(
             f"nothing new: {report.known} recording files are already in cohort {report.cohort}", style="green"
         )
@@ -76,7 +82,7 @@ def show(report: IngestReport, console: Console) -> None:
     lost = [outcome for outcome in report.kept if outcome.dropped]
     if report.rejected or lost:
         console.print(_faults(report.rejected, lost))
-    for note in [*report.notes, *_of_recordings(report)]:
+    for note in _of_recordings(report):
         console.print(f"note: {note}", soft_wrap=True)
     for names in report.same[:_SHOWN]:
         console.print(f"same samples: {_few(names)}", style="yellow", soft_wrap=True)

@@ -6,13 +6,15 @@ import dataclasses
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from xmae_dist.cluster import fanout
 from xmae_dist.core.errors import UsageError
 from xmae_dist.core.progress import progress
 from xmae_dist.ingest import relabel
-from xmae_dist.ingest.archives.catalogue import Archive
+from xmae_dist.ingest.admission import Admission, admission, left_out
 from xmae_dist.ingest.convert import PartTask, Wear
+from xmae_dist.ingest.datasets.catalogue import Archive
 from xmae_dist.ingest.discover import discover
 from xmae_dist.ingest.formats.items import Item, Refusal
 from xmae_dist.ingest.formats.mapping import Mapping as TableMapping
@@ -25,8 +27,9 @@ from xmae_dist.ingest.register import Register
 from xmae_dist.ingest.report import IngestReport, LabelReport
 from xmae_dist.ingest.written import Note, Outcome
 from xmae_dist.storage import uri
-from xmae_dist.storage.corpus import Corpus
+from xmae_dist.storage.corpus import AlreadyThereError, Corpus
 from xmae_dist.storage.part import checked_name
+from xmae_dist.storage.withdrawn import Withdrawn
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,16 +78,23 @@ def ingest(request: IngestRequest) -> IngestReport:
     settings = [request.mapping, wear, *(["header_subjects"] if request.header_subjects else [])]
     register = Register(corpus, request.cohort, settings)
     register.finish_interrupted()
-    todo = register.sort(found.items)
+    withdrawn = corpus.withdrawn.read()
+    todo = register.sort(found.items, withdrawn)
+    admitted = admission(withdrawn.subjects, todo.there, books, request.subject_prefix, request.subject_pattern)
     resumed = register.resumable(todo.new)
-    there = _recordings_of(corpus, request.cohort) if books else set()
+    known = _recordings_of(corpus, request.cohort) if books else set()
     for book in books:
-        check_unambiguous(book, [*there, *(item.name for item in todo.new)])
-    notes = resumed + _write_new(request, corpus, register, wear, _without(todo.new, resumed))
+        check_unambiguous(book, [*known, *(item.name for item in todo.new)])
+    notes = resumed + _write_new(request, corpus, register, wear, _without(todo.new, resumed), admitted)
     txn = register.txn_id(todo.new)
-    gathered = Gathered(books, request.subject_prefix, request.subject_pattern, there)
+    joining: dict[str, Any] = {"subject_pattern": request.subject_pattern, "known": known}
+    gathered = Gathered(books, request.subject_prefix, withdrawn.subjects, **joining)
     earlier = corpus.index.read(columns=["cohort", "recording_id", "digest"]) if notes else None
-    version = gathered.commit(register, notes, txn)
+    try:
+        version = gathered.commit(register, notes, txn)
+    except AlreadyThereError:  # another run has some of the same files, and was first
+        gathered = Gathered(books, request.subject_prefix, withdrawn.subjects, register.there(), **joining)
+        version = gathered.commit(register, notes, txn)
     if earlier is not None:
         gathered.compare(earlier)
     report = IngestReport(
@@ -94,10 +104,15 @@ def ingest(request: IngestRequest) -> IngestReport:
         version=version,
         kept=tuple(gathered.kept),
         rejected=(*gathered.rejected, *_refused(found.refusals), *map(_changed, todo.changed)),
-        known=len(todo.known),
+        known=len(todo.known) + gathered.there,
+        left_out=(*gathered.left_out, *(left_out(item.name, item.name) for item in todo.left_out)),
         resumed_parts=len(resumed),
         parts=gathered.parts,
-        notes=(*gathered.notes(), *_unchanged_labels(corpus, request, books, there)),
+        notes=(
+            *gathered.notes(),
+            *_on_the_list(corpus, withdrawn),
+            *_unchanged_labels(corpus, request, books, known),
+        ),
         unread=found.unread,
         same=gathered.same(),
         took_s=round(time.monotonic() - started, 2),
@@ -176,7 +191,9 @@ def _without(items: Iterable[Item], notes: Sequence[Note]) -> list[Item]:
     return [item for item in items if item.name not in done]
 
 
-def _write_new(request: IngestRequest, corpus: Corpus, register: Register, wear: Wear, items: list[Item]) -> list[Note]:
+def _write_new(
+    request: IngestRequest, corpus: Corpus, register: Register, wear: Wear, items: list[Item], admitted: Admission
+) -> list[Note]:
     if not items:
         return []
     tasks = [
@@ -189,6 +206,7 @@ def _write_new(request: IngestRequest, corpus: Corpus, register: Register, wear:
                 mapping=request.mapping,
                 wear=wear,
                 header_subjects=request.header_subjects,
+                admission=admitted,
             ),
             notes_url=register.notes_url,
             settings=register.settings,
@@ -215,9 +233,27 @@ def _refused(refusals: Iterable[Refusal]) -> list[Outcome]:
 def _changed(item: Item) -> Outcome:
     reason = (
         "its files changed since it was taken in, and nothing committed is rewritten; "
-        "fix: withdraw its subject first, or take it in as another cohort"
+        "fix: `xmae withdraw` and then `xmae readmit` its subject, and run this again; or take it in as another cohort"
     )
     return Outcome(name=item.name, item=item.name, kept=False, reason=reason)
+
+
+def _on_the_list(corpus: Corpus, withdrawn: Withdrawn) -> list[str]:
+    """What is not as the list of the withdrawn says, and what that list cannot say."""
+    notes = []
+    if withdrawn.subjects:
+        present = set(corpus.index.read(columns=["subject_id"])["subject_id"].to_pylist())
+        if back := sorted(present & withdrawn.subjects):
+            notes.append(
+                f"{', '.join(back)}: withdrawn, and in the corpus again, from before it kept a list; "
+                "fix: `xmae withdraw` once more, or `xmae readmit`"
+            )
+    if withdrawn.unnamed:
+        notes.append(
+            f"{withdrawn.unnamed} people were withdrawn before this corpus kept a list, and cannot be named any more: "
+            "nothing keeps their files out; fix: `xmae withdraw --absent --subject NAME --apply`"
+        )
+    return notes
 
 
 def _stored(report: IngestReport) -> IngestReport:

@@ -28,8 +28,8 @@ LARGEST_BLOCK_BYTES = 64 * 2**20
 
 @dataclass(frozen=True, kw_only=True)
 class Sample:
-    """A folder with one recording. `signals`: channel key -> physical values (n,) in the file's own unit after
-    conversion, float64, NaN where nothing was recorded; `rates_hz` likewise. `body` is the file with the samples, where it is not `head`.
+    """A folder with one recording. `signals`: channel key -> physical values (n,) in the unit of the channel, float64,
+    NaN where nothing was recorded; `rates_hz` likewise. `body` is the file with the samples, where it is not `head`.
     """
 
     folder: Path

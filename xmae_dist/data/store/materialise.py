@@ -25,7 +25,8 @@ from xmae_dist.data.clocks.pairing import Candidate
 from xmae_dist.data.clocks.record import estimates
 from xmae_dist.data.clocks.record import fingerprint as pairs_fingerprint
 from xmae_dist.data.store.part import PartPlan, plan_parts, write_part
-from xmae_dist.data.store.window_store import FORMAT, WindowStore, is_complete, transaction
+from xmae_dist.data.store.window_store import FORMAT, MEASURES_REVISION, WindowStore, is_complete, transaction
+from xmae_dist.data.windows.cut_reader import Origin
 from xmae_dist.data.windows.source import pairs_among, window_sources
 from xmae_dist.data.windows.spec import ALGORITHM, WindowSpec
 from xmae_dist.data.windows.split import SPLITS, SplitConfig
@@ -99,7 +100,7 @@ def materialise(
         raise InputError(corpus_url, value="no recordings", expected="a corpus with recordings", fix="ingest some")
     pairs = pairs_among(recordings, config.spec)
     document = _document(snapshot, config, pairs)
-    url = uri.join(uri.normalise(windows_url), document["fingerprint"])
+    url = uri.join(uri.checked_place(windows_url), document["fingerprint"])
     uri.probe(url)
     if not is_complete(url, document["fingerprint"]):
         uri.write_bytes(uri.join(url, "store.json"), canonical_json(document))
@@ -110,7 +111,8 @@ def materialise(
             uri.delete(url, recursive=True)
             raise _no_windows(snapshot, config, [dict(row["dropped"]) for row in rows])
         commit_index(url, document["fingerprint"], rows)
-    store = WindowStore.open(url)
+    # The store is named by what this snapshot holds, so its recordings need no second look.
+    store = WindowStore.open(url, origin=Origin(snapshot.url, snapshot.version), check_origin=allow_withdrawn)
     if not store.n_windows:  # made by a version that kept empty ones
         uri.delete(url, recursive=True)
         raise _no_windows(snapshot, config, list(store.dropped().values()))
@@ -165,6 +167,7 @@ def _document(snapshot: Snapshot, config: StoreConfig, pairs: Sequence[Candidate
         "cohorts": {name: snapshot.cohort(name).fingerprint for name in _cohorts(snapshot, config)},
         "chunk_windows": config.chunk_windows,
     }
+    content["measures"] = MEASURES_REVISION
     if pairs:
         content["alignments"] = pairs_fingerprint(pairs)
     if config.on_the_fly:

@@ -13,6 +13,7 @@ from xmae_dist.ingest.formats.mapping import Mapping, picks
 from xmae_dist.ingest.formats.protocol import told
 from xmae_dist.ingest.formats.source import Opened
 from xmae_dist.ingest.formats.table import ColumnsRecording, lines_recording, rows_recordings
+from xmae_dist.ingest.formats.variables import VariablesRecording
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,6 +53,8 @@ class MappedFormat:
     def _opened(self, head: Path, name: str) -> Iterator[Opened]:
         if self.mapping.layout == "columns":
             yield ColumnsRecording(head, name, self.mapping)
+        elif self.mapping.layout == "variables":
+            yield VariablesRecording(head, name, self.mapping)
         elif self.mapping.layout == "lines":
             yield lines_recording(head, name, self.mapping)
         else:

@@ -1,8 +1,10 @@
 """The mapping file: what the columns of a delimited or Parquet file mean, in TOML or JSON.
 
-Three layouts. `columns`: a row per sample and a column per channel; a file is a recording. `rows`: a row per
+Four layouts. `columns`: a row per sample and a column per channel; a file is a recording. `rows`: a row per
 recording, whose whole signal stands in one cell. `lines`: no header, a line per channel and a number per sample; a
-file is a recording. Every key: `docs/mapping.md`; examples: `docs/mappings/`.
+file is a recording. `variables`: MATLAB and HDF5; a channel is a variable (`ecg`, `data/ecg`, `data.ecg`) or one row or
+column of it (`signals[2]`, from 0), each at a rate of its own, and times only check the rate.
+Every key: `docs/mapping.md`; examples: `docs/mappings/`.
 """
 
 from __future__ import annotations
@@ -103,8 +105,9 @@ class Mapping:
     """How to read the files of one device. `files` is the glob that picks them in a folder, by name or by path.
 
     The recording id is the file's name without suffix (`columns`, `lines`) or the column `recording_column` (`rows`).
-    The subject is the column `subject_column`, or the first group of `subject_pattern` in the recording id, or unknown.
-    `labels` maps label name -> column, for the layout `rows`.
+    The subject is the column `subject_column`, or the first group of `subject_pattern` in the recording id, or
+    unknown.
+    `labels` maps label name -> column, for the layout `rows`, or variable, for the layout `variables`.
 
     Above the table `skip_rows` lines are passed over; then comes the line of column names, or none where
     `column_names` gives them, and `rows_after_header` lines that are no samples (units). `zone` is that of wall
@@ -113,11 +116,11 @@ class Mapping:
     in their `files` is what it stands for in ours.
     """
 
-    layout: Literal["columns", "rows", "lines"]
+    layout: Literal["columns", "rows", "lines", "variables"]
     channels: tuple[ChannelMapping, ...]
     rate_hz: float | None = None
     files: str = "*"
-    format: Literal["csv", "parquet"] = "csv"
+    format: Literal["csv", "parquet", "mat", "hdf5"] = "csv"
     delimiter: str = ","
     quote: str = '"'
     decimal: str = "."
@@ -222,8 +225,14 @@ def _value(kind: type, name: str, value: Any, where: str) -> Any:
 
 
 def _check(mapping: Mapping, where: str) -> None:
-    _one_of(mapping.layout, ("columns", "rows", "lines"), f"mapping {where}: layout")
-    _one_of(mapping.format, ("csv", "parquet"), f"mapping {where}: format")
+    _one_of(mapping.layout, ("columns", "rows", "lines", "variables"), f"mapping {where}: layout")
+    _one_of(mapping.format, ("csv", "parquet", "mat", "hdf5"), f"mapping {where}: format")
+    if (mapping.layout == "variables") != (mapping.format in ("mat", "hdf5")):
+        raise InputError(
+            f"mapping {where}: layout",
+            value=f"{mapping.layout!r} with the format {mapping.format!r}",
+            expected="'variables' for 'mat' and 'hdf5', and only for these",
+        )
     _check_rate(mapping, where)
     _check_time(mapping, where)
     _check_text(mapping, where)
@@ -348,7 +357,8 @@ def _check_columns(mapping: Mapping, where: str) -> None:
     if twice:
         raise InputError(f"mapping {where}: column", value=f"{twice[0]!r} for two channels", fix="map it once")
     if mapping.layout != "rows":
-        for name in ("recording_column", "subject_column", "labels"):
+        others = ("labels",) if mapping.layout != "variables" else ()
+        for name in ("recording_column", "subject_column", *others):
             if getattr(mapping, name):
                 raise InputError(
                     f"mapping {where}: {name}",

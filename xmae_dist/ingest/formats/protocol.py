@@ -5,7 +5,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
+import struct
+import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,6 +38,22 @@ class Format(Protocol):
     def recordings(self, item: Item, folder: Path) -> Iterator[Opened]: ...
 
 
+# What damaged bytes make of a parser that trusts them.
+_DAMAGE = (
+    OSError,
+    EOFError,
+    ValueError,
+    LookupError,
+    TypeError,
+    AttributeError,
+    ArithmeticError,
+    AssertionError,
+    NotImplementedError,
+    MemoryError,
+    SyntaxError,  # XML within a file
+    struct.error,
+    zlib.error,
+)
 Opener = Callable[[Path, str, bool], Iterator[Opened]]
 
 
@@ -67,6 +86,18 @@ def told(recordings: Iterator[Opened], name: str) -> Iterator[Opened]:
         yield from recordings
     except InputError as error:
         yield name, error
+
+
+@contextlib.contextmanager
+def parsing(path: Path, kind: str) -> Iterator[None]:
+    """Inside, what a parser of other people's files trips over becomes an InputError that names the file."""
+    try:
+        yield
+    except _DAMAGE as error:
+        said = str(error) or type(error).__name__
+        raise InputError(
+            f"file {path.name}", value=f"unreadable ({said})", expected=kind, fix="copy the file again from its source"
+        ) from error
 
 
 def library(name: str, extra: str) -> Any:

@@ -8,8 +8,6 @@ from __future__ import annotations
 import math
 
 import numpy as np
-import scipy.interpolate
-import scipy.signal
 from numpy.typing import NDArray
 
 Floats = NDArray[np.float64]
@@ -76,6 +74,8 @@ class Resampler:
         fine_hz = self._rate_hz * self._finer
         reach = _LOBES * self._finer
         at_s = np.arange(self._next * self._finer - reach, (stop - 1) * self._finer + reach + 1) / fine_hz
+        import scipy.signal  # a second of the command's start, and few need it
+
         taps = scipy.signal.firwin(
             2 * reach + 1, _CUTOFF * self._rate_hz / 2, fs=fine_hz, window=("kaiser", _KAISER_BETA)
         )
@@ -88,4 +88,6 @@ def _between(times_s: Floats, values: Floats, at_s: Floats) -> Floats:
     inside = np.clip(at_s, times_s[0], times_s[-1])
     if len(times_s) < 3:
         return np.interp(inside, times_s, values)
+    import scipy.interpolate
+
     return scipy.interpolate.Akima1DInterpolator(times_s, values, method="makima")(inside)

@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import wfdb
 from numpy.typing import NDArray
 
 from xmae_dist.core.errors import InputError
@@ -30,7 +29,9 @@ from xmae_dist.ingest.formats.source import (
     distinct_keys,
     physical,
 )
+from xmae_dist.ingest.formats.wfdb_header import read_header, read_samples
 from xmae_dist.ingest.formats.wfdb_repair import readable
+from xmae_dist.storage import uri
 
 # The largest block decoded at once, in samples of all signals together (16 MiB of int16).
 BLOCK_SAMPLES = 8 * 2**20
@@ -108,7 +109,8 @@ class WfdbRecording:
     def _segment(self, name: str, frames: int) -> _Segment:
         if name == "~":
             return _Segment(stem=None, frames=frames)
-        found = readable(self._folder / f"{name}.hea")
+        place = uri.path_below(self._folder, name)
+        found = readable(place.with_name(f"{place.name}.hea"))
         self._headers.append(found)
         segment = _Segment(stem=found.path.with_suffix(""), frames=frames, header=_read_header(found.path))
         held = segment.header.sig_len
@@ -154,7 +156,7 @@ class _Layout(SourceChannel):
 
 def _read_header(header: Path) -> Any:
     try:
-        record = wfdb.rdheader(str(header.with_suffix("")))
+        record = read_header(header)
     except (ValueError, IndexError, KeyError, TypeError, AttributeError) as error:
         # wfdb raises whatever its parser trips over.
         raise InputError(f"header {header.name}", value=f"unreadable ({error})", expected="a WFDB header") from error
@@ -191,7 +193,7 @@ def _frames_beyond(segment: _Segment) -> int:
     assert segment.stem is not None
     beyond: list[int] = []
     for name, (bytes_per_frame, offset) in _files(segment.header).items():
-        path = segment.stem.parent / name
+        path = uri.path_below(segment.stem.parent, name)
         if name == "~" or not bytes_per_frame or not path.is_file():
             return 0
         beyond.append(int((path.stat().st_size - offset) // bytes_per_frame) - segment.frames)
@@ -202,7 +204,7 @@ def _frames_on_disk(folder: Path, record: Any) -> int:
     """Frames that the signal files hold, for a header that does not say."""
     fewest: list[int] = []
     for file_name, (bytes_per_frame, offset) in _files(record).items():
-        path = folder / file_name
+        path = uri.path_below(folder, file_name)
         if path.is_file() and bytes_per_frame:
             fewest.append(int((path.stat().st_size - offset) // bytes_per_frame))
     return min(fewest, default=0)
@@ -224,7 +226,7 @@ def _check_signal_files(segment: _Segment) -> None:
     for name, (bytes_per_frame, offset) in _files(segment.header).items():
         if name == "~":
             continue
-        path = segment.stem.parent / name
+        path = uri.path_below(segment.stem.parent, name)
         if not path.is_file():
             raise InputError(f"signal file {name}", value="no such file", fix="restore it beside its header")
         needed = offset + math.floor(segment.frames * bytes_per_frame)
@@ -316,27 +318,18 @@ def _samples_per_frame(layouts: dict[Path | None, _Layout]) -> int:
 
 def _decode(segment: _Segment, start: int, stop: int) -> dict[str, NDArray[Any]]:
     """Digital samples start … stop (frames) of every signal of a segment, with one mark for missing ones."""
-    if segment.header is None or not segment.header.n_sig:
+    if segment.stem is None or segment.header is None or not segment.header.n_sig:
         return {}
     header = segment.header
-    # Given a header without a length wfdb reads only whole files; such headers are rare and old.
-    span = {} if header.sig_len is None else {"sampfrom": start, "sampto": stop}
     bits = 32 if any(fmt in _WIDE for fmt in header.fmt) else 16
-    # One sample a frame: nothing to smooth, and the library fails on format 61 otherwise.
-    even = all(per_frame == 1 for per_frame in header.samps_per_frame)
     try:
-        record = wfdb.rdrecord(str(segment.stem), physical=False, smooth_frames=even, return_res=bits, **span)
+        signals = read_samples(segment.stem, header, segment.frames, start, stop, bits)
     except (ValueError, IndexError, KeyError, TypeError, OSError, RuntimeError) as error:
         raise InputError(
             f"signal files of {header.record_name}", value=f"undecodable ({error})", fix="copy them again"
         ) from error
     decoded = {}
-    signals = record.d_signal.T if even else record.e_d_signal
-    for key, fmt, per_frame, raw in zip(
-        distinct_keys(header.sig_name), header.fmt, header.samps_per_frame, signals, strict=True
-    ):
-        if not span:
-            raw = raw[start * per_frame : stop * per_frame]
+    for key, fmt, raw in zip(distinct_keys(header.sig_name), header.fmt, signals, strict=True):
         if fmt in _MISSING:
             raw = np.where(raw == _MISSING[fmt], np.iinfo(_dtype(fmt)).min, raw)
         # In its own width: a 16-bit mark among 32-bit neighbours would be a number.
