@@ -27,6 +27,7 @@ from sklearn.utils._testing import ignore_warnings
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from xmae_dist.cluster import private_ray
 from xmae_dist.evaluate.encoders.spec import EncoderSpec
 from xmae_dist.evaluate.protocols.probe import ProbeConfig, cross_fit, loss, targets
 from xmae_dist.evaluate.run import EvaluateConfig, Plan, folds_of, plan
@@ -163,8 +164,7 @@ def on_cores(n: int, planned: Plan, embedding_WE: np.ndarray) -> float:
 
     from xmae_dist.evaluate.fanout import fits
 
-    os.environ.setdefault("RAY_AUTH_MODE", "disabled")
-    ray.init(num_cpus=n, include_dashboard=False, log_to_driver=False)
+    private_ray.start(num_cpus=n, log_to_driver=False)
     try:
         embedded = {r.encoder.identity: ray.put(embedding_WE) for r in planned.requests}
         small = [r for r in planned.requests if r.task.unit == "subject"][: 2 * n]

@@ -33,6 +33,7 @@ import numpy as np
 import psutil
 from peers.rate import rated
 
+from xmae_dist.cluster import private_ray
 from xmae_dist.data.order.plan import OrderConfig, Plan, plan_for
 from xmae_dist.data.store.window_store import WindowStore
 from xmae_dist.data.stream import direct
@@ -96,13 +97,9 @@ def run(folder: Path, bucket: str, windows: int, rounds: int) -> dict[str, Any]:
 
 def loaders_over(folder: Path, local: WindowStore, remote: WindowStore, not_run: dict[str, str]) -> dict[str, Loader]:
     """Every loader as a function that goes through the windows once and says how fast it was."""
-    import ray
-
-    os.environ.setdefault("RAY_AUTH_MODE", "disabled")
-    ray.init(
+    private_ray.start(
         num_cpus=os.cpu_count(),
         object_store_memory=600 * 2**20,
-        include_dashboard=False,
         log_to_driver=False,
         logging_level="ERROR",
     )

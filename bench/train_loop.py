@@ -245,7 +245,7 @@ def xmae(words: list[str], cores: Sequence[int]) -> subprocess.Popen[bytes]:
 def child(command: list[str], cores: Sequence[int], stdout: int) -> subprocess.Popen[bytes]:
     """A process that, with all that it starts, has these cores alone and one thread a process."""
     root = str(Path(__file__).resolve().parents[1])
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "RAY_AUTH_MODE": "disabled", "PYTHONPATH": root}
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": root}
     environment["GLIBC_TUNABLES"] = "glibc.malloc.hugetlb=1"  # as workers have it; without, each process is a lottery
     environment.pop("RAY_ADDRESS", None)
     bound = ["taskset", "-c", ",".join(map(str, cores)), *command]
@@ -280,7 +280,7 @@ def pretrain_in_turns(args: argparse.Namespace, turns_file: Path, words: list[st
 
         def in_turns(self: Any, batches: Any, state: Any) -> Any:
             def mask_of(batch: Any) -> Any:
-                return self.masking.draw(batch.ids_B, batch.epoch, self.config.model_mask_ratio)
+                return self.masking.draw(batch, self.config.model_mask_ratio)
 
             return run_loop(self, with_bare_steps(batches, mask_of, bare_step(preset, micro_batch), turns_file), state)
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from xmae_dist.cluster import private_ray
 from xmae_dist.testing.s3_server import S3Server, serve_s3
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
@@ -38,12 +39,21 @@ def store_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 @pytest.fixture(scope="session")
 def ray_local(s3: S3Server) -> Iterator[None]:
     """A real Ray of one node for the session; started after the S3 server so that its workers can find it."""
-    os.environ.setdefault("RAY_AUTH_MODE", "disabled")
     import ray
 
-    ray.init(num_cpus=4, object_store_memory=400 * 2**20, include_dashboard=False, log_to_driver=False)
+    private_ray.start(num_cpus=4, object_store_memory=400 * 2**20, log_to_driver=False)
     yield
     ray.shutdown()
+
+
+@pytest.fixture
+def join_ray_local(ray_local: None) -> dict[str, str]:
+    """What another process of the test needs in its environment to join `ray_local`; only workers know the token."""
+    import ray
+
+    token = ray.get(ray.remote(num_cpus=0)(lambda: os.environ["RAY_AUTH_TOKEN"]).remote())
+    address = ray.get_runtime_context().gcs_address
+    return {"RAY_ADDRESS": address, "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": token}
 
 
 @pytest.fixture(scope="session")

@@ -19,7 +19,7 @@ from xmae_dist.cli.main import main
 from xmae_dist.core.errors import InputError, IntegrityError
 from xmae_dist.data.windows.spec import WindowSpec
 from xmae_dist.embed import staging
-from xmae_dist.embed.backlog import cohorts_to_look_at, open_request
+from xmae_dist.embed.backlog import cohorts_to_look_at, manifest_folder, open_request
 from xmae_dist.embed.encode import LoadedEncoder, encode_batch
 from xmae_dist.embed.publish import _withdraw, publish
 from xmae_dist.embed.request import Encoder, Request, read_encoder
@@ -90,6 +90,22 @@ def test_only_what_is_new_and_nothing_twice(store_url: str, bundle_url: str) -> 
     assert new["start_time_ns"].to_pylist()[0] == 10**18 + int(new["start_s"][0].as_py() * 1e9)
     assert Table(table).history()[0]["request"] == second.request_id
     assert not uri.list_urls(uri.join(table, "_staging"), recursive=True)
+
+
+def test_what_others_leave_among_the_requests_is_passed_over(store_url: str, bundle_url: str) -> None:
+    corpus, table = f"{store_url}/corpus", f"{store_url}/embeddings"
+    corpus_of(corpus, subjects=2, recordings=1)
+    encoder = read_encoder(bundle_url)
+    first = must(opened(corpus, encoder, table))
+    stage(first, table)
+    publish(first, table)
+    folder = manifest_folder(table, "bench", encoder)
+    strays = (".DS_Store", "notes.txt", "1-copy of it.json", "1.json", "x-abc.json", "2-abc.json.tmp", "sub/2-a.json")
+    for stray in strays:
+        uri.write_bytes(uri.join(folder, stray), b"not ours")
+    assert opened(corpus, encoder, table) is None
+    Corpus.open(corpus).withdraw(["bench-s00"])
+    assert must(opened(corpus, encoder, table)).generation == 2
 
 
 def test_another_bundle_or_specification_is_another_request(tmp_path: Path, bundle_url: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import signal
@@ -17,8 +18,10 @@ import torch
 from tests.data.corpora import corpus_of
 from xmae_dist.cli.main import main
 from xmae_dist.core.errors import IntegrityError
+from xmae_dist.data.store.kept import KeptGroup
 from xmae_dist.data.store.materialise import StoreConfig, materialise
 from xmae_dist.data.windows.spec import WindowSpec
+from xmae_dist.data.windows.split import SplitConfig
 from xmae_dist.evaluate.results import Result, ResultTable, predictions_digest
 from xmae_dist.model import bundle, kinds, presets
 from xmae_dist.train.checkpoints.retention import RetentionConfig
@@ -51,7 +54,9 @@ def place(tmp_path_factory: pytest.TempPathFactory, ray_local: None) -> Path:
     folder = tmp_path_factory.mktemp("evaluate")
     corpus_of(f"file://{folder}/corpus", subjects=12, recordings=1)
     materialise(f"file://{folder}/corpus", f"file://{folder}/windows")
-    bundle.save(f"file://{folder}/bundle", presets.build("tiny"), window_spec=WindowSpec().to_dict(), lineage={})
+    known = {"split": dataclasses.asdict(SplitConfig()), "cohorts": ["bench"]}
+    spec = WindowSpec().to_dict()
+    bundle.save(f"file://{folder}/bundle", presets.build("tiny"), window_spec=spec, lineage={}, pretrained_on=known)
     (folder / "suite.toml").write_text(SUITE)
     return folder
 
@@ -97,6 +102,50 @@ def test_once_again_and_the_report_from_results(place: Path, document: dict[str,
     assert "http://" not in page and "https://" not in page, "nothing is loaded from elsewhere"
     again = json.loads((place / "copy" / "report.json").read_text())
     assert again["differences"] == document["differences"]
+
+
+def test_people_whom_pretraining_saw_are_counted_on_the_terminal_in_json_and_in_the_report(
+    place: Path, document: dict[str, Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    people = [f"bench-s{number:02d}" for number in range(12)]
+    seen = sum(SplitConfig().of(name) == "train" for name in people)
+    assert seen > 0
+    told = {r["encoder"]: r["pretrained_subjects"] for r in document["results"] if r["task"] == "sex"}
+    assert told == {"xmae": seen, "random init": 0, "rate + morphology": 0}
+    assert main(command(place, "out", "--tasks", "sex")) == 0
+    said = capsys.readouterr().out
+    assert said.count(f"12 subjects ({seen} in pretraining's train split)") == 1, said
+    assert main([*command(place, "out", "--tasks", "sex"), "--json"]) == 0
+    printed = json.loads(capsys.readouterr().out)["results"]
+    assert {r["encoder"]: r["pretrained_subjects"] for r in printed} == told
+    page = (place / "out" / "report" / "report.html").read_text()
+    assert f'<td class="n">12</td><td class="n">{seen}</td>' in page and "pretrained on bench" in page
+
+
+def test_the_report_tells_how_much_was_kept_by_rhythm(place: Path, document: dict[str, Any]) -> None:
+    known = place / "out" / "kept.json"
+    store = document["results"][0]["store"]
+    assert json.loads(known.read_text()) == {store: []}, "these recordings name no rhythm"
+    group = KeptGroup(label="rhythm", group="fibrillation", recordings=3, subjects=2, kept=10, low_quality=29, other=1)
+    known.write_text(json.dumps({store: [dataclasses.asdict(group)]}))
+    assert main(["report", f"file://{place}/out", "--out", f"{place}/kept-report"]) == 0
+    page = (place / "kept-report" / "report.html").read_text()
+    assert "Windows kept" in page and '<td class="n">25.0 %</td><td class="n">72.5 %</td>' in page
+    (told,) = json.loads((place / "kept-report" / "report.json").read_text())["kept_by_label"]
+    assert (told["group"], told["kept_share"], told["store"]) == ("fibrillation", 0.25, store)
+
+
+def test_held_out_splits_need_a_bundle_of_that_split(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    bundle.save(f"file://{place}/silent", presets.build("tiny"), window_spec=WindowSpec().to_dict(), lineage={})
+    silent = [word.replace("/bundle", "/silent") for word in command(place, "held", "--splits", "test")]
+    assert main(silent) == 2
+    assert "does not say how" in capsys.readouterr().err
+    split = SplitConfig(seed=5, fractions=(0.1, 0.1, 0.8))
+    store = materialise(f"file://{place}/corpus", f"file://{place}/elsewhere", StoreConfig(split=split))
+    words = command(place, "held", "--splits", "test", "--tasks", "rate")
+    assert main([store.url if word.endswith("/windows") else word for word in words]) == 2
+    assert "pretrained under another split" in capsys.readouterr().err
+    assert not ResultTable(f"file://{place}/held").committed()
 
 
 def test_protocols_add_to_the_same_results(place: Path, document: dict[str, Any]) -> None:
@@ -192,13 +241,13 @@ sys.exit(main(sys.argv[1:]))
 
 
 def test_killed_and_restarted_gives_the_same_and_repeats_nothing(
-    place: Path, document: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+    place: Path, document: dict[str, Any], join_ray_local: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import ray
-
-    environment = {**os.environ, "RAY_ADDRESS": ray.get_runtime_context().gcs_address, "RAY_AUTH_MODE": "disabled"}
     killed = subprocess.run(
-        [sys.executable, "-c", KILLER, *command(place, "killed")], env=environment, capture_output=True, text=True
+        [sys.executable, "-c", KILLER, *command(place, "killed")],
+        env={**os.environ, **join_ray_local},
+        capture_output=True,
+        text=True,
     )
     assert killed.returncode == -signal.SIGKILL, killed.stderr
     held = numbers(place, "killed")

@@ -80,7 +80,7 @@ def test_bad_files_are_named_and_the_rest_is_kept(mixed_folder: Path, store_url:
     assert recordings["nan_channel"].channels["ecg"].source_name == "V"
     assert set(recordings["flat_channel"].channels) == {"ecg"}
     stored = json.loads(uri.read_bytes(report.url))
-    assert stored["recordings"] == {"kept": 7, "rejected": 5, "known": 0}
+    assert stored["recordings"] == {"kept": 7, "rejected": 5, "known": 0, "left_out": 0}
 
 
 def test_the_same_command_again_finds_nothing_and_new_files_are_added(good_folder: Path, store_url: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 import torch
@@ -53,5 +54,24 @@ def test_a_changed_weight_is_found(tmp_path):
 
 def test_another_format_is_refused(tmp_path):
     (tmp_path / "config.json").write_text(json.dumps({"format": "xmae-bundle/v9"}))
-    with pytest.raises(IntegrityError, match="got xmae-bundle/v9; expected xmae-bundle/v1"):
+    with pytest.raises(IntegrityError, match="got xmae-bundle/v9; expected xmae-bundle/v1 or xmae-bundle/v2"):
         bundle.load(str(tmp_path))
+
+
+def test_a_bundle_says_whom_it_was_pretrained_on(tmp_path):
+    model = presets.build("tiny", width=8, heads=1)
+    known = {"split": {"seed": 4}, "cohorts": ["watch", "patch"]}
+    url = str(tmp_path / "b")
+    named = bundle.save(url, model, window_spec=SPEC, lineage=LINEAGE, pretrained_on=known)
+    assert bundle.load(url).pretrained_on == bundle.describe(url)["pretrained_on"] == known
+    assert "cohorts pretrained on: watch, patch" in (tmp_path / "b" / "README.md").read_text()
+    assert bundle.save(url, model, window_spec=SPEC, lineage=LINEAGE) == named, "the id is of the model alone"
+
+
+def test_a_bundle_of_version_1_is_read():
+    loaded = bundle.load(str(Path(__file__).parent / "frozen" / "bundle-v1"))
+    assert (loaded.bundle_id, loaded.pretrained_on) == ("02ea724cad85c394", {})
+    assert loaded.lineage == {"preset": "tiny", "step": 3}
+    with torch.no_grad():
+        embedding_E = loaded.model.embed(torch.linspace(-1, 1, 1000)[None])[0]
+    torch.testing.assert_close(embedding_E[:4], torch.tensor([1.4182, 0.5089, 0.0698, -0.8836]), rtol=0, atol=1e-3)

@@ -26,7 +26,7 @@ def test_several_channels_in_each_signal(name):
     model = presets.build(name, ppg_channels=3, ecg_channels=2, **SMALL)
     ppg_BCL, ecg_BCL, mask_BN = _inputs(model.config, ppg=3, ecg=2)
     assert torch.isfinite(model(ppg_BCL, ecg_BCL, mask_BN))
-    assert model.embed(ppg_BCL).shape == (4, model.config.embedding_width)
+    assert model.embed(ppg_BCL).shape == (4, model.embedding_width)
     if model.reconstructs is not None:
         target = ecg_BCL if model.reconstructs == "ecg" else ppg_BCL
         assert model.reconstruct(ppg_BCL, ecg_BCL, mask_BN).shape == target.shape

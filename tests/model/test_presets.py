@@ -43,7 +43,7 @@ def test_shapes(name):
     ppg_BL, ecg_BL, mask_BN = _batch(model.config)
     with torch.no_grad():
         assert model(ppg_BL, ecg_BL, mask_BN).shape == ()
-        assert model.embed(ppg_BL).shape == (4, model.config.embedding_width)
+        assert model.embed(ppg_BL).shape == (4, model.embedding_width)
         if model.reconstructs is not None:
             assert model.reconstruct(ppg_BL, ecg_BL, mask_BN).shape == ppg_BL.shape
 

@@ -33,8 +33,14 @@ def test_inspect_shows_a_table_and_draws_a_picture(
     assert picture.read_bytes()[:8] == b"\x89PNG\r\n\x1a\n" and picture.stat().st_size > 20_000
 
 
-def test_inspect_speaks_json(corpus: Corpus, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["inspect", corpus.url, "--json", "--picture", "None", "--windows", "3"]) == 0
+def test_inspect_speaks_json_and_writes_nothing_unasked(
+    corpus: Corpus, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "here"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    assert main(["inspect", corpus.url, "--json", "--windows", "3"]) == 0
+    assert list(folder.iterdir()) == []
     document = json.loads(capsys.readouterr().out)
     patch, watch = document["cohorts"]
     assert (patch["cohort"], patch["subjects"], patch["recordings"]) == ("patch", 2, 2)

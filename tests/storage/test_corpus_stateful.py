@@ -35,12 +35,22 @@ class CorpusMachine(RuleBasedStateMachine):
         self.corpus = Corpus.create(self.new_url())
         self.model: Content = {}
         self.history: dict[int, Content] = {0: {}}
+        self.withdrawn: set[str] = set()
         self.vacuumed_to = -1
         self.count = 0
 
     def next_name(self) -> str:
         self.count += 1
         return f"p{self.count}"
+
+    def admitted(self, people: list[str]) -> list[str]:
+        """Whom of `people` an ingest may bring; with the others it must fail. Somebody else comes for nobody."""
+        left_out = sorted(self.withdrawn & set(people))
+        if left_out:
+            name = self.next_name()
+            with pytest.raises(InputError, match=f"{left_out[0]}.*withdrawn"):
+                self.corpus.commit_part(write_part(self.corpus, name, people, seconds=1), name)
+        return sorted(set(people) - self.withdrawn) or ["somebody"]
 
     def committed(self, version: int, rows: list) -> None:  # type: ignore[type-arg]
         assert version == max(self.history) + 1
@@ -50,6 +60,7 @@ class CorpusMachine(RuleBasedStateMachine):
     @rule(target=transactions, people=subjects)
     def ingest(self, people: list[str]) -> str:
         name = self.next_name()
+        people = self.admitted(people)
         rows = write_part(self.corpus, name, people, seconds=1)
         version = self.corpus.commit_part(rows, name)
         assert version is not None
@@ -59,6 +70,7 @@ class CorpusMachine(RuleBasedStateMachine):
     @rule(target=transactions, people=subjects)
     def race(self, people: list[str]) -> str:
         name = self.next_name()
+        people = self.admitted(people)
 
         def attempt(_: int) -> tuple[int | None, list]:  # type: ignore[type-arg]
             rows = write_part(Corpus.open(self.corpus.url), name, people, seconds=1)
@@ -90,6 +102,12 @@ class CorpusMachine(RuleBasedStateMachine):
         if version is not None:
             assert version == max(self.history) + 1
             self.model = self.history[version] = left
+        self.withdrawn |= set(people)
+
+    @rule(people=subjects)
+    def readmit(self, people: list[str]) -> None:
+        self.corpus.readmit(people)
+        self.withdrawn -= set(people)
 
     @rule()
     def vacuum(self) -> None:
@@ -125,6 +143,7 @@ class CorpusMachine(RuleBasedStateMachine):
             snapshot = self.corpus.snapshot()
             assert snapshot.version == max(self.history)
             assert {(r.subject_id, r.recording_id, r.channel): r.digest for r in snapshot.rows()} == self.model
+            assert self.corpus.withdrawn.read().subjects == self.withdrawn
 
     def teardown(self) -> None:
         if hasattr(self, "corpus"):

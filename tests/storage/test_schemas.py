@@ -69,9 +69,11 @@ def test_policies_grant_no_more_than_said(name: str) -> None:
         for statement in json.loads((STORAGE / "policies" / name).read_text())["Statement"]
         for action in statement["Action"]
     }
-    allowed = {"reader.json": {"s3:ListBucket", "s3:GetObject"}}.get(
-        name, {"s3:ListBucket", "s3:GetObject", "s3:PutObject", "s3:AbortMultipartUpload", "s3:DeleteObject"}
-    )
+    writes = {"s3:ListBucket", "s3:GetObject", "s3:PutObject", "s3:AbortMultipartUpload", "s3:DeleteObject"}
+    allowed = {
+        "reader.json": {"s3:ListBucket", "s3:GetObject"},
+        "janitor.json": writes | {"s3:GetBucketVersioning"},
+    }.get(name, writes)
     assert actions == allowed
 
 

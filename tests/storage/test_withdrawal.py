@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 
+import boto3
 import pyarrow as pa
 import pytest
 
@@ -11,6 +12,7 @@ from xmae_dist.cli.main import main
 from xmae_dist.storage import uri
 from xmae_dist.storage.corpus import ALIGNMENTS_SCHEMA, Corpus
 from xmae_dist.testing.conformance_storage import write_part
+from xmae_dist.testing.s3_server import S3Server
 
 
 @pytest.fixture
@@ -65,3 +67,28 @@ def test_bad_questions_are_told(corpus: Corpus, capsys: pytest.CaptureFixture[st
     assert corpus.snapshot().subjects() == ["s0", "s1"]
     assert main(["vacuum", corpus.url, "--grace-hours", "-1"]) == 2
     assert "--grace-hours" in capsys.readouterr().err
+
+
+def test_a_bucket_that_keeps_old_versions_is_told(s3: S3Server, capsys: pytest.CaptureFixture[str]) -> None:
+    url = s3.bucket_url()
+    corpus = Corpus.create(f"{url}/corpus")
+    corpus.commit_part(write_part(corpus, "p0", ["s0", "s1"], seconds=1), "run 1")
+    corpus.withdraw(["s1"])
+    assert main(["vacuum", corpus.url]) == 0
+    assert "old versions" not in capsys.readouterr().out
+    client = boto3.client("s3", endpoint_url=s3.endpoint_url, region_name="us-east-1")
+    client.put_bucket_versioning(Bucket=url.removeprefix("s3://"), VersioningConfiguration={"Status": "Enabled"})
+    assert main(["vacuum", corpus.url, "--apply"]) == 0
+    assert "the bucket keeps old versions" in capsys.readouterr().out
+    assert main(["vacuum", corpus.url, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["old_versions"] is True
+
+
+def test_the_names_of_readmitted_people_go_with_the_vacuum(store_url: str) -> None:
+    corpus = Corpus.create(store_url)
+    corpus.commit_part(write_part(corpus, "p0", ["s0", "s1"], seconds=1), "run 1")
+    corpus.withdraw(["s1"])
+    corpus.readmit(["s1"])
+    main(["vacuum", corpus.url, "--grace-hours", "0", "--apply"])
+    left = [one.url for one in uri.list_details(uri.join(corpus.url, "withdrawn")) if one.url.endswith(".parquet")]
+    assert left == []

@@ -17,7 +17,7 @@ from xmae_dist.testing.ranks import run_ranks
 from xmae_dist.train.config import PretrainConfig, model_config
 from xmae_dist.train.engines.deepspeed import DeepSpeedEngine, ZeroConfig
 from xmae_dist.train.order import order_of
-from xmae_dist.train.step.batch import Masking, micro_batches, seed_dropout
+from xmae_dist.train.step.batch import Masking, Share, seed_dropout
 from xmae_dist.train.step.collective import Ranks
 from xmae_dist.train.step.schedule import learning_rate, mask_ratio
 
@@ -48,10 +48,11 @@ def _run(rank: int, world: int, config: PretrainConfig, store_url: str, steps: i
         seen = (batch.step + 1) * config.train.global_batch
         ratio = mask_ratio(config.schedule, module.config.mask_ratio, seen, total)
         seed_dropout(config.train.seed, batch.step, rank)
-        mask_BN = masking.draw(batch.ids_B, batch.epoch, ratio)
+        mask_BN = masking.draw(batch, ratio)
+        share = Share.of(batch, mask_BN, batch.ids_B)
         parts = [
-            engine.forward_backward(ppg, ecg, mask) * len(mask)
-            for ppg, ecg, mask in micro_batches(batch, mask_BN, count, engine.device)
+            engine.forward_backward(*one.forward) * len(one.mask_MN)
+            for one in share.micro_batches(count, engine.device)
         ]
         engine.step(learning_rate(config.schedule, seen, total))
         losses.append(float(ranks.sum(torch.stack(parts).sum().double())) / config.train.global_batch)

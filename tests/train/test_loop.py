@@ -22,13 +22,14 @@ from xmae_dist.model import presets
 from xmae_dist.model.mask import masks
 from xmae_dist.testing.ranks import run_ranks
 from xmae_dist.train.checkpoints import checkpoint
-from xmae_dist.train.checkpoints.checkpoint import Found, SavedFiles
+from xmae_dist.train.checkpoints.checkpoint import Found
 from xmae_dist.train.checkpoints.retention import RetentionConfig, to_delete
 from xmae_dist.train.checkpoints.state import TrainState
 from xmae_dist.train.checkpoints.upload import Saver
 from xmae_dist.train.config import PretrainConfig, TrainConfig
 from xmae_dist.train.engines.deepspeed import DeepSpeedEngine, ZeroConfig
 from xmae_dist.train.engines.optimizer import OptimizerConfig
+from xmae_dist.train.engines.protocol import Saved
 from xmae_dist.train.engines.torch import TorchEngine
 from xmae_dist.train.loop import Loop, LoopConfig, Stop
 from xmae_dist.train.observe.losses import Cohorts
@@ -69,6 +70,7 @@ class Notes:
     stop_after: int | None = None
 
     def __post_init__(self) -> None:
+        self.asked = 0
         self.rows: list[dict[str, Any]] = []
         self.events: list[str] = []
         self.validated: list[dict[str, Any]] = []
@@ -81,7 +83,8 @@ class Notes:
         self.events.append(kind)
 
     def wants_stop(self) -> Stop | None:
-        return Stop.ASKED if self.stop_after is not None and len(self.rows) + 1 >= self.stop_after else None
+        self.asked += 1  # once a step
+        return Stop.ASKED if self.stop_after is not None and self.asked >= self.stop_after else None
 
 
 def model(dropout: float = 0.0) -> torch.nn.Module:
@@ -89,7 +92,7 @@ def model(dropout: float = 0.0) -> torch.nn.Module:
     return presets.build("tiny", length=LENGTH, width=32, heads=2, dropout=dropout)
 
 
-def engine(kind: str, ranks: Ranks, saved: SavedFiles | None, dropout: float, clock: Clock, make: Any = model) -> Any:
+def engine(kind: str, ranks: Ranks, saved: Saved | None, dropout: float, clock: Clock, make: Any = model) -> Any:
     accumulation = CONFIG.accumulation(ranks.world)
     if kind == "torch":
         return TorchEngine(
@@ -129,7 +132,7 @@ def run(
     if newest is not None:
         where, manifest = newest
         folder = Path(url.removeprefix("file://"), f"restored-{rank}")
-        saved = SavedFiles(checkpoint.fetch(where, manifest, folder), manifest)
+        saved = checkpoint.open_saved(where, manifest, folder)
         state, history = TrainState(**manifest["state"]), dict(manifest["validated"])
     notes = Notes(stop_after if rank == world - 1 else None)
     plan = plan_of(SEGMENTS, 8, OrderConfig(seed=1, global_batch=16))
@@ -264,6 +267,31 @@ def test_batches_that_end_early_are_no_finished_run(tmp_path: Path, monkeypatch:
     monkeypatch.setitem(globals(), "tensor_batches", lambda batches: itertools.islice(whole(batches), 5))
     with pytest.raises(RunError, match="none after step 5; expected batches up to step 24"):
         alone(tmp_path)
+
+
+@pytest.mark.parametrize("stop_after", [None, 9])
+def test_a_run_whose_last_checkpoint_is_refused_fails_and_says_what_is_stored(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stop_after: int | None
+) -> None:
+    monkeypatch.setenv("XMAE_STORE_PATIENCE_S", "1")
+    step = stop_after or 24
+    blocked = tmp_path / "checkpoints" / f"step-{step:08d}"
+    blocked.parent.mkdir()
+    blocked.touch()  # a file where the checkpoint should be
+    with pytest.raises(RunError, match=f"trained to step {step} of 24, which is not stored.*has no checkpoint"):
+        alone(tmp_path, stop_after=stop_after)
+    blocked.unlink()
+    assert alone(tmp_path)["step"] == 24
+
+
+def test_a_group_that_makes_room_for_the_next_leaves_though_its_checkpoint_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XMAE_STORE_PATIENCE_S", "1")
+    monkeypatch.setattr(Notes, "wants_stop", lambda self: Stop.RESIZED if len(self.rows) == 5 else None)
+    (tmp_path / "checkpoints").touch()
+    found = alone(tmp_path)
+    assert found["step"] == 6 and not found["stopped"] and "checkpoint_missed" in found["events"]
 
 
 NEVER = Patience()

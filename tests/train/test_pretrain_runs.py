@@ -23,8 +23,8 @@ ROOT = Path(__file__).resolve().parents[2]
 SMALL = ("--train.steps", "24", "--train.global-batch", "16", "--checkpoint.every-steps", "6")
 
 
-def xmae(*words: str) -> subprocess.Popen[str]:
-    environment = {**os.environ, "RAY_AUTH_MODE": "disabled", "PYTHONPATH": str(ROOT)}
+def xmae(*words: str, **variables: str) -> subprocess.Popen[str]:
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), **variables}
     environment.pop("RAY_ADDRESS", None)
     return subprocess.Popen(
         [sys.executable, "-m", "xmae_dist.cli", *words],
@@ -50,8 +50,8 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     yield url
 
 
-def pretrain(corpus: str, run: Path, *options: str) -> subprocess.Popen[str]:
-    return xmae("pretrain", "debug_cpu2", "--corpus", corpus, "--run", str(run), *SMALL, *options)
+def pretrain(corpus: str, run: Path, *options: str, **variables: str) -> subprocess.Popen[str]:
+    return xmae("pretrain", "debug_cpu2", "--corpus", corpus, "--run", str(run), *SMALL, *options, **variables)
 
 
 def losses(run: Path) -> dict[int, tuple[float, float]]:
@@ -117,6 +117,44 @@ def test_stopped_by_sigterm_it_saves_and_goes_on_later(corpus: str, uninterrupte
     status, said = finished(pretrain(corpus, run))
     assert status == 0 and f"started at step {stopped_at.step}" in said, said
     assert losses(run) == losses(uninterrupted)
+
+
+@pytest.mark.timeout(1800)
+def test_a_run_that_cannot_store_its_last_step_fails_and_export_takes_no_older_one_unasked(
+    corpus: str, uninterrupted: Path, tmp_path: Path
+) -> None:
+    run, bundle_of = tmp_path / "full", lambda name: str(tmp_path / name)
+    blocked = run / "checkpoints" / "step-00000024"
+    blocked.parent.mkdir(parents=True)
+    blocked.touch()  # a file where the last checkpoint should be
+    process = pretrain(corpus, run, "--json", XMAE_STORE_PATIENCE_S="3")
+    status, said = finished(process)
+    assert status == 1 and "trained to step 24 of 24, which is not stored" in said, said
+    assert "newest checkpoint is of step 18" in said and '"step": 24' not in said, said
+    status, said = finished(xmae("export", "--run", str(run), "--out", bundle_of("any")))
+    assert status == 2 and "--step 18" in said and not Path(bundle_of("any")).exists(), said
+    status, said = finished(xmae("export", "--run", str(run), "--out", bundle_of("older"), "--step", "18"))
+    assert status == 0, said
+    blocked.unlink()
+    status, said = finished(pretrain(corpus, run))
+    assert status == 0 and losses(run) == losses(uninterrupted), said
+    status, said = finished(xmae("export", "--run", str(run), "--out", bundle_of("last")))
+    assert status == 0 and bundle.load(bundle_of("last")).lineage["step"] == 24, said
+
+
+@pytest.mark.timeout(1800)
+def test_stopped_before_anything_is_stored_it_says_so(corpus: str, tmp_path: Path) -> None:
+    run = tmp_path / "full"
+    run.mkdir()
+    (run / "checkpoints").touch()
+    process = pretrain(corpus, run, "--train.steps", "20000", XMAE_STORE_PATIENCE_S="2")
+    while not read_metrics(str(run)):
+        assert process.poll() is None, finished(process)[1]
+        time.sleep(0.2)
+    os.kill(process.pid, signal.SIGTERM)
+    status, said = finished(process)
+    assert status == 1 and "of 20000, which is not stored" in said and "it has no checkpoint" in said, said
+    assert "with a checkpoint" not in said.rsplit("xmae pretrain: error", 1)[1]
 
 
 @pytest.mark.timeout(900)

@@ -7,6 +7,7 @@ from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import numpy as np
 from rich.console import Console
@@ -86,7 +87,8 @@ def _draw(args: Args, pairs: list[Candidate], found: list[PairEstimate]) -> list
     drawn = []
     for k in [*_typical(found), *rejected[: args.max_pictures]]:
         state = "accepted" if found[k].found.accepted else f"rejected-{found[k].found.reason}"
-        path = args.out / f"{state}-{found[k].source_recording}-{found[k].target_recording}.png"
+        recordings = quote(f"{found[k].source_recording}-{found[k].target_recording}", safe="")  # may hold slashes
+        path = args.out / f"{state}-{recordings}.png"
         draw(path, pairs[k], found[k])
         drawn.append(path)
     return drawn

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from xmae_dist.data.clocks.alignment import AlignedPair, PairBeats, PairEstimate, aligned, beats_of_pair
 from xmae_dist.data.clocks.pairing import Candidate
 from xmae_dist.signals.align import Alignment
-from xmae_dist.signals.beats import arrival_s
+from xmae_dist.signals.arrival import arrival_s
 from xmae_dist.signals.defects import fill_gaps
 from xmae_dist.signals.filter import bandpass
 

@@ -30,17 +30,19 @@ class Args:
     """Which cohort."""
     max_actors: int = 64
     """Encoding actors at most; there are never more than batches of recordings."""
-    gpus: float = 0.0
-    """GPUs per actor (0.25 packs four actors on one)."""
+    gpus: float | None = None
+    """GPUs of each actor, which Ray must give it (0.25 packs four actors on one); 0: CPUs alone. None: 0.25 where the
+    cluster has GPUs that are free, else 0."""
     json: bool = False
     """Print what was done as JSON."""
 
 
 def run(args: Args) -> int:
     """Carries the command out and returns its exit status."""
+    table = uri.checked_place(args.table)
     encoder = read_encoder(uri.normalise(args.bundle))
     resources = Resources(max_actors=args.max_actors, gpus_per_actor=args.gpus)
-    done = embed_cohort(uri.normalise(args.corpus), encoder, uri.normalise(args.table), args.cohort, resources)
+    done = embed_cohort(uri.normalise(args.corpus), encoder, table, args.cohort, resources)
     tell({args.cohort: done}, as_json=args.json)
     return 0
 

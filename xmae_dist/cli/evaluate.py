@@ -14,8 +14,10 @@ from xmae_dist.cli.follow import Watch, checkpoints
 from xmae_dist.core.errors import UsageError
 from xmae_dist.data.windows.spec import WindowSpec
 from xmae_dist.data.windows.split import SPLITS
+from xmae_dist.evaluate import kept
 from xmae_dist.evaluate.encoders.degradation import parse_degradations
-from xmae_dist.evaluate.encoders.frozen import load, resolve
+from xmae_dist.evaluate.encoders.frozen import resolve
+from xmae_dist.evaluate.encoders.pretrained import Pretrained, check_unseen, pretrained, recalled, remember
 from xmae_dist.evaluate.encoders.spec import EncoderSpec, parse_bundles, with_controls
 from xmae_dist.evaluate.fanout import run_fits, run_rows
 from xmae_dist.evaluate.report.compare import comparisons, tallies
@@ -25,6 +27,7 @@ from xmae_dist.evaluate.run import EvaluateConfig, Plan, chosen_windows, find_st
 from xmae_dist.evaluate.scores.metrics import METRICS
 from xmae_dist.evaluate.tasks import builtin_suites, load_suite
 from xmae_dist.evaluate.transfer.requests import plan_transfer, with_index_columns
+from xmae_dist.model.bundle import describe
 from xmae_dist.storage import uri
 
 
@@ -44,6 +47,9 @@ class Args:
     """URL of an encoder bundle, or name=URL; may be given several times. The first is the one controls copy."""
     control: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
     """name=URL of a bundle to stand beside as a control; may be given several times."""
+    readout: str = ""
+    """How the tokens of every bundle and of the random control become an embedding: mean, mean_std, extremes, quantiles
+    or spectrum (docs/model.md). Empty: as each bundle states."""
     protocols: tuple[str, ...] = ("linear",)
     """linear (probe), knn, few (the probe with few labelled people), finetune; any of them."""
     cohorts: tuple[str, ...] = ()
@@ -51,7 +57,8 @@ class Args:
     suite: str = "simulated"
     """A built-in suite of tasks, or the URL of a .toml file."""
     corpus: str = ""
-    """URL of the corpus: chooses (or makes) the window store of its newest snapshot where --windows holds several."""
+    """URL of the corpus: chooses (or makes) the window store of its newest snapshot, with the first bundle's
+    specification and split, where --windows holds several."""
     tasks: tuple[str, ...] = ()
     """Only these tasks of the suite."""
     run: str = ""
@@ -59,7 +66,8 @@ class Args:
     seed: int = 0
     """Decides folds, bootstrap draws, sampled windows and the random control."""
     splits: tuple[str, ...] = SPLITS
-    """Splits of the window store whose subjects take part; ("test",) holds only subjects unseen in pretraining."""
+    """Splits of the window store whose subjects take part. Without train only where every bundle was pretrained under
+    the store's split, so that pretraining saw none of them."""
     replicates: int = 1000
     """Bootstrap draws of subjects."""
     max_windows_per_subject: int = 100
@@ -72,6 +80,9 @@ class Args:
     """Test on degraded windows: rate, noise or motion, each with levels if you like (rate=50,25 noise=10,0)."""
     max_windows_per_recording: int = 0
     """Windows of a recording that take part at all, evenly spaced; 0 takes all. Fewer make embedding shorter."""
+    gpus: float | None = None
+    """GPUs of each task that embeds or fine-tunes, which Ray must give it (0.25 packs four on one); 0: CPUs alone.
+    None: 0.25 where the cluster has GPUs that are free, else 0."""
     skip_unusable: bool = False
     """Leave out tasks whose labels cannot be evaluated, naming them, instead of stopping."""
     follow: str = ""
@@ -90,12 +101,17 @@ def run(args: Args) -> int:
     """Carries the command out and returns its exit status."""
     if not args.bundle and not args.follow:
         raise UsageError("--bundle", value="none", expected=f"a bundle URL (suites: {', '.join(builtin_suites())})")
+    uri.checked_place(args.out)  # told before the work, not after it
     if args.follow:
         return _follow(args)
-    results, planned = _evaluate(args, with_controls(parse_bundles(args.bundle, controls=args.control), args.seed))
+    results, planned = _evaluate(args, with_controls(_bundles(args), args.seed))
     report = write_report(args.out, uri.join(args.out, "report"), run_url=args.run, skipped=planned.skipped)
-    _show(results, planned, report, as_text=not args.json)
+    _show(results, planned, report, args)
     return 0
+
+
+def _bundles(args: Args) -> tuple[EncoderSpec, ...]:
+    return parse_bundles(args.bundle, controls=args.control, readout=args.readout)
 
 
 def _evaluate(args: Args, encoders: tuple[EncoderSpec, ...]) -> tuple[list[Result], Plan]:
@@ -110,15 +126,24 @@ def _evaluate(args: Args, encoders: tuple[EncoderSpec, ...]) -> tuple[list[Resul
         cohorts=args.cohorts,
         protocols=args.protocols,
     )
-    store = find_store(args.windows, corpus_url=args.corpus, spec=_spec_of(encoders[0]))
+    store = find_store(
+        args.windows,
+        corpus_url=args.corpus,
+        spec=_spec_of(encoders[0]),
+        split=pretrained(encoders[0]).split,
+        cohorts=args.cohorts,
+    )
     encoders = tuple(resolve(spec, store.spec) for spec in encoders)
     windows = chosen_windows(store, config)
+    check_unseen(args.splits, store.split_config, windows["subject_id"].to_numpy(zero_copy_only=False), encoders)
     planned = plan(suite, encoders, windows, store.fingerprint, config, skip_unusable=args.skip_unusable)
     windows = with_index_columns(windows, args.corpus, store.spec.source, args.transfer_by)
     moved = plan_transfer(planned, windows, by=args.transfer_by, degradations=degradations)
     ids_W = windows["window_id"].to_numpy()
-    results = run_fits(planned, store, ids_W, args.out)
-    run_rows(moved, store, ids_W, args.out)
+    remember(args.out, encoders)
+    kept.remember(args.out, store)
+    results = run_fits(planned, store, ids_W, args.out, gpus=args.gpus)
+    run_rows(moved, store, ids_W, args.out, gpus=args.gpus)
     return results, dataclasses.replace(planned, skipped=planned.skipped | dict(moved.skipped))
 
 
@@ -131,24 +156,25 @@ def _follow(args: Args) -> int:
         last_step=args.last_step,
         patience_s=args.patience_s,
     )
-    fixed = with_controls(parse_bundles(args.bundle, controls=args.control), args.seed) if args.bundle else ()
+    fixed = with_controls(_bundles(args), args.seed) if args.bundle else ()
     for checkpoint in checkpoints(watch):
         results, planned = _evaluate(args, (checkpoint, *fixed))
-        _show_scores(results, planned)
+        _show_scores(results, planned, recalled(args.out))
     return 0
 
 
 def _spec_of(first: EncoderSpec) -> WindowSpec | None:
-    stored = load(first.url).window_spec
+    stored = describe(first.url)["window_spec"]
     return WindowSpec.from_dict(stored) if stored else None
 
 
-def _show(results: list[Result], planned: Plan, report: str, *, as_text: bool) -> None:
-    found = comparisons(results)
-    if not as_text:
-        print(json.dumps(as_json(results, found, planned.skipped) | {"report": report}))
+def _show(results: list[Result], planned: Plan, report: str, args: Args) -> None:
+    found, known = comparisons(results), recalled(args.out)
+    if args.json:
+        document = as_json(results, found, planned.skipped, known, shares=kept.recalled(args.out))
+        print(json.dumps(document | {"report": report}))
         return
-    _show_scores(results, planned)
+    _show_scores(results, planned, known)
     for tally in tallies(found):
         print(
             f"{tally.encoder} beats {tally.against} on {tally.better} of {tally.tasks} tasks, is worse on {tally.worse}"
@@ -157,17 +183,22 @@ def _show(results: list[Result], planned: Plan, report: str, *, as_text: bool) -
     print(f"report: {report}")
 
 
-def _show_scores(results: list[Result], planned: Plan) -> None:
+def _show_scores(results: list[Result], planned: Plan, known: dict[str, Pretrained]) -> None:
     width = max(len(r.encoder) for r in results)
     for result in results:
         score = result.headline
         print(
             f"{result.task.name:<16} {result.encoder:<{width}}  {METRICS[result.task.metric].title:<12} "
-            f"{score.value:8.3f}  [{score.low:.3f}, {score.high:.3f}]  {result.n_subjects} subjects  {_how(result)}"
+            f"{score.value:8.3f}  [{score.low:.3f}, {score.high:.3f}]  {_people(result, known)}  {_how(result)}"
         )
     for name, why in planned.skipped.items():
         # In full in the report: what is expected may be a list of every label.
         print(f"left out: {name}: {textwrap.shorten(why.removeprefix(f'task {name}: '), 160, placeholder=' …')}")
+
+
+def _people(result: Result, known: dict[str, Pretrained]) -> str:
+    told = known[result.encoder_id].told(result.scored.predictions.subject_N)
+    return f"{result.n_subjects} subjects" + (f" ({told})" if told else "")
 
 
 def _how(result: Result) -> str:

@@ -42,6 +42,7 @@ def run(args: Args) -> int:
             expected="a name that ends in " + " or ".join(f"{name} ({what})" for name, what in FORMATS.items()),
             fix="--out encoder.onnx",
         )
+    uri.checked_place(args.out)  # told before the work, not after it
     loaded = bundle.load(args.bundle)
     about = {"bundle_id": loaded.bundle_id, "signal": loaded.model.embeds, "window_spec": loaded.window_spec}
     exported = export_encoder(loaded.model, suffix, about)

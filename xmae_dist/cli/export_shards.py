@@ -6,7 +6,7 @@ import json
 from dataclasses import dataclass
 
 from xmae_dist.data.exchange.shards import export_shards
-from xmae_dist.data.store.window_store import WindowStore
+from xmae_dist.data.store.window_store import open_store
 from xmae_dist.data.windows.split import SPLITS
 
 
@@ -23,6 +23,8 @@ class Args:
     """URL of the window store (as `xmae windows` prints it)."""
     out: str
     """URL below which the shards are written."""
+    corpus: str = ""
+    """URL of the corpus that windows are cut from, in a store that keeps none. Not named: where the store was made."""
     splits: tuple[str, ...] = SPLITS
     """Splits to export."""
     shard_windows: int = 8192
@@ -34,7 +36,7 @@ class Args:
 def run(args: Args) -> int:
     """Carries the command out and returns its exit status."""
     index = export_shards(
-        WindowStore.open(args.windows), args.out, splits=args.splits, shard_windows=args.shard_windows
+        open_store(args.windows, args.corpus), args.out, splits=args.splits, shard_windows=args.shard_windows
     )
     if args.json:
         print(json.dumps(index))

@@ -14,9 +14,10 @@ from xmae_dist.data.exchange.importing import ForeignConfig, import_shards
 class Args:
     """Make a window store of WebDataset shards, so that they are trained on in an exact order.
 
-    Shards of `xmae export-shards` give back the store they came from, ids and order included; the options below
-    `json` are for other shards: samples with `ppg.npy` and `ecg.npy` of one window each, and `json` that names
-    the subject. Prints the URL of the store. The same command again returns at once.
+    Shards of `xmae export-shards` give back the windows they came from, ids and order included, in a store of its own
+    (never in the place of a corpus's own windows); the options below `json` are for other shards: samples with
+    `ppg.npy` and `ecg.npy` of one window each, and `json` that names the subject. Prints the URL of the
+    store. The same command again returns at once.
     """
 
     shards: str

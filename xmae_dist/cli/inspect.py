@@ -38,8 +38,8 @@ class Args:
     """Version of the corpus; the newest if not given."""
     cohort: str | None = None
     """Only this cohort."""
-    picture: Path | None = Path("corpus.png")
-    """Where the picture goes (hours, quality, example traces); `--picture None` for none."""
+    picture: Path | None = None
+    """Where a picture goes (hours, quality, example traces), such as corpus.png; none is drawn unless told."""
     windows: int = 24
     """Windows of every channel of every cohort that the quality overview looks at; 0 for no overview."""
     json: bool = False
@@ -100,6 +100,9 @@ def _show(
     console.print(_channel_table(cohorts))
     if quality:
         console.print(_quality_table(quality))
+        for one in quality:
+            if one.doubt is not None:
+                console.print(f"cohort {one.cohort}: {one.doubt}", style="yellow", soft_wrap=True)
     if any(cohort.labels for cohort in cohorts):
         console.print(_label_table(cohorts))
     if picture is not None:

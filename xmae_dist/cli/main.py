@@ -8,11 +8,11 @@ is not enough, `parse(argv) -> args`. Modules are imported only when called, so 
 from __future__ import annotations
 
 import importlib
-import os
 import sys
 from collections.abc import Sequence
 
-from xmae_dist.core.errors import XmaeError
+from xmae_dist.cli.ending import ended
+from xmae_dist.core.ranges import check_numbers
 
 COMMANDS: dict[str, str] = {
     "simulate": "write a simulated multi-device cohort with known physiology into a corpus",
@@ -20,6 +20,8 @@ COMMANDS: dict[str, str] = {
     "inspect": "show what a corpus holds: cohorts, hours, subjects, channels, quality; table and picture",
     "verify": "read every stored byte of a corpus and check it against its digest",
     "withdraw": "take subjects out of a corpus; says what would go unless told to apply",
+    "readmit": "take subjects off the list of the withdrawn, which ingests leave out; shows the list",
+    "repair": "name recordings that two ingests left in a corpus twice, and drop one copy",
     "vacuum": "remove bytes that no snapshot needs; says what would go unless told to apply",
     "align": "bring devices with clocks of their own onto one clock by their heart beats; table and pictures",
     "windows": "cut aligned, cleaned windows out of a corpus snapshot into a window store",
@@ -40,8 +42,12 @@ COMMANDS: dict[str, str] = {
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs one command line and returns its exit status: 0 done, 1 failed, 2 bad usage or input."""
+    """Runs one command line and returns its exit status: 0 done, 1 failed, 2 bad usage or input, 143 terminated."""
     argv = list(sys.argv[1:] if argv is None else argv)
+    return ended(argv[0] if argv and argv[0] in COMMANDS else "", lambda: _main(argv))
+
+
+def _main(argv: list[str]) -> int:
     if not argv or argv[0] in ("-h", "--help"):
         print(_overview())
         return 0 if argv else 2
@@ -59,22 +65,16 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _run(name: str, argv: list[str]) -> int:
     command = importlib.import_module(f"xmae_dist.cli.{name.replace('-', '_')}")
-    try:
-        parse = getattr(command, "parse", None)
-        args = parse(argv) if parse else _parse(command.Args, name, argv)
-        return int(command.run(args))
-    except XmaeError as error:
-        if os.environ.get("XMAE_TRACEBACK"):
-            raise
-        print(f"xmae {name}: error: {error}", file=sys.stderr)
-        return error.exit_status
-    except KeyboardInterrupt:
-        print(f"xmae {name}: interrupted", file=sys.stderr)
-        return 1
-    except BrokenPipeError:
-        # The reader (`| head`) has gone; Python would complain once more when it closes stdout.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
+    parse = getattr(command, "parse", None)
+    args = parse(argv) if parse else _parse(command.Args, name, argv)
+    check_numbers(args, _option)
+    return int(command.run(args))
+
+
+def _option(path: tuple[str, ...]) -> str:
+    """The option that sets a field: sections have no names on the command line, but in `pretrain`."""
+    words = path[1:] if path[0] == "config" else path[-1:]
+    return "--" + ".".join(words).replace("_", "-")
 
 
 def _parse(args_type: type, name: str, argv: list[str]) -> object:
@@ -91,8 +91,10 @@ def _overview() -> str:
         "Pretrain biosignal foundation models on Ray, from recordings on object storage.\n\n"
         f"commands:\n{rows}\n\n"
         "`xmae COMMAND --help` explains each. Stores are URLs (s3://bucket/path, gs://…, file:///path or a\n"
-        "path); endpoint and credentials come from the standard AWS environment or profile, never from options.\n"
-        "Exit status: 0 done, 1 failed, 2 bad usage or input. XMAE_TRACEBACK=1 shows where an error arose."
+        "path); endpoint and credentials come from the standard AWS environment or profile, or Google's default\n"
+        "credentials, never from options.\n"
+        "Exit status: 0 done, 1 failed, 2 bad usage or input, 143 terminated by a signal. XMAE_TRACEBACK=1 shows\n"
+        "where an error arose."
     )
 
 

@@ -8,12 +8,16 @@ from dataclasses import asdict, dataclass
 from typing import Annotated, Any, Literal
 
 import numpy as np
+import pyarrow as pa
 import tyro
 from rich.console import Console
 from rich.table import Table
 
 from xmae_dist.cli.order_of_run import Order, OrderOptions, order_from
-from xmae_dist.data.order.shuffle_quality import ShuffleQuality, shuffle_quality
+from xmae_dist.data.order.shuffle_quality import KnownSubjects, ShuffleQuality, shuffle_quality
+from xmae_dist.data.store.window_store import Segment
+
+_SAMPLED_PARTS = 32
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,8 +39,9 @@ class Args:
     """Number of ranks."""
     rank: int = 0
     """Rank whose share is shown."""
-    quality: bool = True
-    """Say how good the shuffle is, which reads the subject of every window."""
+    quality: Literal["none", "sample", "all"] = "sample"
+    """Say how good the shuffle is: from the subjects of a sample of parts, or of all, which reads the subject of every
+    window of the store."""
     json: bool = False
     """Print one JSON object."""
 
@@ -63,7 +68,7 @@ def _document(order: Order, args: Args, ids_KB: np.ndarray) -> dict[str, Any]:
         "steps_per_epoch": plan.steps_per_epoch,
         "epoch_windows": plan.epoch_windows,
         "shares": {c.cohort: n for c, n in zip(plan.cohorts, plan.shares, strict=True)},
-        "shuffle": asdict(_quality(order)) if args.quality else None,
+        "shuffle": asdict(_quality(order, args)) if args.quality != "none" else None,
         "world": args.world,
         "rank": args.rank,
         "steps": [
@@ -80,10 +85,12 @@ def _show(order: Order, args: Args, ids_KB: np.ndarray, console: Console) -> Non
     console.print(
         f"an epoch: {plan.epoch_windows:,} windows ({mixture}), {plan.steps_per_epoch:,} steps of {plan.global_batch}"
     )
-    if args.quality:
-        found = _quality(order)
+    if args.quality != "none":
+        found = _quality(order, args)
+        estimated = "" if found.known_share > 1 - 1e-9 else f", estimated from {found.known_share:.1%} of the windows"
         console.print(
-            f"the shuffle: {found.subjects:.1f} subjects in a batch (a perfect one: {found.perfect_subjects:.1f}), "
+            f"the shuffle: {found.subjects:.1f} subjects in a batch "
+            f"(a perfect one: {found.perfect_subjects:.1f}{estimated}), "
             f"{found.cohorts:.1f} of {len(plan.cohorts)} cohorts (a perfect one: {found.perfect_cohorts:.1f}); "
             f"a batch draws on {found.stretches} stretches of {found.stretch_windows} windows"
         )
@@ -95,12 +102,27 @@ def _show(order: Order, args: Args, ids_KB: np.ndarray, console: Console) -> Non
     console.print(table)
 
 
-def _quality(order: Order) -> ShuffleQuality:
-    subjects = order.store.meta(order.split, ["subject_id", "window_id"]).to_pandas()
-    ids, codes = subjects["window_id"].to_numpy(), subjects["subject_id"].astype("category").cat.codes.to_numpy()
-    subject_N = np.zeros(int(ids.max()) + 1, np.int64)
-    subject_N[ids] = codes
-    return shuffle_quality(order.plan, subject_N, np.array([s.first_id for s in order.store.segments(order.split)]))
+def _quality(order: Order, args: Args) -> ShuffleQuality:
+    segments = order.store.segments(order.split)
+    chosen = segments if args.quality == "all" else _sample(segments, {c.cohort for c in order.plan.cohorts})
+    numbers: dict[str, int] = {}
+    parts = []
+    for one in chosen:
+        names = order.store.meta(np.arange(one.first_id, one.first_id + one.n), ["subject_id"])["subject_id"]
+        coded = pa.concat_arrays(names.chunks).dictionary_encode()
+        code_U = np.array([numbers.setdefault(name, len(numbers)) for name in coded.dictionary.to_pylist()], np.int64)
+        parts.append((one.first_id, code_U[coded.indices.to_numpy()]))
+    return shuffle_quality(order.plan, KnownSubjects(parts), np.array([one.first_id for one in segments]))
+
+
+def _sample(segments: list[Segment], cohorts: set[str]) -> list[Segment]:
+    """Parts evenly spaced over each cohort, in order; at least one of each."""
+    share = max(1, _SAMPLED_PARTS // max(1, len(cohorts)))
+    chosen = []
+    for name in sorted(cohorts):
+        own = [one for one in segments if one.cohort == name]
+        chosen += [own[k] for k in np.unique(np.linspace(0, len(own) - 1, min(len(own), share)).astype(int))]
+    return sorted(chosen, key=lambda one: one.first_id)
 
 
 def _cohorts(order: Order, ids_B: np.ndarray) -> Counter[str]:

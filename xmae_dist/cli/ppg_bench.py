@@ -44,13 +44,13 @@ def run(args: Args) -> int:
         "name": args.name,
         "port": "xmae_port.py:XmaePort",
         "fs": rate_hz,
-        "embedding_dim": bundle.model.config.embedding_width,
+        "embedding_dim": bundle.model.embedding_width,
         # The id makes the harness take another export for another model, and not reuse its features.
         "init": {"command": command, "bundle_id": bundle.bundle_id},
     }
     # JSON is YAML, and needs no library to be written.
     uri.write_bytes(uri.join(args.out, "xmae.yaml"), (json.dumps(model, indent=1) + "\n").encode())
-    port = (resources.files("xmae_dist.evaluate") / "ppg_bench_port.py").read_bytes()
+    port = (resources.files("xmae_dist.evaluate.encoders") / "ppg_bench_port.py").read_bytes()
     uri.write_bytes(uri.join(args.out, "xmae_port.py"), port)
     print(f"model description: {uri.join(args.out, 'xmae.yaml')}")
     return 0

@@ -28,15 +28,16 @@ class Args:
     """URL of the embedding table; made if there is none."""
     max_actors: int = 64
     """Encoding actors at most; there are never more than batches of recordings."""
-    gpus: float = 0.0
-    """GPUs per actor (0.25 packs four actors on one)."""
+    gpus: float | None = None
+    """GPUs of each actor, which Ray must give it (0.25 packs four actors on one); 0: CPUs alone. None: 0.25 where the
+    cluster has GPUs that are free, else 0."""
     json: bool = False
     """Print what was done as JSON."""
 
 
 def run(args: Args) -> int:
     """Carries the command out and returns its exit status."""
-    corpus, table = uri.normalise(args.corpus), uri.normalise(args.table)
+    corpus, table = uri.normalise(args.corpus), uri.checked_place(args.table)
     encoder = read_encoder(uri.normalise(args.bundle))
     resources = Resources(max_actors=args.max_actors, gpus_per_actor=args.gpus)
     cohorts = cohorts_to_look_at(Corpus.open(corpus).snapshot(), encoder, table)

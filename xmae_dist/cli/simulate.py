@@ -91,6 +91,8 @@ def specification(args: Args) -> CohortSpec:
 
 def _show(report: SimulationReport, console: Console) -> None:
     names = ", ".join(report.cohorts)
+    if report.left_out:
+        console.print(f"left out, withdrawn (`xmae readmit` lists them): {', '.join(report.left_out)}", soft_wrap=True)
     if not report.recordings:
         console.print(f"nothing new: all subjects are already in cohort {names}", style="green")
         return

@@ -12,6 +12,11 @@ from xmae_dist.core.errors import UsageError
 from xmae_dist.storage.corpus import Corpus
 from xmae_dist.storage.sweep import GRACE_S, VacuumReport, vacuum
 
+_OLD_VERSIONS = (
+    "the bucket keeps old versions of what is removed: withdrawn bytes are not gone before these are, by hand or by a "
+    "lifecycle rule (storage/policies/lifecycle.json)"
+)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Args:
@@ -59,3 +64,7 @@ def _show(report: VacuumReport, args: Args) -> None:
         print(f"nothing to remove that is older than {args.grace_hours:g} h")
     elif not args.apply:
         print("nothing was changed: add --apply to do it")
+    if report.old_versions:
+        print(_OLD_VERSIONS)
+    elif report.old_versions is None:
+        print("whether the bucket keeps old versions of what is removed could not be asked (s3:GetBucketVersioning)")

@@ -5,17 +5,19 @@ not.
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
-from xmae_dist.data.store.materialise import StoreConfig, materialise
+from xmae_dist.data.store.kept import KeptGroup, kept_by_label
+from xmae_dist.data.store.materialise import StoreConfig, materialise, missing_channel_hint
 from xmae_dist.data.store.window_store import WindowStore
 from xmae_dist.data.windows.spec import WindowSpec
 from xmae_dist.data.windows.split import SplitConfig
 from xmae_dist.data.windows.withdrawn import check_allow_withdrawn
+from xmae_dist.storage.corpus import Corpus
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,7 +26,7 @@ class Args:
 
     The store lies below `out` under a name made from the snapshot and every option below: the same command
     again finds it and returns at once. Prints its URL, and the windows kept and dropped by cohort, split
-    and reason.
+    and reason. A recording lacks a channel, as in a cohort of PPG alone: `--require ppg`.
     """
 
     corpus: str
@@ -43,6 +45,9 @@ class Args:
     """Keep no signals, only where windows lie: they are cut out of the recordings whenever they are read."""
     tasks: int | None = None
     """Parts written at once; as many as there are CPUs if not given. The result is the same."""
+    by: tuple[str, ...] = ()
+    """Labels by whose values the share of windows kept is told, since cleaning may prefer some hearts to others. None
+    named: rhythm, af, ectopy_per_min and frequent_ectopy, where recordings have them."""
     json: bool = False
     """Print one JSON object instead of tables."""
     spec: WindowSpec = field(default_factory=WindowSpec)
@@ -50,7 +55,7 @@ class Args:
 
 
 def run(args: Args) -> int:
-    """Carries the command out and returns its exit status: 1 where no window at all was kept."""
+    """Carries the command out and returns its exit status: 1, and no store, where no window at all was kept."""
     check_allow_withdrawn(allow_withdrawn=args.allow_withdrawn, on_the_fly=args.on_the_fly)
     config = StoreConfig(
         spec=args.spec,
@@ -68,13 +73,26 @@ def run(args: Args) -> int:
         allow_withdrawn=args.allow_withdrawn,
     )
     if args.json:
-        print(json.dumps(_summary(store)))
+        print(json.dumps(_summary(store, args.by)))
     else:
-        _show(store, Console())
-    return 0 if store.n_windows else 1
+        _show(store, Console(), args.by)
+        hint = missing_channel_hint(_channels(args), store.spec, store.dropped().values())
+        if hint is not None:
+            Console().print(f"note: {hint}", soft_wrap=True)
+    return 0
 
 
-def _summary(store: WindowStore) -> dict[str, Any]:
+def _channels(args: Args) -> set[str]:
+    snapshot = Corpus.open(args.corpus).snapshot(args.snapshot, allow_withdrawn=args.allow_withdrawn)
+    return {row.channel for name in args.cohorts or snapshot.cohorts() for row in snapshot.cohort(name).rows()}
+
+
+def _kept(store: WindowStore, by: tuple[str, ...]) -> list[KeptGroup]:
+    sources = store.sources()
+    return kept_by_label(sources, by) if sources is not None else []
+
+
+def _summary(store: WindowStore, by: tuple[str, ...]) -> dict[str, Any]:
     counts = store.counts()
     return {
         "url": store.url,
@@ -84,10 +102,11 @@ def _summary(store: WindowStore) -> dict[str, Any]:
             {"cohort": cohort, "split": split, "kept": counts.get((cohort, split), 0), "dropped": reasons}
             for (cohort, split), reasons in store.dropped().items()
         ],
+        "kept_by_label": [asdict(group) | {"kept_share": group.kept_share} for group in _kept(store, by)],
     }
 
 
-def _show(store: WindowStore, console: Console) -> None:
+def _show(store: WindowStore, console: Console, by: tuple[str, ...]) -> None:
     counts = store.counts()
     table = Table("cohort", "split", "kept", "hours", "dropped", "by reason", title="Windows")
     for (cohort, split), reasons in store.dropped().items():
@@ -97,4 +116,11 @@ def _show(store: WindowStore, console: Console) -> None:
         by_reason = ", ".join(f"{name} {n}" for name, n in sorted(reasons.items(), key=lambda item: -item[1]))
         table.add_row(cohort, split, f"{kept:,}", f"{hours:.1f}", f"{sum(reasons.values()):,}", by_reason)
     console.print(table)
+    if groups := _kept(store, by):
+        table = Table("label", "value", "recordings", "people", "kept", "low quality", "other", title="Kept, by label")
+        for group in groups:
+            possible = max(group.kept + group.low_quality + group.other, 1)
+            shares = (f"{n / possible:.1%}" for n in (group.kept, group.low_quality, group.other))
+            table.add_row(group.label, group.group, f"{group.recordings:,}", f"{group.subjects:,}", *shares)
+        console.print(table)
     console.print(f"{store.n_windows:,} windows in {store.url}", soft_wrap=True)

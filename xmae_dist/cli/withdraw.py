@@ -19,9 +19,10 @@ from xmae_dist.storage.snapshot import Recording
 class Args:
     """Take subjects out of a corpus: a new snapshot without them, after which old ones that hold them do not open.
 
-    Without --apply nothing is changed: it says what would go. The bytes go with `xmae vacuum`. Whatever was made from
-    the recordings earlier (window stores, models, embeddings) is not touched: window stores beside the corpus are
-    listed, `xmae reembed` takes withdrawn subjects out of its table, `xmae audit` says which steps of a run saw them.
+    They are put on the corpus's list of the withdrawn: later files of theirs are left out until `xmae readmit`. Without
+    --apply nothing is changed: it says what would go. The bytes go with `xmae vacuum`. Whatever was made from the
+    recordings earlier (window stores, models, embeddings) is not touched: window stores beside the corpus are listed,
+    `xmae reembed` takes withdrawn subjects out of its table, `xmae audit` says which steps of a run saw them.
     """
 
     corpus: Annotated[str, tyro.conf.Positional]
@@ -30,6 +31,8 @@ class Args:
     """Subjects to withdraw."""
     reason: str = ""
     """Kept in the history of the index."""
+    absent: bool = False
+    """Also subjects of whom nothing is here: they are put on the list, so that files of theirs stay out."""
     apply: bool = False
     """Do it."""
     json: bool = False
@@ -41,45 +44,59 @@ def run(args: Args) -> int:
     corpus = Corpus.open(args.corpus)
     snapshot = corpus.snapshot()
     unknown = sorted(set(args.subject) - set(snapshot.subjects()))
-    if unknown:
+    if unknown and not args.absent:
         raise InputError(
             f"--subject of {corpus.url}",
             value=", ".join(unknown),
             expected="subjects of the newest snapshot",
-            fix="see `xmae inspect`; who was withdrawn before is not there any more",
+            fix="see `xmae inspect`; who was withdrawn before is not there any more (`xmae readmit` lists them); "
+            "--absent to keep out who is not here",
         )
     theirs = [one for one in snapshot.recordings() if one.subject_id in args.subject]
     stores = [url for url in uri.list_urls(uri.join(corpus.url, "windows")) if uri.exists(uri.join(url, "store.json"))]
     version = corpus.withdraw(args.subject, reason=args.reason) if args.apply else None
+    outcome = _Outcome(theirs=theirs, absent=unknown, stores=stores, applied=args.apply, version=version)
     if args.json:
-        print(json.dumps(_summary(theirs, stores, version)))
+        print(json.dumps(_summary(outcome)))
     else:
-        _show(theirs, stores, version)
+        _show(outcome)
     return 0
 
 
-def _summary(theirs: list[Recording], stores: list[str], version: int | None) -> dict[str, object]:
+@dataclass(frozen=True, kw_only=True)
+class _Outcome:
+    theirs: list[Recording]
+    absent: list[str]
+    stores: list[str]
+    applied: bool
+    version: int | None
+
+
+def _summary(done: _Outcome) -> dict[str, object]:
     return {
-        "applied": version is not None,
-        "snapshot": version,
-        "subjects": sorted({one.subject_id for one in theirs}),
-        "recordings": dict(Counter(one.cohort for one in theirs)),
-        "hours": round(sum(one.duration_s for one in theirs) / 3600, 3),
-        "window_stores": stores,
+        "applied": done.applied,
+        "snapshot": done.version,
+        "subjects": sorted({one.subject_id for one in done.theirs}),
+        "absent": done.absent,
+        "recordings": dict(Counter(one.cohort for one in done.theirs)),
+        "hours": round(sum(one.duration_s for one in done.theirs) / 3600, 3),
+        "window_stores": done.stores,
     }
 
 
-def _show(theirs: list[Recording], stores: list[str], version: int | None) -> None:
-    verb = "withdrawn" if version is not None else "would be withdrawn"
-    for subject in sorted({one.subject_id for one in theirs}):
-        own = [one for one in theirs if one.subject_id == subject]
+def _show(done: _Outcome) -> None:
+    verb = "withdrawn" if done.applied else "would be withdrawn"
+    for subject in sorted({one.subject_id for one in done.theirs}):
+        own = [one for one in done.theirs if one.subject_id == subject]
         hours = sum(one.duration_s for one in own) / 3600
         cohorts = ", ".join(sorted({one.cohort for one in own}))
         print(f"{subject}: {len(own)} recording(s), {hours:.2f} h, of {cohorts} {verb}")
-    if stores:
+    for subject in done.absent:
+        print(f"{subject}: nothing here; files of theirs {'are' if done.applied else 'would be'} left out from now on")
+    if done.stores:
         print("window stores that may hold their windows (delete them, and make them again):")
-        print("\n".join(f"  {url}" for url in stores))
-    if version is None:
+        print("\n".join(f"  {url}" for url in done.stores))
+    if not done.applied:
         print("nothing was changed: add --apply to do it")
-    else:
-        print(f"snapshot {version} is without them; their bytes go with `xmae vacuum`")
+    elif done.version is not None:
+        print(f"snapshot {done.version} is without them; their bytes go with `xmae vacuum`")

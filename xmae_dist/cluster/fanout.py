@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
+import signal
+import sys
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeVar
 
+from xmae_dist.cluster import private_ray
 from xmae_dist.core.errors import RunError, XmaeError
 
 Task = TypeVar("Task")
@@ -37,13 +42,24 @@ def connect(*, store_bytes: int | None = _STORE_BYTES, log_to_driver: bool = Fal
 
     if ray.is_initialized():
         return
+    with _own_sigterm():
+        _connect(store_bytes, log_to_driver)
+
+
+def leave() -> None:
+    """Ends what `connect` began, if anything: whatever still waits for Ray in this process is woken."""
+    ray = sys.modules.get("ray")
+    if ray is not None:
+        ray.shutdown()
+
+
+def _connect(store_bytes: int | None, log_to_driver: bool) -> None:
+    import ray
+
     quiet: dict[str, Any] = {"log_to_driver": log_to_driver, "logging_level": logging.WARNING}
     address = cluster_address()
     if address is None:
-        # A private Ray of one process tree listens on loopback only and needs no token.
-        os.environ.setdefault("RAY_AUTH_MODE", "disabled")
-        # RAY_ADDRESS may name a job server: "local" has the last word.
-        ray.init("local", include_dashboard=False, object_store_memory=store_bytes, **quiet)
+        private_ray.start(object_store_memory=store_bytes, **quiet)
         return
     try:
         ray.init(address=address, **quiet)
@@ -54,6 +70,15 @@ def connect(*, store_bytes: int | None = _STORE_BYTES, log_to_driver: bool = Fal
             expected="a running Ray cluster",
             fix="start the cluster, or unset RAY_ADDRESS to use this machine",
         ) from error
+
+
+@contextlib.contextmanager
+def _own_sigterm() -> Iterator[None]:
+    """Ray takes SIGTERM over when it starts, and ends with stack frames of C++; whoever had it keeps it."""
+    handler = signal.getsignal(signal.SIGTERM)
+    yield
+    if callable(handler) and threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, handler)
 
 
 def stream(work: Callable[[Task], Iterator[Event]], tasks: Sequence[Task]) -> Iterator[Event]:

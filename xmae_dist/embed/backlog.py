@@ -7,6 +7,7 @@ which then died, or lost a race, is not believed.
 """
 
 import json
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 
@@ -22,6 +23,8 @@ from xmae_dist.embed.request import (
 from xmae_dist.storage import uri
 from xmae_dist.storage.snapshot import Snapshot
 from xmae_dist.storage.table import Table
+
+_MANIFEST = re.compile(r"([0-9]+)-([0-9a-f]+)\.json")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,7 +90,10 @@ def read_state(table_url: str, cohort: str, encoder: Encoder) -> State:
     state: State | None = None
     begun: list[dict[str, str]] = []
     for url in uri.list_urls(folder):
-        number, _, request = url.rsplit("/", 1)[-1].removesuffix(".json").partition("-")
+        named = _MANIFEST.fullmatch(url.rsplit("/", 1)[-1])
+        if named is None:
+            continue  # not ours: a note, a copy, what a file manager leaves
+        number, request = named.groups()
         if int(number) == generation and (table.transaction_version(request) or 0) >= generation:
             document = json.loads(uri.read_bytes(url))
             state = State(generation=generation, contents=document["contents"], windows=document["windows"])

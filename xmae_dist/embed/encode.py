@@ -12,6 +12,7 @@ import pyarrow as pa
 import torch
 from numpy.typing import NDArray
 
+from xmae_dist.cluster import gpus
 from xmae_dist.core.errors import ConfigError
 from xmae_dist.data.windows.cutting import WindowBatch
 from xmae_dist.data.windows.spans import spans_of_recording
@@ -61,12 +62,12 @@ class LoadedEncoder:
                 expected=f"{encoder.spec.source!r}",
                 fix="export a model whose kept encoder reads that signal",
             )
-        device = "cuda" if torch.cuda.is_available() else "cpu"
+        device = "cuda" if gpus.given() and torch.cuda.is_available() else "cpu"
         return cls(encoder=encoder, model=model.to(device).eval(), device=device)
 
     def __call__(self, ppg_BL: NDArray[np.float32]) -> NDArray[np.float32]:
         """(B, E) float32."""
-        parts = [np.zeros((0, self.model.config.embedding_width), np.float32)]
+        parts = [np.zeros((0, self.model.embedding_width), np.float32)]
         with torch.no_grad():
             for first in range(0, len(ppg_BL), BATCH_WINDOWS):
                 ppg = torch.from_numpy(np.ascontiguousarray(ppg_BL[first : first + BATCH_WINDOWS], np.float32))
@@ -76,7 +77,7 @@ class LoadedEncoder:
 
 def encode_batch(batch: Batch, encoder: LoadedEncoder) -> pa.Table:
     """Rows of all windows of the batch's recordings; its schema metadata say how many each recording gave."""
-    schema = row_schema(encoder.model.config.embedding_width)
+    schema = row_schema(encoder.model.embedding_width)
     tables, counts, dropped = [schema.empty_table()], {}, Counter[str]()
     for recording in batch.recordings:
         rows, reasons = encode_recording(recording, encoder, schema)

@@ -13,7 +13,7 @@ from typing import Any
 import ray
 from ray.data import ActorPoolStrategy
 
-from xmae_dist.cluster import fanout
+from xmae_dist.cluster import fanout, gpus
 from xmae_dist.core.errors import RunError, XmaeError
 from xmae_dist.core.progress import progress
 from xmae_dist.embed import staging
@@ -32,7 +32,8 @@ class Resources:
 
     max_actors: int = 64
     cpus_per_actor: float = 1.0
-    gpus_per_actor: float = 0.0
+    gpus_per_actor: float | None = None
+    """None: `xmae_dist.cluster.gpus.SHARE` where the cluster has GPUs, else none."""
 
 
 def embed_cohort(
@@ -92,7 +93,7 @@ def _staged(batches: list[Batch], encoder: Encoder, folder: str, resources: Reso
             batch_size=1,
             compute=ActorPoolStrategy(min_size=1, max_size=min(resources.max_actors, len(batches))),
             num_cpus=resources.cpus_per_actor,
-            num_gpus=resources.gpus_per_actor,
+            num_gpus=gpus.to_ask_for(resources.gpus_per_actor),
         )
     try:
         for row in parts.iter_rows():

@@ -6,16 +6,14 @@ A part exists whole or not at all, and its name proves its bytes. Two workers th
 lost node) may leave two parts; the first by name is the one that counts.
 """
 
-import io
 from collections.abc import Iterable
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from xmae_dist.core.errors import IntegrityError
 from xmae_dist.core.fingerprint import sha256_hex
 from xmae_dist.embed.request import Batch, Request
-from xmae_dist.storage import uri
+from xmae_dist.storage import parquet, uri
 
 
 def staging_url(table_url: str, request: Request) -> str:
@@ -24,9 +22,7 @@ def staging_url(table_url: str, request: Request) -> str:
 
 def put_part(folder: str, batch_key: str, rows: pa.Table) -> str:
     """Store a part and return its URL."""
-    buffer = io.BytesIO()
-    pq.write_table(rows, buffer, compression="zstd")
-    data = buffer.getvalue()
+    data = parquet.encode(rows)
     url = uri.join(folder, f"{batch_key}-{sha256_hex(data)[:32]}.parquet")
     uri.write_bytes(url, data)
     return url
@@ -51,7 +47,7 @@ def read_part(url: str) -> pa.Table:
         raise IntegrityError(
             f"staged part {url}", value=sha256_hex(data)[:32], expected=promised, fix="delete it and run again"
         )
-    return pq.read_table(io.BytesIO(data))
+    return parquet.decode(data)
 
 
 def unfinished(batches: Iterable[Batch], folder: str) -> list[Batch]:

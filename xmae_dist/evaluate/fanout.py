@@ -14,6 +14,7 @@ import ray
 from numpy.typing import NDArray
 
 from xmae_dist.cluster.fanout import connect, told
+from xmae_dist.cluster.gpus import to_ask_for
 from xmae_dist.core.errors import InputError
 from xmae_dist.core.fingerprint import digest_json, sha256_hex
 from xmae_dist.core.progress import progress
@@ -28,30 +29,40 @@ from xmae_dist.storage import uri
 BLOCK_WINDOWS = 2048
 
 
-def run_fits(plan: Plan, store: WindowStore, window_ids_W: NDArray[np.int64], out_url: str) -> list[Result]:
-    """Embed, fit and commit whatever `plan` asks for and the result table lacks; returns the results of the plan."""
+def run_fits(
+    plan: Plan, store: WindowStore, window_ids_W: NDArray[np.int64], out_url: str, *, gpus: float | None = None
+) -> list[Result]:
+    """Embed, fit and commit whatever `plan` asks for and the result table lacks; returns the results of the plan.
+
+    `gpus` is what each task that embeds or fine-tunes asks for: see `xmae_dist.cluster.gpus.to_ask_for`.
+    """
     table = ResultTable(out_url)
     committed = table.committed()
     missing = [r for r in plan.requests if r.request not in committed]
     if missing:
         connect(store_bytes=None)  # embeddings are in it
         encoders = list({r.encoder.identity: r.encoder for r in missing if r.protocol != "finetune"}.values())
-        embedded = embed_all(encoders, store, window_ids_W, out_url)
+        embedded = embed_all(encoders, store, window_ids_W, out_url, gpus)
         with progress("evaluate", len(missing), "fits") as shown:
-            for result in fits(missing, plan, embedded, (store, window_ids_W)):
+            for result in fits(missing, plan, embedded, (store, window_ids_W), gpus):
                 table.commit(result)
                 shown.advance(note=f"{result.task.name} / {result.encoder}")
     return table.read({r.request for r in plan.requests})
 
 
 def embed_all(
-    encoders: list[EncoderSpec], store: WindowStore, window_ids_W: NDArray[np.int64], out_url: str
+    encoders: list[EncoderSpec],
+    store: WindowStore,
+    window_ids_W: NDArray[np.int64],
+    out_url: str,
+    gpus: float | None = None,
 ) -> dict[str, Any]:
     """Object references to the (W, E) embeddings by encoder identity."""
+    embed_block = _embed_block.options(num_gpus=to_ask_for(gpus))
     starts = range(0, len(window_ids_W), BLOCK_WINDOWS)
     blocks = {
         spec.identity: [
-            _embed_block.remote(
+            embed_block.remote(
                 spec, store, window_ids_W[i : i + BLOCK_WINDOWS], block_url(spec, store, window_ids_W, i, out_url)
             )
             for i in starts
@@ -98,7 +109,9 @@ def _fit(request: FitRequest, found: Any, embedding_WE: NDArray[np.float32]) -> 
     return fit(request, found, embedding_WE)
 
 
-def run_rows(plan: TransferPlan, store: WindowStore, window_ids_W: NDArray[np.int64], out_url: str) -> list[Cell]:
+def run_rows(
+    plan: TransferPlan, store: WindowStore, window_ids_W: NDArray[np.int64], out_url: str, *, gpus: float | None = None
+) -> list[Cell]:
     """Embed, fit and commit the rows of `plan` that the table of cells lacks; returns the cells of the plan.
 
     Encoders follow one another, so that no more than one encoder's embeddings (clean and degraded) are held at once.
@@ -117,7 +130,7 @@ def run_rows(plan: TransferPlan, store: WindowStore, window_ids_W: NDArray[np.in
             names = {name for row in rows for name in plan.conditions[row.axis, row.task.name]}
             specs = {name: degraded(rows[0].encoder, name) for name in names}
             unique = list({spec.identity: spec for spec in specs.values()}.values())
-            embedded = embed_all(unique, store, window_ids_W, out_url)
+            embedded = embed_all(unique, store, window_ids_W, out_url, gpus)
             pending = [_fit_row.remote(row, conditions[row.axis, row.task.name], *_by_condition(row, plan, embedded))
                        for row in rows]  # fmt: skip
             while pending:
@@ -149,17 +162,20 @@ def fits(
     plan: Plan,
     embedded: dict[str, Any],
     source: tuple[WindowStore, NDArray[np.int64]] | None = None,
+    gpus: float | None = None,
 ) -> Iterator[Result]:
     """Results as they finish; what takes longest starts first, so that no long fit runs alone at the end.
 
-    `source`, the store and the ids of its windows, is for fine-tuning alone.
+    `source`, the store and the ids of its windows, and `gpus` are for fine-tuning alone.
     """
+    tunes = any(r.protocol == "finetune" for r in missing)
+    finetune = _finetune.options(num_gpus=to_ask_for(gpus)) if tunes else _finetune
     examples = {name: ray.put(found) for name, found in plan.examples_of_task.items()}
     windows = ray.put(source)
 
     def submit(r: FitRequest) -> Any:
         if r.protocol == "finetune":
-            return _finetune.remote(r, examples[r.task.name], windows)
+            return finetune.remote(r, examples[r.task.name], windows)
         return _fit.remote(r, examples[r.task.name], embedded[r.encoder.identity])
 
     sized = sorted(missing, key=lambda r: (r.protocol != "finetune", -len(plan.examples_of_task[r.task.name].y_N)))

@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 from xmae_dist.core.seeds import hash_u64
 from xmae_dist.data.store.window_store import WindowStore
-from xmae_dist.evaluate.encoders.frozen import open_model
+from xmae_dist.evaluate.encoders.frozen import compute_device, open_model
 from xmae_dist.evaluate.examples import Examples, spread
 from xmae_dist.evaluate.protocols.finetune_config import FinetuneConfig
 from xmae_dist.evaluate.protocols.probe import (
@@ -90,7 +90,7 @@ def finetune(request: FitRequest, found: Examples, store: WindowStore, window_id
     started_s = time.monotonic()
     task, config = request.task, request.config
     found = thinned(found, config.finetune.max_windows, task.unit)
-    model = open_model(request.encoder).to(_device())
+    model = open_model(request.encoder).to(compute_device())
     ecg_BL, ppg_BL = store.read(window_ids_W[found.rows_M])
     fitted = finetune_fit(
         model,
@@ -137,7 +137,7 @@ class _Tuned(nn.Module):
         with torch.no_grad():
             self.head.weight.copy_(torch.from_numpy(head.weight_PCE[-1]))
             self.head.bias.copy_(torch.from_numpy(head.intercept_PC[-1]))
-        self.to(_device())
+        self.to(compute_device())
 
     def forward(self, x_BL: Tensor) -> Tensor:
         return self.head((self.encoder.embed(x_BL) - self.mean_E) / self.scale_E)  # type: ignore[no-any-return]
@@ -166,10 +166,11 @@ def _train(tuned: _Tuned, x_ML: Signals, target_MC: Floats, kind: str, config: F
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, max(steps, 1))
     x, target = torch.from_numpy(x_ML), torch.from_numpy(target_MC).float()
     spread = float(target_MC.std()) if kind == "regression" else 1.0
+    device = tuned.head.weight.device
     tuned.encoder.eval()  # no dropout: small sets, few epochs, and the probe's features to begin with
     for _ in range(config.epochs):
         for rows in torch.randperm(len(x), generator=generator).split(config.batch):
-            loss = _loss(kind, tuned(x[rows].to(_device())), target[rows].to(_device()), spread)
+            loss = _loss(kind, tuned(x[rows].to(device)), target[rows].to(device), spread)
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
             nn.utils.clip_grad_norm_(tuned.parameters(), 1.0)
@@ -185,9 +186,10 @@ def _loss(kind: str, linear_BC: Tensor, target_BC: Tensor, spread: float) -> Ten
 
 def _embedded(model: PretrainModel, x_ML: Signals, batch: int = 256) -> Floats:
     model.eval()
+    device = next(model.parameters()).device
     with torch.no_grad():
         parts = [
-            model.embed(torch.from_numpy(x_ML[i : i + batch]).to(_device())).cpu() for i in range(0, len(x_ML), batch)
+            model.embed(torch.from_numpy(x_ML[i : i + batch]).to(device)).cpu() for i in range(0, len(x_ML), batch)
         ]
     return torch.cat(parts).double().numpy()
 
@@ -195,7 +197,3 @@ def _embedded(model: PretrainModel, x_ML: Signals, batch: int = 256) -> Floats:
 def _pooled(embedding_ME: Floats, found: Examples) -> Floats:
     count_N = np.bincount(found.unit_M, minlength=len(found.y_N))
     return sum_by(found.unit_M, embedding_ME, len(count_N)) / count_N[:, None]
-
-
-def _device() -> torch.device:
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")

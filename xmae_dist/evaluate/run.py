@@ -12,6 +12,7 @@ import dataclasses
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -19,8 +20,10 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from xmae_dist.core.errors import InputError
-from xmae_dist.data.store.window_store import WindowStore, stores_below
+from xmae_dist.data.store.window_store import MEASURES_REVISION, WindowStore, open_store, stores_below
+from xmae_dist.data.windows.cut_reader import Origin
 from xmae_dist.data.windows.spec import WindowSpec
+from xmae_dist.data.windows.split import SplitConfig
 from xmae_dist.evaluate.encoders.spec import EncoderSpec
 from xmae_dist.evaluate.examples import Examples, examples, spread
 from xmae_dist.evaluate.protocols.few import FewConfig, few_fit, usable_sizes
@@ -167,6 +170,7 @@ def _request(
             config=_identity(config, protocol),
             protocol=PROTOCOLS[protocol],
             labelled_subjects=n,
+            **metrics.revision_of(task.kind),
         ),
         suite=suite.name,
         suite_title=suite.title,
@@ -247,23 +251,25 @@ def draws_of(task: Task, n_subjects: int, seed: int, n_replicates: int) -> NDArr
     return bootstrap.draws(n_subjects, n_replicates, seed, task.name)
 
 
-def find_store(url: str, *, corpus_url: str = "", spec: WindowSpec | None = None) -> WindowStore:
-    """The window store at `url`, or the one below it that fits `spec` and the newest snapshot of `corpus_url`.
+def find_store(
+    url: str,
+    *,
+    corpus_url: str = "",
+    spec: WindowSpec | None = None,
+    split: SplitConfig | None = None,
+    cohorts: Iterable[str] = (),
+) -> WindowStore:
+    """The window store at `url`, or the one below it that fits `spec`, `split` and the newest snapshot of `corpus_url`.
 
-    With a corpus and no such store, it is made. Raises InputError when several fit, or none does.
+    It holds `cohorts`, or all of the snapshot; one that keeps its windows is taken before one that cuts them when read.
+    With a corpus and no such store, it is made. `split` None: any. Windows that are cut when read come from that corpus
+    if one is named. Raises InputError when several fit, or none does.
     """
     if uri.exists(uri.join(url, "store.json")):
-        return WindowStore.open(url)
-    spec = spec or WindowSpec()
+        return open_store(url, corpus_url)
     stores = stores_below(url)
     if corpus_url:
-        from xmae_dist.data.store.materialise import StoreConfig, materialise
-
-        snapshot = Corpus.open(corpus_url).snapshot().fingerprint
-        for found, document in stores.items():
-            if WindowSpec.from_dict(document["spec"]) == spec and document["snapshot"]["fingerprint"] == snapshot:
-                return WindowStore.open(found)
-        return materialise(corpus_url, url, StoreConfig(spec=spec))
+        return _store_of_corpus(url, stores, corpus_url, spec or WindowSpec(), split, set(cohorts))
     if len(stores) != 1:
         raise InputError(
             "--windows",
@@ -272,6 +278,32 @@ def find_store(url: str, *, corpus_url: str = "", spec: WindowSpec | None = None
             fix="name the store itself, or give --corpus to choose (or make) the one of its newest snapshot",
         )
     return WindowStore.open(next(iter(stores)))
+
+
+def _store_of_corpus(
+    url: str,
+    stores: dict[str, dict[str, Any]],
+    corpus_url: str,
+    spec: WindowSpec,
+    split: SplitConfig | None,
+    cohorts: set[str],
+) -> WindowStore:
+    snapshot = Corpus.open(corpus_url).snapshot()
+    wanted = cohorts or set(snapshot.cohorts())
+    fitting = [
+        (bool(document.get("on_the_fly")), found)
+        for found, document in stores.items()
+        if WindowSpec.from_dict(document["spec"]) == spec
+        and document["snapshot"]["fingerprint"] == snapshot.fingerprint
+        and document.get("measures") == MEASURES_REVISION
+        and split in (None, SplitConfig.from_dict(document["split"]))
+        and wanted <= set(document.get("cohorts", ()))
+    ]
+    if fitting:
+        return WindowStore.open(min(fitting)[1], origin=Origin(snapshot.url, snapshot.version), check_origin=False)
+    from xmae_dist.data.store.materialise import StoreConfig, materialise
+
+    return materialise(corpus_url, url, StoreConfig(spec=spec, split=split or SplitConfig()))
 
 
 def chosen_windows(store: WindowStore, config: EvaluateConfig) -> pa.Table:

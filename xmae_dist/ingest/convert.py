@@ -16,8 +16,9 @@ from pathlib import Path
 import numpy as np
 
 from xmae_dist.core.errors import InputError
-from xmae_dist.ingest.archives.catalogue import Archive
+from xmae_dist.ingest.admission import NOBODY, Admission
 from xmae_dist.ingest.check import Gaps, Look, look
+from xmae_dist.ingest.datasets.catalogue import Archive
 from xmae_dist.ingest.formats.items import Item
 from xmae_dist.ingest.formats.mapping import Mapping as TableMapping
 from xmae_dist.ingest.formats.source import Opened, Raw, SourceChannel, SourceRecording, is_missing, physical
@@ -51,6 +52,7 @@ class PartTask:
     mapping: TableMapping | Archive | None = None
     wear: Wear = Wear()
     header_subjects: bool = False
+    admission: Admission = NOBODY
 
 
 def write_part(task: PartTask) -> Iterator[Outcome | WrittenPart]:
@@ -65,7 +67,9 @@ def write_part(task: PartTask) -> Iterator[Outcome | WrittenPart]:
         outcomes: list[Outcome] = []
         for item, folder in _local(task.items):
             for recording in formats[item.format].recordings(item, folder):
-                outcome, new_rows = _convert(recording, item, arrays)
+                if not isinstance(recording, tuple) and recording.origin.recording_id in task.admission.there:
+                    continue
+                outcome, new_rows = _convert(recording, item, arrays, task.admission)
                 rows += new_rows
                 outcomes.append(outcome)
                 yield outcome
@@ -104,18 +108,20 @@ def _copied_at_once(items: Iterable[Item]) -> Iterator[list[Item]]:
 def _copy(folder_url: str, names: Iterable[str], folder: Path) -> None:
     fs, root = uri.filesystem(folder_url)
     names = list(names)
-    targets = [folder / name for name in names]
+    targets = [uri.path_below(folder, name) for name in names]
     for place in {target.parent for target in targets}:
         place.mkdir(parents=True, exist_ok=True)
     with uri.storage_errors(folder_url):
         fs.get([f"{root}/{name}" for name in names], [str(target) for target in targets])
 
 
-def _convert(recording: Opened, item: Item, arrays: _Arrays) -> tuple[Outcome, list[IndexRow]]:
+def _convert(recording: Opened, item: Item, arrays: _Arrays, admission: Admission) -> tuple[Outcome, list[IndexRow]]:
     if isinstance(recording, tuple):
         return Outcome(name=recording[0], item=item.name, kept=False, reason=str(recording[1])), []
     name = recording.origin.recording_id
     try:
+        if refused := admission.refusal(recording.origin, item.name):
+            return refused, []
         seen = look(recording)
         if not seen.usable:
             reason = "no channel can be kept: " + "; ".join(f"{key}: {why}" for key, why in seen.dropped.items())

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from xmae_dist.core.errors import InputError
-from xmae_dist.ingest.archives.catalogue import Archive
+from xmae_dist.ingest.datasets.catalogue import Archive
 from xmae_dist.ingest.formats.items import Folder, Item, Refusal, listed
 from xmae_dist.ingest.formats.mapping import Mapping as TableMapping
 from xmae_dist.ingest.readers import formats_of

@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-from xmae_dist.ingest.archives.catalogue import Archive
+from xmae_dist.ingest.datasets.catalogue import Archive
 from xmae_dist.ingest.formats.mapped import MappedFormat
 from xmae_dist.ingest.formats.mapping import Mapping as TableMapping
 from xmae_dist.ingest.formats.protocol import Format

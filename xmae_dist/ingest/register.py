@@ -2,17 +2,23 @@
 visible.
 
     <corpus>/ingest/<cohort>/parts/<part>.json   a written part, not yet committed: its rows and outcomes
-    <corpus>/ingest/<cohort>/runs/<txn>.json     a committed run: recordings' items and their fingerprints
+    <corpus>/ingest/<cohort>/runs/<txn>.json     a committed run: items, their fingerprints, their recordings where an
+                                                 item's name does not say which
 
 A run that is killed leaves parts of the first kind; the next run with the same files takes their rows instead
-of reading the files again. The index alone says what is visible: these objects only save work.
+of reading the files again. The index alone says what is visible: these objects only save work. So a file whose
+recordings are not in the index any more (their subject was withdrawn) is not in: it is left out while its subject is on
+the list of the withdrawn, and new again after that.
 """
 
 from __future__ import annotations
 
 import json
+import posixpath
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from xmae_dist.core.fingerprint import canonical_json, digest_json
 from xmae_dist.ingest.formats.items import Item
@@ -20,6 +26,9 @@ from xmae_dist.ingest.written import Note, WrittenPart, read_note, write_note
 from xmae_dist.storage import uri
 from xmae_dist.storage.corpus import Corpus
 from xmae_dist.storage.index import IndexRow
+from xmae_dist.storage.withdrawn import Withdrawn
+
+_RUN_V1, _RUN = "xmae-ingest-run/v1", "xmae-ingest-run/v2"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,28 +38,98 @@ class Sorted:
     known: tuple[Item, ...]
     changed: tuple[Item, ...]
     new: tuple[Item, ...]
+    left_out: tuple[Item, ...]
+    """Items of which all was withdrawn."""
+    there: frozenset[str]
+    """Recordings of `new` items that are in: these files hold others that are not."""
 
 
 class Register:
     """The register of one cohort of a corpus. `settings` is whatever else decides what a part contains."""
 
-    def __init__(self, corpus: Corpus, cohort: str, settings: object) -> None:
+    def __init__(self, corpus: Corpus, cohort: str, settings: object, cohorts: Sequence[str] | None = None) -> None:
+        """`cohorts` are those of the index that it fills, where they are not `cohort` alone."""
         self._corpus, self._cohort = corpus, cohort
+        self._cohorts = tuple(cohorts or (cohort,))
         self._settings = digest_json(settings)
         self._base = uri.join(corpus.url, "ingest", cohort)
         self._taken: dict[str, str] = {}
+        self._recordings: dict[str, list[str]] = {}
+        self._times: Counter[str] = Counter()
+        self._aliases: dict[str, str] = {}
         for url in uri.list_urls(uri.join(self._base, "runs")):
-            self._taken.update(json.loads(uri.read_bytes(url))["items"])
+            document = json.loads(uri.read_bytes(url))
+            self._taken.update(document["items"])
+            self._times.update(list(document["items"]))
+            self._recordings.update(document.get("recordings") or self._reported(document, url))
 
-    def sort(self, items: Iterable[Item]) -> Sorted:
-        """Items already in, items whose files changed since they were taken in, and new ones."""
-        known: list[Item] = []
-        changed: list[Item] = []
-        new: list[Item] = []
+    def sort(self, items: Iterable[Item], withdrawn: Withdrawn) -> Sorted:
+        """Items already in, items whose files changed since they were taken in, new ones, and withdrawn ones."""
+        items = list(items)
+        self._aliases = self._known_elsewhere(items)
+        present = self._present() if any(self._name_of(item) in self._taken for item in items) else frozenset()
+        sorted_: dict[str, list[Item]] = {"known": [], "changed": [], "new": [], "left_out": []}
+        there: set[str] = set()
         for item in items:
-            before = self._taken.get(item.name)
-            (new if before is None else known if before == item.fingerprint else changed).append(item)
-        return Sorted(known=tuple(known), changed=tuple(changed), new=tuple(new))
+            state = self._state(item, present, withdrawn)
+            sorted_[state].append(item)
+            if state == "new" and self._name_of(item) in self._taken:
+                there |= present.intersection(self._recordings_of(item))
+        return Sorted(**{name: tuple(some) for name, some in sorted_.items()}, there=frozenset(there))
+
+    def _state(self, item: Item, present: frozenset[str], withdrawn: Withdrawn) -> str:
+        before = self._taken.get(self._name_of(item))
+        if before is None:
+            return "new"
+        recordings = self._recordings_of(item)
+        gone = [name for name in recordings if name not in present]
+        if any(not self._is_withdrawn(name, withdrawn) for name in gone):
+            return "new"
+        if recordings and len(gone) == len(recordings):
+            return "left_out"
+        return "known" if before == item.fingerprint else "changed"
+
+    def _is_withdrawn(self, recording: str, withdrawn: Withdrawn) -> bool:
+        return any((cohort, recording) in withdrawn.recordings for cohort in self._cohorts)
+
+    def _recordings_of(self, item: Item) -> list[str]:
+        """What the index had of an item; nothing where nobody wrote that down."""
+        return self._recordings.get(self._name_of(item), [])
+
+    def _name_of(self, item: Item) -> str:
+        """The name under which an item was taken in, if it was."""
+        return self._aliases.get(item.name, item.name)
+
+    def _known_elsewhere(self, items: Iterable[Item]) -> dict[str, str]:
+        """Items that were taken in under a shorter or longer path, as another folder was named: name -> name then."""
+        names: dict[tuple[str, str], list[str]] = {}
+        for name, mark in self._taken.items():
+            names.setdefault((posixpath.basename(name), mark), []).append(name)
+        aliases: dict[str, str] = {}
+        for item in items:
+            if self._taken.get(item.name) == item.fingerprint:
+                continue
+            for name in names.get((posixpath.basename(item.name), item.fingerprint), ()):
+                if item.name.endswith("/" + name) or name.endswith("/" + item.name):
+                    aliases[item.name] = name
+        return aliases
+
+    def _present(self) -> frozenset[str]:
+        found = self._corpus.index.read(columns=["recording_id"], filters=[("cohort", "in", list(self._cohorts))])
+        return frozenset(found["recording_id"].to_pylist())
+
+    def _reported(self, document: Mapping[str, Any], url: str) -> dict[str, list[str]]:
+        """Recordings of a run's items: named like them, or, of an earlier version's run, as its report says."""
+        if document["format"] != _RUN_V1:
+            return {name: [name] for name in document["items"]}
+        run = url.rsplit("/", 1)[-1]
+        report_url = uri.join(self._corpus.url, "reports", "ingest", self._cohort, run)
+        if not uri.exists(report_url):
+            return {}
+        recordings: dict[str, list[str]] = {}
+        for outcome in json.loads(uri.read_bytes(report_url))["kept"]:
+            recordings.setdefault(outcome["item"], []).append(outcome["name"])
+        return recordings
 
     def part_id(self, items: Sequence[Item]) -> str:
         return "part-" + digest_json([self._settings, sorted([item.name, item.fingerprint] for item in items)], 12)
@@ -102,8 +181,14 @@ class Register:
                 uri.delete(url)
 
     def txn_id(self, items: Iterable[Item]) -> str:
-        """The transaction of a run: a function of the files it was given, so that a retry commits once."""
-        return digest_json([self._cohort, sorted([item.name, item.fingerprint] for item in items)])
+        """The transaction of a run: a function of the files it was given, so that a retry commits once; files that were
+        in before, and come back with a subject who was readmitted, are another run's.
+        """
+        return digest_json([self._cohort, sorted(self._mark(item) for item in items)])
+
+    def _mark(self, item: Item) -> list[str]:
+        times = self._times[item.name]
+        return [item.name, item.fingerprint, *([str(times)] if times else [])]
 
     def commit(self, rows: Iterable[IndexRow], txn_id: str) -> int | None:
         """Commits `rows` in one go and returns the version; None if this transaction was committed before.
@@ -112,11 +197,27 @@ class Register:
         """
         return self._corpus.commit_part(rows, txn_id)
 
-    def close(self, run: str, items: Mapping[str, str], notes: Iterable[Note]) -> None:
+    def there(self) -> dict[tuple[str, str], set[tuple[str, str, str]]]:
+        """(cohort, recording) -> (subject, channel, digest) of what the index has of these cohorts now."""
+        columns = ["cohort", "recording_id", "subject_id", "channel", "digest"]
+        found: dict[tuple[str, str], set[tuple[str, str, str]]] = {}
+        for row in self._corpus.index.read(
+            columns=columns, filters=[("cohort", "in", list(self._cohorts))]
+        ).to_pylist():
+            signal = (row["subject_id"], row["channel"], row["digest"])
+            found.setdefault((row["cohort"], row["recording_id"]), set()).add(signal)
+        return found
+
+    def close(self, run: str, taken: Mapping[str, TakenItem], notes: Iterable[Note]) -> None:
         """Writes down what a committed run has taken in, then drops the notes of its parts."""
-        document = {"format": "xmae-ingest-run/v1", "cohort": self._cohort, "items": items}
+        items = {name: one.fingerprint for name, one in taken.items()}
+        recordings = {name: list(one.recordings) for name, one in taken.items()}
+        document = {"format": _RUN, "cohort": self._cohort, "items": items}
+        if any(names != [name] for name, names in recordings.items()):
+            document["recordings"] = recordings
         uri.write_bytes(uri.join(self._base, "runs", f"{run}.json"), canonical_json(document))
         self._taken.update(items)
+        self._recordings.update(recordings)
         for note in notes:
             uri.delete(note.url)
 
@@ -126,9 +227,21 @@ class Register:
         return all(uri.exists(uri.join(self._corpus.url, path, "zarr.json")) for path in paths)
 
 
-def taken_items(written: WrittenPart, committed: set[str] | None = None) -> dict[str, str]:
+@dataclass(frozen=True, kw_only=True)
+class TakenItem:
+    """An item of which something was committed."""
+
+    fingerprint: str
+    recordings: tuple[str, ...]
+
+
+def taken_items(written: WrittenPart, committed: set[str] | None = None) -> dict[str, TakenItem]:
     """Items of which something was kept and committed (all that was kept, unless told): the others are tried again
     next time.
     """
-    kept = {one.item for one in written.outcomes if one.kept and (committed is None or one.name in committed)}
-    return {name: mark for name, mark in written.items.items() if name in kept}
+    kept: dict[str, list[str]] = {}
+    for one in written.outcomes:
+        if one.kept and (committed is None or one.name in committed):
+            kept.setdefault(one.item, []).append(one.name)
+    marks = written.items
+    return {name: TakenItem(fingerprint=marks[name], recordings=tuple(kept[name])) for name in marks if name in kept}

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from xmae_dist.cluster import fanout
@@ -22,7 +22,7 @@ from xmae_dist.ingest.grouping import groups
 from xmae_dist.ingest.register import Register, taken_items
 from xmae_dist.ingest.written import Note, Outcome, WrittenPart
 from xmae_dist.simulate.cohorts import CohortSpec, SimulatedRecording, simulate_subject, subject_id
-from xmae_dist.storage.corpus import Corpus
+from xmae_dist.storage.corpus import AlreadyThereError, Corpus
 from xmae_dist.storage.index import IndexRow
 from xmae_dist.storage.part import PartWriter, checked_name
 
@@ -46,6 +46,8 @@ class SimulationReport:
 
     cohorts: tuple[str, ...]
     subjects: int
+    left_out: tuple[str, ...]
+    """Subjects who were withdrawn."""
     recordings: int
     hours: float
     parts: int
@@ -69,10 +71,11 @@ def simulate_into(corpus_url: str, spec: CohortSpec, *, part_bytes: int = 256 * 
     cohorts = tuple(checked_name("cohort", cohort_of(spec, device.name)) for device in spec.devices)
     corpus = Corpus.open_or_create(corpus_url)
     identity = {key: value for key, value in dataclasses.asdict(spec).items() if key != "subjects"}
-    register = Register(corpus, spec.name, identity)
+    register = Register(corpus, spec.name, identity, cohorts)
     register.finish_interrupted()
+    withdrawn = corpus.withdrawn.read()
     items = _items(spec, digest_json(identity))
-    todo = register.sort(items)
+    todo = register.sort([item for item in items if item.name not in withdrawn.subjects], withdrawn)
     if todo.changed:
         raise UsageError(
             f"cohort {spec.name}",
@@ -86,12 +89,17 @@ def simulate_into(corpus_url: str, spec: CohortSpec, *, part_bytes: int = 256 * 
     parts = [register.read(note) for note in notes]
     rows = sorted((row for part in parts for row in part.rows), key=lambda row: (row.array_path, row.offset))
     txn = register.txn_id(todo.new)
-    version = register.commit(rows, txn) if rows else None
+    try:
+        version = register.commit(rows, txn) if rows else None
+    except AlreadyThereError:  # another run simulates the same subjects, and was first
+        rows = _without(rows, register.there())
+        version = register.commit(rows, txn) if rows else None
     if rows:
-        register.close(txn, {name: mark for part in parts for name, mark in taken_items(part).items()}, notes)
+        register.close(txn, {name: one for part in parts for name, one in taken_items(part).items()}, notes)
     return SimulationReport(
         cohorts=cohorts,
         subjects=len(todo.new),
+        left_out=tuple(item.name for item in items if item.name in withdrawn.subjects),
         recordings=sum(len(part.outcomes) for part in parts),
         hours=sum(outcome.hours for part in parts for outcome in part.outcomes),
         parts=len({(row.cohort, row.part) for row in rows}),
@@ -100,6 +108,15 @@ def simulate_into(corpus_url: str, spec: CohortSpec, *, part_bytes: int = 256 * 
         txn=txn,
         took_s=round(time.monotonic() - started, 2),
     )
+
+
+def _without(rows: list[IndexRow], there: Mapping[tuple[str, str], set[tuple[str, str, str]]]) -> list[IndexRow]:
+    """Rows that the corpus has not got meanwhile."""
+    return [
+        row
+        for row in rows
+        if (row.subject_id, row.channel, row.digest) not in there.get((row.cohort, row.recording_id), ())
+    ]
 
 
 def _items(spec: CohortSpec, fingerprint: str) -> list[Item]:

@@ -29,6 +29,8 @@ class Outcome:
     dropped: Mapping[str, str] = field(default_factory=dict)
     channels: tuple[str, ...] = ()
     hours: float = 0.0
+    withdrawn: bool = False
+    """Left out because its subject was withdrawn: nothing is wrong with it."""
     notes: tuple[str, ...] = ()
 
 

@@ -17,7 +17,8 @@ from torch.nn import functional as F
 
 from xmae_dist.model.interface import PretrainModel
 from xmae_dist.model.kinds import kind
-from xmae_dist.model.xmae import XMAEConfig, channelled, filled, pooled, signal_encoder
+from xmae_dist.model.readout import MEAN_STD
+from xmae_dist.model.xmae import XMAEConfig, channelled, filled, signal_encoder
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -40,27 +41,35 @@ class ContrastivePair(PretrainModel):
         self.config: ContrastiveConfig = config
         self.encoders = nn.ModuleDict({name: signal_encoder(config, name) for name in ("ppg", "ecg")})
         self.projections = nn.ModuleDict(
-            {name: nn.Linear(config.embedding_width, config.projection_width, bias=False) for name in ("ppg", "ecg")}
+            {name: nn.Linear(2 * config.width, config.projection_width, bias=False) for name in ("ppg", "ecg")}
         )
         # One element, not none: DeepSpeed broadcasts parameters by their first dimension.
         self.log_scale = nn.Parameter(torch.tensor([math.log(1.0 / config.temperature)]))
 
-    def forward(self, ppg_BL: Tensor, ecg_BL: Tensor, mask_BN: Tensor, visible_BV: Tensor | None = None) -> Tensor:
+    def forward(
+        self,
+        ppg_BL: Tensor,
+        ecg_BL: Tensor,
+        mask_BN: Tensor,
+        visible_BV: Tensor | None = None,
+        over_S: Tensor | None = None,
+    ) -> Tensor:
         """Cross-entropy of picking each window's partner among the batch, both ways, a scalar."""
         ppg_BX, ecg_BX = self._projected("ppg", ppg_BL), self._projected("ecg", ecg_BL)
         score_BB = self.log_scale.exp().clamp(max=100.0) * ppg_BX @ ecg_BX.T
         own_B = torch.arange(len(score_BB), device=score_BB.device)
-        return (F.cross_entropy(score_BB, own_B) + F.cross_entropy(score_BB.T, own_B)) / 2
+        loss = (F.cross_entropy(score_BB, own_B) + F.cross_entropy(score_BB.T, own_B)) / 2
+        return loss if over_S is None else loss * (len(own_B) / over_S[0])
 
     @property
     def reconstructs(self) -> None:
         """Nothing."""
         return None
 
-    def embed(self, ppg_BL: Tensor) -> Tensor:
-        """Mean and standard deviation over time of the PPG encoder's output tokens, (B, E)."""
-        return pooled(self.encoders["ppg"](filled(channelled(ppg_BL))))
+    def tokens(self, signal_BL: Tensor) -> Tensor:
+        """The PPG encoder's output tokens, (B, N, D)."""
+        return self.encoders["ppg"](filled(channelled(signal_BL)))
 
     def _projected(self, name: str, signal_BL: Tensor) -> Tensor:
         tokens_BND = self.encoders[name](filled(channelled(signal_BL)))
-        return F.normalize(self.projections[name](pooled(tokens_BND)), dim=-1)
+        return F.normalize(self.projections[name](MEAN_STD(tokens_BND)), dim=-1)

@@ -1,15 +1,21 @@
 """What training, evaluation and embedding ask of any model, whichever preset it is.
 
-Shapes: B batch, L samples, N patches, E embedding width. Masks are boolean, True where a patch is masked.
+Shapes: B batch, L samples, N patches, V visible patches, E embedding width, S terms of the loss. Masks are boolean,
+True where a patch is masked.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, Protocol, Self
 
+import torch
 from torch import Tensor, nn
+
+from xmae_dist.core.errors import ConfigError
+from xmae_dist.model.loss import Errors
+from xmae_dist.model.readout import HEAD, MEAN_STD, Readout
 
 
 class ModelConfig(Protocol):
@@ -26,8 +32,8 @@ class ModelConfig(Protocol):
         """Patches per window: the width of a mask."""
 
     @property
-    def embedding_width(self) -> int:
-        """Numbers per embedding."""
+    def width(self) -> int:
+        """Features of a token."""
 
     @property
     def mask_ratio(self) -> float:
@@ -42,8 +48,10 @@ class PretrainModel(nn.Module):
     """A model that can be pretrained on pairs and then embeds one of the two signals."""
 
     config: ModelConfig
-    errors: Mapping[str, Tensor] = MappingProxyType({})
-    """Masked error of each window, (B,), in the last `forward`, by signal; none where the loss has no such parts."""
+    errors: Mapping[str, Errors] = MappingProxyType({})
+    """What each window had to do with the loss of the last `forward`, by signal; none where it has no such parts."""
+    readout: Readout = MEAN_STD
+    """From tokens over time to an embedding; see `read_by`."""
 
     @property
     def reconstructs(self) -> str | None:
@@ -55,18 +63,47 @@ class PretrainModel(nn.Module):
         """The signal that `embed` takes, ``ppg`` or ``ecg``."""
         return "ppg"
 
-    def forward(self, ppg_BL: Tensor, ecg_BL: Tensor, mask_BN: Tensor, visible_BV: Tensor | None = None) -> Tensor:
-        """The scalar loss.
+    def forward(
+        self,
+        ppg_BL: Tensor,
+        ecg_BL: Tensor,
+        mask_BN: Tensor,
+        visible_BV: Tensor | None = None,
+        over_S: Tensor | None = None,
+    ) -> Tensor:
+        """The scalar loss: the mean of its S terms, each a sum over the batch divided by how much it is a sum over.
 
         ``visible_BV`` (see `xmae_dist.model.patch.visible_indices`) spares an accelerator the wait in which the
-        visible patches are read off the mask, and keeps a compiled graph whole; it changes no result.
+        visible patches are read off the mask, and keeps a compiled graph whole; it changes no result. ``over_S`` is
+        what the sums are divided by in place of `counts` of this batch: where a batch is one of K micro-batches, a
+        Kth of what all of them count, so that the mean of their losses does not depend on how windows are cut.
         """
         raise NotImplementedError
+
+    def counts(self, ppg_BL: Tensor, ecg_BL: Tensor, mask_BN: Tensor) -> Tensor:
+        """How much each term of the loss is a sum over in this batch, (S,): here, windows."""
+        return torch.tensor([len(mask_BN)])
 
     def reconstruct(self, ppg_BL: Tensor, ecg_BL: Tensor, mask_BN: Tensor, visible_BV: Tensor | None = None) -> Tensor:
         """The whole of the `reconstructs` signal, (B, L)."""
         raise NotImplementedError
 
-    def embed(self, ppg_BL: Tensor) -> Tensor:
-        """Embeddings, (B, E), of the `embeds` signal."""
+    def tokens(self, signal_BL: Tensor) -> Tensor:
+        """What the kept encoder makes of the whole `embeds` signal: tokens over time, (B, N, D)."""
         raise NotImplementedError
+
+    def embed(self, ppg_BL: Tensor) -> Tensor:
+        """Embeddings, (B, E), of the `embeds` signal: its tokens by `readout`."""
+        return self.readout(self.tokens(ppg_BL))
+
+    def read_by(self, readout: Readout) -> Self:
+        """This model, which from now on embeds by `readout`. Raises ConfigError for a head that it does not have."""
+        if readout is HEAD and type(self).readout is not HEAD:
+            raise ConfigError("readout", value="head", expected="a model with an embedding head of its own")
+        self.readout = readout
+        return self
+
+    @property
+    def embedding_width(self) -> int:
+        """Numbers per embedding, E."""
+        return self.readout(torch.zeros(1, self.config.n_patches, self.config.width)).shape[1]

@@ -45,8 +45,8 @@ def gather_visible(tokens_BND: Tensor, index_BV: Tensor) -> Tensor:
 
 
 def scatter_visible(base_BND: Tensor, tokens_BVD: Tensor, index_BV: Tensor) -> Tensor:
-    """``base_BND`` with ``tokens_BVD`` written at ``index_BV``; a new tensor (B, N, D)."""
-    return base_BND.scatter(1, index_BV[:, :, None].expand_as(tokens_BVD), tokens_BVD)
+    """``base_BND`` with ``tokens_BVD``, in its type, written at ``index_BV``; a new tensor (B, N, D)."""
+    return base_BND.scatter(1, index_BV[:, :, None].expand_as(tokens_BVD), tokens_BVD.to(base_BND.dtype))
 
 
 def expand_mask(mask_BN: Tensor, patch_length: int) -> Tensor:

@@ -24,8 +24,9 @@ from xmae_dist.core.errors import InputError
 from xmae_dist.model.blocks import Attention, feed_forward
 from xmae_dist.model.interface import PretrainModel
 from xmae_dist.model.kinds import kind
-from xmae_dist.model.loss import masked_mse
+from xmae_dist.model.loss import counted_samples, masked_mse
 from xmae_dist.model.patch import View, gather_visible, scatter_visible
+from xmae_dist.model.readout import HEAD
 from xmae_dist.model.stem import PyramidStem
 
 _RELEASED = "the weights of a released xMAE, all of them and no others"
@@ -166,20 +167,43 @@ class PublishedXMAE(PretrainModel):
         self.bridger = Bridge(config)
         nn.init.trunc_normal_(self.mask_token, std=0.02)
 
-    def forward(self, ppg_BL: Tensor, ecg_BL: Tensor, mask_BN: Tensor, visible_BV: Tensor | None = None) -> Tensor:
+    def forward(
+        self,
+        ppg_BL: Tensor,
+        ecg_BL: Tensor,
+        mask_BN: Tensor,
+        visible_BV: Tensor | None = None,
+        over_S: Tensor | None = None,
+    ) -> Tensor:
         """Mean squared error over the masked ECG samples, a scalar."""
-        loss, error_B = masked_mse(self.reconstruct(ppg_BL, ecg_BL, mask_BN, visible_BV), ecg_BL, mask_BN)
-        self.errors = {"ecg": error_B}
+        rebuilt_BL, over = self.reconstruct(ppg_BL, ecg_BL, mask_BN, visible_BV), None if over_S is None else over_S[0]
+        loss, errors = masked_mse(rebuilt_BL, ecg_BL, mask_BN, over)
+        self.errors = {"ecg": errors}
         return loss
+
+    def counts(self, ppg_BL: Tensor, ecg_BL: Tensor, mask_BN: Tensor) -> Tensor:
+        """Masked ECG samples that are there."""
+        return counted_samples(ecg_BL, mask_BN)[None]
 
     def reconstruct(self, ppg_BL: Tensor, ecg_BL: Tensor, mask_BN: Tensor, visible_BV: Tensor | None = None) -> Tensor:
         """The whole ECG, (B, L), from all PPG and the ECG patches where the mask is False."""
         query_BND = self._queries(ecg_BL, View.of(mask_BN, visible_BV).visible_BV)
         return self.ecg_path.decode(self.bridger(query_BND, self.ppg_path.encode(ppg_BL)))
 
+    readout = HEAD
+
+    def tokens(self, signal_BL: Tensor) -> Tensor:
+        """The PPG encoder's output tokens, (B, N, D)."""
+        return self.ppg_path.encode(signal_BL)
+
     def embed(self, ppg_BL: Tensor) -> Tensor:
-        """(B, E). This head is random: pretraining gives it no gradient (a defect of the original)."""
-        return self.ppg_path.embed(self.ppg_path.encode(ppg_BL))
+        """(B, E). The head is random: pretraining gives it no gradient (a defect of the original)."""
+        return self.ppg_path.embed(self.tokens(ppg_BL)) if self.readout is HEAD else super().embed(ppg_BL)
+
+    @property
+    def embedding_width(self) -> int:
+        """Numbers per embedding, E."""
+        return self.config.embedding_width if self.readout is HEAD else super().embedding_width
 
     def _queries(self, ecg_BL: Tensor, visible_BV: Tensor) -> Tensor:
         path, patch = self.ecg_path, self.config.patch_length

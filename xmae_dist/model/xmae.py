@@ -2,8 +2,8 @@
 
 The target (ECG) is masked; the source (PPG) is whole; both lie on one time axis. The bridge lets each target patch
 read the source around its own time, then self-attention over the target's patches joins that with the visible
-patches, wherever in time they are. After pretraining the PPG encoder alone is kept: its embedding is the mean and the
-standard deviation over time of its output tokens, which pretraining trains.
+patches, wherever in time they are. After pretraining the PPG encoder alone is kept: its embedding is read
+from its output tokens, which pretraining trains (`readout`).
 
 The objectives other than ``cross`` are controls that run through the same encoders and decoders:
 
@@ -14,7 +14,7 @@ The objectives other than ``cross`` are controls that run through the same encod
     ppg_mae      PPG masked and reconstructed, no ECG
     ecg_mae      ECG masked and reconstructed, no PPG; it embeds ECG
 
-Shapes: B batch, C channels, L samples, N patches, V visible patches, D width, E = 2 D embedding width. Masks are
+Shapes: B batch, C channels, L samples, N patches, V visible patches, D width. Masks are
 boolean, True where a patch is masked. Signals are (B, L), or (B, C, L) where a modality has several channels.
 
 A missing sample is NaN: it is not learned from, and a patch of the source without one sample is not read. So a batch
@@ -38,7 +38,7 @@ from xmae_dist.model.encoder import SignalEncoder
 from xmae_dist.model.interface import PretrainModel
 from xmae_dist.model.kinds import kind
 from xmae_dist.model.level import visible_level
-from xmae_dist.model.loss import masked_mse
+from xmae_dist.model.loss import counted_samples, masked_mse
 from xmae_dist.model.patch import View, expand_mask, scatter_visible
 from xmae_dist.model.published import PublishedXMAE, from_published
 
@@ -98,11 +98,6 @@ class XMAEConfig:
     def channels(self, signal: str) -> int:
         """Channels of ``ppg`` or ``ecg``."""
         return self.ppg_channels if signal == "ppg" else self.ecg_channels
-
-    @property
-    def embedding_width(self) -> int:
-        """Numbers per embedding."""
-        return 2 * self.width
 
 
 class Decoder(nn.Module):
@@ -166,25 +161,38 @@ class XMAE(PretrainModel):
         """The signal that `embed` takes."""
         return "ecg" if self.config.objective == "ecg_mae" else "ppg"
 
-    def forward(self, ppg_BL: Tensor, ecg_BL: Tensor, mask_BN: Tensor, visible_BV: Tensor | None = None) -> Tensor:
+    def forward(
+        self,
+        ppg_BL: Tensor,
+        ecg_BL: Tensor,
+        mask_BN: Tensor,
+        visible_BV: Tensor | None = None,
+        over_S: Tensor | None = None,
+    ) -> Tensor:
         """Mean squared error over masked samples, averaged over the signals that are reconstructed."""
         signals, view = {"ppg": ppg_BL, "ecg": ecg_BL}, View.of(mask_BN, visible_BV)
         losses, errors = [], {}
-        for name in self.decoders:
-            rebuilt_BL = self._rebuild(name, signals, view)
-            loss, errors[name] = masked_mse(rebuilt_BL, signals[name], self._view_of(name, view).mask_BN)
+        for place, name in enumerate(self.decoders):
+            rebuilt_BL, over = self._rebuild(name, signals, view), None if over_S is None else over_S[place]
+            loss, errors[name] = masked_mse(rebuilt_BL, signals[name], self._view_of(name, view).mask_BN, over)
             losses.append(loss)
         self.errors = errors
         return torch.stack(losses).mean()
+
+    def counts(self, ppg_BL: Tensor, ecg_BL: Tensor, mask_BN: Tensor) -> Tensor:
+        """Masked samples that are there, of each reconstructed signal."""
+        signals = {"ppg": ppg_BL, "ecg": ecg_BL}
+        masks = {"ppg": mask_BN.flip(1) if self.config.objective == "joint" else mask_BN, "ecg": mask_BN}
+        return torch.stack([counted_samples(signals[name], masks[name]) for name in self.decoders])
 
     def reconstruct(self, ppg_BL: Tensor, ecg_BL: Tensor, mask_BN: Tensor, visible_BV: Tensor | None = None) -> Tensor:
         """The whole of `reconstructs`, shaped as it came, from its visible patches and the other signal."""
         signals, name = {"ppg": ppg_BL, "ecg": ecg_BL}, self.reconstructs
         return self._rebuild(name, signals, View.of(mask_BN, visible_BV))
 
-    def embed(self, ppg_BL: Tensor) -> Tensor:
-        """Mean and standard deviation over time of the encoder's output tokens, (B, E)."""
-        return pooled(self.encoders[self.embeds](filled(channelled(ppg_BL))))
+    def tokens(self, signal_BL: Tensor) -> Tensor:
+        """The kept encoder's output tokens, (B, N, D)."""
+        return self.encoders[self.embeds](filled(channelled(signal_BL)))
 
     def _rebuild(self, name: str, signals: Mapping[str, Tensor], view: View) -> Tensor:
         view = self._view_of(name, view)
@@ -256,12 +264,6 @@ def signal_encoder(config: XMAEConfig, signal: str) -> SignalEncoder:
 def channelled(signal: Tensor) -> Tensor:
     """(B, L) as (B, 1, L); (B, C, L) as it is."""
     return signal[:, None] if signal.ndim == 2 else signal
-
-
-def pooled(tokens_BND: Tensor) -> Tensor:
-    """Mean and standard deviation over time, (B, 2 D): what the signal is like, and how it varies."""
-    variance_BD = tokens_BND.var(dim=1, correction=0)
-    return torch.cat([tokens_BND.mean(dim=1), (variance_BD + 1e-6).sqrt()], dim=1)
 
 
 def filled(signal_BCL: Tensor) -> Tensor:

@@ -154,25 +154,3 @@ def rate_bpm(beat_s: np.ndarray, start_s_B: np.ndarray, window_s: float) -> np.n
     end_BM = in_windows(beat_s[:-1], beat_s[1:], start_s_B, window_s)
     inside_BM = np.where(end_BM < (start_s_B + window_s)[:, None], interval_BM, np.nan)
     return 60.0 / quantile_rows(inside_BM, 0.5)
-
-
-def arrival_s(
-    r_s: np.ndarray, foot_s: np.ndarray, start_s_B: np.ndarray, window_s: float, longest_s: float = 0.7
-) -> tuple[np.ndarray, np.ndarray]:
-    """Median delay from an R peak to the next pulse foot in each window, and its inter-quartile range (B,),
-    seconds.
-
-    A foot later than `longest_s` or than the next R peak belongs to another beat, so beyond one interval
-    the delay is known modulo the interval only. NaN where fewer than three beats could be paired.
-    """
-    nothing = np.full(start_s_B.size, np.nan)
-    if r_s.size == 0 or foot_s.size == 0:
-        return nothing, nothing.copy()
-    following = np.searchsorted(foot_s, r_s)
-    delay = np.where(following < foot_s.size, foot_s[np.minimum(following, foot_s.size - 1)] - r_s, np.nan)
-    to_next = np.append(np.diff(r_s), np.inf)
-    delay[~(delay < np.minimum(longest_s, to_next))] = np.nan
-    delay_BM = in_windows(r_s, delay, start_s_B, window_s)
-    enough = np.isfinite(delay_BM).sum(axis=1) >= 3
-    spread = quantile_rows(delay_BM, 0.75) - quantile_rows(delay_BM, 0.25)
-    return np.where(enough, quantile_rows(delay_BM, 0.5), np.nan), np.where(enough, spread, np.nan)

@@ -5,8 +5,11 @@
     <url>/signals/<cohort>/<part>/part.json                 claim of the writer of that part
     <url>/signals/<cohort>/<part>/<channel>/                Zarr v3 array: its recordings end to end
     <url>/alignments/                                       Delta table, a row per pair of recordings on two clocks
+    <url>/withdrawn/                                        Delta table, who was withdrawn and must not come back
 
-A part is written first and becomes visible by one commit to the index. See storage/FORMAT.md.
+A part is written first and becomes visible by one commit to the index. A commit that adds recordings holds its cohorts:
+of two at once that share one, the later is checked again on what the first left. A withdrawal holds all cohorts there
+are, and the first commit of a cohort holds what a withdrawal also holds. See storage/FORMAT.md.
 """
 
 from __future__ import annotations
@@ -28,8 +31,9 @@ from xmae_dist.storage.index import IndexRow
 from xmae_dist.storage.part import PartWriter
 from xmae_dist.storage.snapshot import Recording, Snapshot, array_reader
 from xmae_dist.storage.table import Table, sql_of
+from xmae_dist.storage.withdrawn import WithdrawnList
 
-__all__ = ["FORMAT", "Corpus", "IndexRow", "PartWriter", "Recording", "Snapshot"]
+__all__ = ["FORMAT", "AlreadyThereError", "Corpus", "IndexRow", "PartWriter", "Recording", "Snapshot"]
 
 FORMAT = "xmae-corpus/v1"
 ALIGNMENTS_SCHEMA = pa.schema(
@@ -44,9 +48,15 @@ ALIGNMENTS_SCHEMA = pa.schema(
     ]
 )
 """Estimates of how the clocks of two recordings differ; `estimate` is JSON, `pair` names what determines it."""
+_ALL_COHORTS = "cohorts"
 # Rows that are held as objects at a time while a commit is made.
 _ROWS_AT_ONCE = 4096
+_SIGNAL = ("recording_id", "channel")
 _IDENTITY = ("cohort", "subject_id", "recording_id", "channel", "digest")
+
+
+class AlreadyThereError(InputError):
+    """Recordings to be committed are in the corpus already."""
 
 
 class Corpus:
@@ -58,11 +68,12 @@ class Corpus:
         self.id: str = document["id"]
         self.index = Table(uri.join(url, "index"))
         self.alignments = Table(uri.join(url, "alignments"))
+        self.withdrawn = WithdrawnList(Table(uri.join(url, "withdrawn")), self.index)
 
     @classmethod
     def create(cls, url: str) -> Corpus:
         """Makes an empty corpus. Raises StorageError where one exists or the store cannot commit safely."""
-        url = uri.normalise(url)
+        url = uri.checked_place(url)
         uri.probe(url)
         Table(uri.join(url, "index")).create(index.arrow_schema(), partition_by=["cohort"])
         document = {"format": FORMAT, "id": uuid.uuid4().hex, "created_s": round(time.time(), 3)}
@@ -77,7 +88,7 @@ class Corpus:
         """Opens a corpus. Raises StorageError, within seconds, where the store or the corpus cannot be
         reached.
         """
-        url = uri.normalise(url)
+        url = uri.checked_place(url)
         uri.probe(url)
         if not uri.exists(uri.join(url, "corpus.json")):
             raise StorageError(
@@ -99,7 +110,7 @@ class Corpus:
     @classmethod
     def open_or_create(cls, url: str) -> Corpus:
         """Opens the corpus at `url`, or makes it; several callers may do so at once."""
-        url = uri.normalise(url)
+        url = uri.checked_place(url)
         uri.probe(url)
         if not uri.exists(uri.join(url, "corpus.json")):
             try:
@@ -119,8 +130,8 @@ class Corpus:
         """Makes rows visible in one commit and returns its version; None, reading and changing nothing, if `txn_id`
         was committed. `rows` are read once, and held as columns of the index only.
 
-        Raises InputError for rows that contradict themselves, the stored arrays, or a recording already
-        there.
+        Raises InputError for rows that contradict themselves or the stored arrays, or of a withdrawn subject,
+        AlreadyThereError for a recording that is in the corpus, or gets there at this moment.
         """
         if self.committed(txn_id):
             return None
@@ -132,12 +143,23 @@ class Corpus:
             self._check_arrays(some)
             tables.append(index.to_arrow(some))
         table = pa.concat_tables(tables) if tables else index.to_arrow([])
-        self._check_new(table, txn_id)
         return self.index.append(
             table,
             txn=(_app_id(txn_id), 1),
             metadata={"xmae_operation": "ingest", "xmae_txn": txn_id},
+            guard=lambda version: self._admit(table, version),
         )
+
+    def _admit(self, rows: pa.Table, version: int) -> list[str]:
+        """What a commit of `rows` on `version` holds; raises where they must not be added to it."""
+        self._check_not_withdrawn(rows)
+        held: set[str] = set()
+        for cohort in rows["cohort"].unique().to_pylist():
+            there = self.index.read(version, columns=_SIGNAL, filters=[("cohort", "=", cohort)])
+            _check_new(cohort, rows.filter(pc.equal(rows["cohort"], cohort)).select(_SIGNAL), there)
+            # A withdrawal cannot hold a cohort that it does not see.
+            held |= {_cohort_id(cohort)} if there.num_rows else {_cohort_id(cohort), _ALL_COHORTS}
+        return sorted(held)
 
     def committed(self, txn_id: str) -> bool:
         """Whether `txn_id` is in the index."""
@@ -187,16 +209,43 @@ class Corpus:
     def withdraw(self, subject_ids: Sequence[str], *, reason: str = "") -> int | None:
         """Removes all rows of subjects in one commit (their bytes go with `vacuum`); returns its version.
 
-        Returns None where none of them has a row. Old snapshots that hold them refuse to open from then on.
+        Returns None where none of them has a row. They are put on the list of the withdrawn first, with or without
+        rows: nothing of theirs is committed until `readmit`. Old snapshots that hold them refuse to open from then on.
         """
-        present = set(self.index.read(columns=["subject_id"])["subject_id"].to_pylist())
-        wanted = sorted(set(subject_ids) & present)
-        if not wanted:
+        rows = self._identities(subject_ids)
+        absent = set(subject_ids) - {subject for subject, _, _ in rows}
+        self.withdrawn.add([*rows, *((subject, "", "") for subject in absent)], reason=reason)
+        if not rows:
             return None
+        subjects = {subject for subject, _, _ in rows}
         return self.index.delete(
-            sql_of([("subject_id", "in", wanted)]),
-            metadata={"xmae_operation": "withdraw", "xmae_subjects": str(len(wanted)), "xmae_reason": reason},
+            sql_of([("subject_id", "in", sorted(subjects))]),
+            metadata={"xmae_operation": "withdraw", "xmae_subjects": str(len(subjects)), "xmae_reason": reason},
+            guard=lambda version: [_ALL_COHORTS, *map(_cohort_id, self._cohorts(version))],
         )
+
+    def readmit(self, subject_ids: Sequence[str]) -> None:
+        """Takes subjects off the list of the withdrawn: what is ingested of them from now on is taken in."""
+        self.withdrawn.remove(subject_ids)
+
+    def _identities(self, subject_ids: Sequence[str]) -> set[tuple[str, str, str]]:
+        columns = ("subject_id", "cohort", "recording_id")
+        found = self.index.read(columns=columns)
+        found = found.filter(pc.is_in(found["subject_id"], value_set=pa.array(subject_ids, pa.string())))
+        return set(zip(*(found[name].to_pylist() for name in columns), strict=True))
+
+    def _cohorts(self, version: int) -> list[str]:
+        return sorted(pc.unique(self.index.read(version, columns=["cohort"])["cohort"]).to_pylist())
+
+    def _check_not_withdrawn(self, rows: pa.Table) -> None:
+        withdrawn = sorted(set(rows["subject_id"].unique().to_pylist()) & self.withdrawn.read().subjects)
+        if withdrawn:
+            raise InputError(
+                f"subjects of {self.url}",
+                value=f"{', '.join(withdrawn[:5])}{', …' if len(withdrawn) > 5 else ''}: withdrawn",
+                expected="nobody who was withdrawn",
+                fix="leave them out (`xmae ingest` does), or `xmae readmit` them first",
+            )
 
     def _check_arrays(self, rows: Sequence[IndexRow]) -> None:
         """Every row must lie within an array that was closed, at the array's own rate and unit."""
@@ -219,22 +268,21 @@ class Corpus:
                     fix="take offset, rate and unit from the part's channel",
                 )
 
-    def _check_new(self, rows: pa.Table, txn_id: str) -> None:
-        """A recording is committed once: the same one under another transaction is a mistake of the
-        caller.
-        """
-        keys = ["recording_id", "channel"]
-        for cohort in rows["cohort"].unique().to_pylist():
-            there = self.index.read(columns=keys, filters=[("cohort", "=", cohort)])
-            new = rows.filter(pc.equal(rows["cohort"], cohort)).select(keys)
-            twice = sorted(set(new.join(there, keys=keys, join_type="inner")["recording_id"].to_pylist()))
-            if twice and not self.committed(txn_id):
-                raise InputError(
-                    f"cohort {cohort}",
-                    value=f"{len(twice)} recording(s) already in the corpus, such as {twice[0]!r}",
-                    expected="recordings that are not there yet",
-                    fix="leave them out, or use another cohort name",
-                )
+
+def _check_new(cohort: str, rows: pa.Table, there: pa.Table) -> None:
+    """A recording is committed once: the same one under another transaction is a mistake of the caller."""
+    twice = sorted(set(rows.join(there, keys=list(_SIGNAL), join_type="inner")["recording_id"].to_pylist()))
+    if twice:
+        raise AlreadyThereError(
+            f"cohort {cohort}",
+            value=f"{len(twice)} recording(s) already in the corpus, such as {twice[0]!r}",
+            expected="recordings that are not there yet",
+            fix="leave them out, or use another cohort name",
+        )
+
+
+def _cohort_id(cohort: str) -> str:
+    return f"cohort:{cohort}"
 
 
 def _app_id(txn_id: str) -> str:

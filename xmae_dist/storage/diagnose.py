@@ -8,8 +8,10 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from email.utils import parsedate_to_datetime
 
 from xmae_dist.core.errors import StorageError
 
@@ -20,6 +22,13 @@ try:
     CLIENT_ERRORS: tuple[type[Exception], ...] = (OSError, BotoCoreError, ClientError, TransportError)
 except ImportError:  # a file-only installation has no AWS client
     CLIENT_ERRORS = (OSError,)
+try:
+    from gcsfs.retry import HttpError
+    from google.auth.exceptions import GoogleAuthError
+
+    CLIENT_ERRORS = (*CLIENT_ERRORS, HttpError, GoogleAuthError)
+except ImportError:
+    pass  # gs:// URLs are an extra
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,12 +37,20 @@ class _Diagnosis:
     value: str
     expected: str
     fix: str
+    gs_fix: str | None = None
+    """The same by Google's means, for gs:// URLs."""
 
 
 NOTHING_THERE = "nothing there"
+_MOST_SKEW_S = 15 * 60.0
 _CREDENTIALS_FIX = (
     "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY (and AWS_SESSION_TOKEN), or AWS_PROFILE, "
     "to a key that this store knows"
+)
+
+_GS_CREDENTIALS_FIX = (
+    "`gcloud auth application-default login`, or GOOGLE_APPLICATION_CREDENTIALS with the key file of a service "
+    "account, or run as a service account of the machine"
 )
 
 # The first diagnosis with a sign in the error's type names or text is taken: order matters.
@@ -59,10 +76,13 @@ _DIAGNOSES = (
             "no credentials",
             "ProfileNotFound",
             "not find credentials",
+            "DefaultCredentialsError",
+            "Anonymous caller",
         ),
         value="no credentials",
-        expected="credentials in the standard AWS chain",
+        expected="credentials in the standard chain of the store's maker",
         fix=_CREDENTIALS_FIX,
+        gs_fix=_GS_CREDENTIALS_FIX,
     ),
     _Diagnosis(
         signs=(
@@ -76,16 +96,38 @@ _DIAGNOSES = (
             "security token",
             "AuthFailure",
             "InvalidSignatureException",
+            "RefreshError",
+            "Invalid Credentials",
         ),
         value="credentials refused",
         expected="a key that this store knows",
         fix=_CREDENTIALS_FIX,
+        gs_fix=_GS_CREDENTIALS_FIX,
+    ),
+    _Diagnosis(
+        signs=("RequestTimeTooSkewed", "RequestExpired"),
+        value="request refused for its time",
+        expected="a clock within 15 minutes of the store's",
+        fix="set the clock of this machine (NTP); its rights are not the trouble",
+    ),
+    _Diagnosis(
+        signs=("Invalid endpoint",),
+        value="an endpoint that is no URL",
+        expected="http://host:port or https://host",
+        fix="write the scheme in AWS_ENDPOINT_URL, or in endpoint_url of the profile",
+    ),
+    _Diagnosis(
+        signs=("kms:", "KMS.", "KmsException"),
+        value="access to the bucket's encryption key denied",
+        expected="permission to use the KMS key",
+        fix="allow kms:Decrypt on the key, and to write kms:GenerateDataKey (storage/policies/README.md)",
     ),
     _Diagnosis(
         signs=("AccessDenied", "Access Denied", "PermissionError", "Forbidden", "Permission denied"),
         value="access denied",
         expected="permission to list, read and write below this URL",
         fix="use credentials (or file permissions) with the rights of storage/policies/bucket-policy.json",
+        gs_fix="give the account roles/storage.objectUser on the bucket",
     ),
     _Diagnosis(
         signs=(
@@ -111,9 +153,16 @@ _DIAGNOSES = (
         value="no answer from the endpoint",
         expected="a reachable object store",
         fix="check AWS_ENDPOINT_URL and the network, and that the server runs",
+        gs_fix="check the network and, where it is set, STORAGE_EMULATOR_HOST",
     ),
     _Diagnosis(
-        signs=("ClientPayloadError", "ContentLengthError", "IncompleteRead", "ServerDisconnected"),
+        signs=(
+            "ClientPayloadError",
+            "ContentLengthError",
+            "IncompleteRead",
+            "ServerDisconnected",
+            "response body error",
+        ),
         value="answers that end too early, after retries",
         expected="whole answers",
         fix="check the network and any proxy between here and the store, then run this again",
@@ -155,14 +204,21 @@ def storage_errors(url: str) -> Iterator[None]:
         yield
     except CLIENT_ERRORS as error:
         raise explain(url, error) from error
+    except ValueError as error:
+        if "Invalid endpoint" not in str(error):
+            raise
+        raise explain(url, error) from error
 
 
 def explain(url: str, error: BaseException) -> StorageError:
     """The StorageError for a client's `error`."""
     said = "\n".join(f"{type(link).__name__} {link}" for link in _chain(error))
+    if any(map(_clock_is_off, _chain(error))):
+        said += "\nRequestTimeTooSkewed"
     for diagnosis in _DIAGNOSES:
         if any(sign in said for sign in diagnosis.signs):
-            return StorageError(_named(url), value=diagnosis.value, expected=diagnosis.expected, fix=diagnosis.fix)
+            fix = diagnosis.gs_fix if diagnosis.gs_fix and str(url).startswith("gs://") else diagnosis.fix
+            return StorageError(_named(url), value=diagnosis.value, expected=diagnosis.expected, fix=fix)
     return StorageError(
         _named(url),
         value=f"{type(error).__name__} ({_without_secrets(str(error))})",
@@ -172,9 +228,28 @@ def explain(url: str, error: BaseException) -> StorageError:
 
 
 def _named(url: str) -> str:
-    endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
-    place = f" (endpoint {_without_secrets(endpoint)})" if endpoint and str(url).startswith("s3://") else ""
+    endpoint = None
+    if str(url).startswith("s3://"):
+        endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
+    elif str(url).startswith("gs://"):
+        endpoint = os.environ.get("STORAGE_EMULATOR_HOST")
+    place = f" (endpoint {_without_secrets(endpoint)})" if endpoint else ""
     return f"{_without_secrets(str(url))}{place}"
+
+
+def _clock_is_off(error: BaseException) -> bool:
+    """Whether an answer was given at another time than ours: a refusal without a body (of a HEAD) does not say why."""
+    answer = getattr(error, "response", None)
+    if not isinstance(answer, dict):
+        return False
+    metadata = answer.get("ResponseMetadata", {})
+    if metadata.get("HTTPStatusCode") != 403:
+        return False
+    try:
+        told = parsedate_to_datetime(metadata.get("HTTPHeaders", {}).get("date", ""))
+    except ValueError:
+        return False
+    return abs(told.timestamp() - time.time()) > _MOST_SKEW_S
 
 
 def _chain(error: BaseException | None) -> Iterator[BaseException]:

@@ -58,7 +58,7 @@ class ShardedWriter:
         dimension_names: Sequence[str] = (),
         attributes: Mapping[str, Any] | None = None,
     ) -> None:
-        self.url = uri.normalise(url)
+        self.url = uri.checked_place(url)
         self.dtype = np.dtype(dtype)
         self.row_shape = tuple(row_shape)
         row_bytes = self.dtype.itemsize * int(np.prod(self.row_shape))

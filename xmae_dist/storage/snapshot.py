@@ -19,7 +19,7 @@ from xmae_dist.storage.index import IndexRow
 from xmae_dist.storage.zarr_store import ChannelReader
 
 # Where a signal lies does not change what it is: the same content elsewhere has the same fingerprint.
-_PLACE_COLUMNS = ("part", "array_path", "offset")
+PLACE_COLUMNS = ("part", "array_path", "offset")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -122,7 +122,7 @@ class Snapshot:
                     f"recording {row.cohort}/{row.recording_id}",
                     value=f"channel {row.channel} twice",
                     expected="one row per channel",
-                    fix="withdraw the subject and ingest it again",
+                    fix="`xmae repair` names the copies and can drop one",
                 )
             channels[row.channel] = row
         return [self._recording(key, channels) for key, channels in grouped.items()]
@@ -152,7 +152,7 @@ class Snapshot:
         """16 hexadecimal digits of the content: what was recorded and its labels, not where it lies or in
         which order.
         """
-        kept = [name for name in index.columns() if name not in _PLACE_COLUMNS]
+        kept = [name for name in index.columns() if name not in PLACE_COLUMNS]
         lines = sorted(_canonical(values) for values in self._table.select(kept).to_pylist())
         return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:16]
 

@@ -29,6 +29,7 @@ from xmae_dist.storage.verify import rows_by_array
 from xmae_dist.storage.zarr_store import ChannelReader
 
 GRACE_S = 24 * 3600.0
+_TAKE_ROWS_AWAY = ("withdraw", "compact", "drop-duplicates")
 
 PartKey = tuple[str, str]
 
@@ -54,7 +55,9 @@ class VacuumReport:
     estimates: int
     """Estimates of clocks that were of withdrawn subjects."""
     table_files: int
-    """Files of the index and of the table of estimates that no version of the grace period needs."""
+    """Files of the corpus's tables that no version of the grace period needs."""
+    old_versions: bool | None
+    """Whether the bucket keeps what is removed as old versions; None where that could not be asked."""
 
     @property
     def bytes(self) -> int:
@@ -83,6 +86,7 @@ def vacuum(corpus: Corpus, *, grace_s: float = GRACE_S, dry_run: bool = False) -
     """
     wasteful = _wasteful_parts(corpus)
     if not dry_run:
+        corpus.withdrawn.read()  # a list that is begun later could not name whose rows are removed here
         for cohort, part in wasteful:
             _compact(corpus, cohort, part)
     collectable = orphans(corpus, grace_s=grace_s)
@@ -94,8 +98,13 @@ def vacuum(corpus: Corpus, *, grace_s: float = GRACE_S, dry_run: bool = False) -
         removed=tuple(collectable),
         compacted=tuple(f"{c}/{p}" for c, p in wasteful),
         estimates=estimates,
-        table_files=sum(_vacuumed(table, grace_s, dry_run) for table in (corpus.index, corpus.alignments)),
+        old_versions=uri.keeps_old_versions(corpus.url),
+        table_files=sum(_vacuumed(table, grace_s, dry_run) for table in _tables(corpus)),
     )
+
+
+def _tables(corpus: Corpus) -> tuple[Table, ...]:
+    return corpus.index, corpus.alignments, corpus.withdrawn.table
 
 
 def _vacuumed(table: Table, grace_s: float, dry_run: bool) -> int:
@@ -136,13 +145,12 @@ def _listed_parts(corpus: Corpus) -> dict[PartKey, tuple[str, float, int]]:
 def _needed_parts(corpus: Corpus, grace_s: float) -> set[PartKey]:
     """Parts of every version that was the newest at some moment of the grace period.
 
-    Ingests only add, so beside the newest version only those before a withdrawal or compaction have to be
-    read.
+    Ingests only add, so beside the newest version only those before a commit that took rows away have to be read.
     """
     since_ms = (time.time() - grace_s) * 1000
     versions: set[int | None] = {None}
     for commit in corpus.index.history():
-        if commit["timestamp"] >= since_ms and commit.get("xmae_operation") in ("withdraw", "compact"):
+        if commit["timestamp"] >= since_ms and commit.get("xmae_operation") in _TAKE_ROWS_AWAY:
             versions.add(int(commit["version"]) - 1)
     needed: set[PartKey] = set()
     for version in versions:

@@ -20,11 +20,12 @@ from deltalake import CommitProperties, DeltaTable, Transaction, write_deltalake
 from deltalake.exceptions import CommitFailedError, DeltaError, TableNotFoundError
 
 from xmae_dist.core.errors import StorageError
-from xmae_dist.storage import uri
+from xmae_dist.storage import parquet, uri
 from xmae_dist.storage.diagnose import NOTHING_THERE, explain
 
 WRITE_ID = "xmae_write_id"
 _COMMIT_ATTEMPTS = 20
+_LOST_PAUSE_S = 0.1
 _PAUSES_S = (0.1, 0.4, 1.6)
 _T = TypeVar("_T")
 
@@ -36,16 +37,21 @@ _CONFIGURATION = {
 
 Filters = Sequence[tuple[str, str, Any]]
 Txn = tuple[str, int]
+Guard = Callable[[int], Sequence[str]]
+"""What a commit depends on: it is told the version that the commit is made on, raises where that forbids the commit,
+and returns application ids. Of two commits at once with an id in common, the later one is tried again on what the first
+left: its guard is asked anew."""
 
 
 class Table:
     """A Delta table at `url`; every call looks at the newest version unless one is named.
 
-    Storage failures raise StorageError. Holds no connection, so it is picklable and safe between threads.
+    Storage failures raise StorageError, and so does a URL that delta-rs takes for another place. Holds no connection,
+    so it is picklable and safe between threads.
     """
 
     def __init__(self, url: str) -> None:
-        self.url = uri.normalise(url)
+        self.url = uri.checked_place(url)  # delta-rs would read another place than we write
 
     def exists(self) -> bool:
         return bool(self._patiently(lambda: DeltaTable.is_deltatable(self.url, uri.delta_options(self.url))))
@@ -76,18 +82,20 @@ class Table:
         metadata: Mapping[str, Any] | None = None,
         *,
         partition_by: Sequence[str] = (),
+        guard: Guard | None = None,
     ) -> int | None:
         """Adds rows in one commit, making the table where there is none; returns the version of that commit.
 
         Returns None, and changes nothing, where `txn` = (app id, version) was committed before, here or by
-        another writer at this moment. Several may be given: any of them committed before makes it None.
+        another writer at this moment. Several may be given: any of them committed before makes it None. What `guard`
+        finds holds at the moment of the commit; what it raises passes.
         """
         self.create(rows.schema, partition_by=partition_by)
 
         def write(table: DeltaTable, commit: CommitProperties) -> None:
             write_deltalake(table, rows, mode="append", commit_properties=commit)
 
-        return self._commit(write, txn, metadata)
+        return self._commit(write, txn, metadata, guard=guard)
 
     def rewrite(
         self,
@@ -102,24 +110,29 @@ class Table:
         """
 
         def write(table: DeltaTable, commit: CommitProperties) -> None:
-            rows = transform(table.to_pyarrow_table(filters=[tuple(one) for one in filters]))
+            rows = transform(parquet.scan(table, predicate=sql_of(filters)))
             write_deltalake(table, rows, mode="overwrite", predicate=sql_of(filters), commit_properties=commit)
 
         return self._commit(write, None, metadata)
 
     def delete(
-        self, predicate: str, metadata: Mapping[str, Any] | None = None, *, unless: Txn | None = None
+        self,
+        predicate: str,
+        metadata: Mapping[str, Any] | None = None,
+        *,
+        unless: Txn | None = None,
+        guard: Guard | None = None,
     ) -> int | None:
         """Removes the rows that satisfy the SQL `predicate`, in one commit.
 
         Returns None, and changes nothing, where the transaction `unless` was committed, by whomever: rows that come
-        with it stay.
+        with it stay. `guard` as in `append`.
         """
 
         def write(table: DeltaTable, commit: CommitProperties) -> None:
             table.delete(predicate, commit_properties=commit)
 
-        return self._commit(write, None, metadata, unless)
+        return self._commit(write, None, metadata, unless=unless, guard=guard)
 
     def read(
         self,
@@ -128,14 +141,11 @@ class Table:
         filters: Filters | None = None,
     ) -> pa.Table:
         """Rows of a version (the newest unless told), optionally some columns, and rows where all
-        `filters` hold.
+        `filters` hold. They come in no certain order.
         """
 
         def rows() -> pa.Table:
-            return self._loaded(version).to_pyarrow_table(
-                columns=list(columns) if columns is not None else None,
-                filters=[tuple(one) for one in filters] if filters else None,
-            )
+            return parquet.scan(self._loaded(version), columns, sql_of(filters) if filters else None)
 
         return self._patiently(rows, version)
 
@@ -180,13 +190,13 @@ class Table:
             except TableNotFoundError:
                 what = "no table there" if version is None else f"no version {version} there"
                 raise StorageError(self.url, value=what, expected="a Delta table", fix="check the URL") from None
-            except OSError as error:
+            except (OSError, DeltaError) as error:
+                if not _is_broken(error):
+                    raise _explained(self.url, error, version) from error
                 self._after(error, pause_s)
-            except DeltaError as error:
-                raise _explained(self.url, error, version) from error
         raise AssertionError("the last pause is None, which raises")
 
-    def _after(self, error: OSError, pause_s: float | None) -> None:
+    def _after(self, error: OSError | DeltaError, pause_s: float | None) -> None:
         """Waits before another try; raises where the store cannot be used, or `pause_s` is None."""
         told = explain(self.url, error)
         if pause_s is None or told.value == NOTHING_THERE:
@@ -199,33 +209,38 @@ class Table:
         write: Any,
         txn: Txn | Sequence[Txn] | None,
         metadata: Mapping[str, Any] | None,
+        *,
         unless: Txn | None = None,
+        guard: Guard | None = None,
     ) -> int | None:
         """Commits until it is done by us (its version) or turns out to be done already (None)."""
         write_id = uuid.uuid4().hex
         txns = _listed(txn)
-        commit = CommitProperties(
-            custom_metadata={**(metadata or {}), WRITE_ID: write_id},
-            app_transactions=[Transaction(app_id, version) for app_id, version in txns] or None,
-            max_commit_retries=_COMMIT_ATTEMPTS,
-        )
         done = [*txns, *_listed(unless)]
         breaks = iter((*_PAUSES_S, None))
-        for _ in range(_COMMIT_ATTEMPTS):
+        for attempt in range(_COMMIT_ATTEMPTS):
+            time.sleep(attempt * _LOST_PAUSE_S * int(write_id[:4], 16) / 0xFFFF)  # losers come back one by one
             table = self._load()
             if any(_reached(table.transaction_version(app_id), version) for app_id, version in done):
                 return self._own_commit(write_id)
+            # The next number of each: of two commits on one version that take it, delta-rs lets one through.
+            held = [(app_id, (table.transaction_version(app_id) or 0) + 1) for app_id in _asked(guard, table)]
+            commit = CommitProperties(
+                custom_metadata={**(metadata or {}), WRITE_ID: write_id},
+                app_transactions=[Transaction(app_id, version) for app_id, version in (*txns, *held)] or None,
+                max_commit_retries=_COMMIT_ATTEMPTS,
+            )
             try:
                 write(table, commit)
             except CommitFailedError:
                 continue  # someone else committed something that ours must see first
-            except OSError as error:
+            except (OSError, DeltaError) as error:
+                if not _is_broken(error):
+                    raise _explained(self.url, error, None) from error
                 self._after(error, next(breaks))
                 if (arrived := self._own_commit(write_id)) is not None:
                     return arrived  # only the answer was lost
                 continue
-            except DeltaError as error:
-                raise _explained(self.url, error, None) from error
             return table.version()
         raise StorageError(
             self.url,
@@ -272,6 +287,8 @@ def sql_of(filters: Filters) -> str:
 
 def _condition(operator: str, value: Any) -> str:
     if operator == "in":
+        if not value:
+            return "IS NULL AND FALSE"  # SQL has no empty list
         return f"IN ({', '.join(_literal(one) for one in value)})"
     if operator in ("=", "!=", "<", "<=", ">", ">="):
         return f"{operator} {_literal(value)}"
@@ -282,11 +299,20 @@ def _literal(value: Any) -> str:
     return "'" + value.replace("'", "''") + "'" if isinstance(value, str) else repr(value)
 
 
+def _is_broken(error: OSError | DeltaError) -> bool:
+    """Whether it was the connection: delta-rs names an answer that was cut off while it listed as one of its own."""
+    return isinstance(error, OSError) or "response body error" in str(error)
+
+
+def _asked(guard: Guard | None, table: DeltaTable) -> Sequence[str]:
+    return () if guard is None else guard(table.version())
+
+
 def _reached(committed: int | None, version: int) -> bool:
     return committed is not None and committed >= version
 
 
-def _explained(url: str, error: DeltaError, version: int | None) -> StorageError:
+def _explained(url: str, error: OSError | DeltaError, version: int | None) -> StorageError:
     told = explain(url, error)
     if version is not None and "endpoint" not in str(told.value):
         return StorageError(

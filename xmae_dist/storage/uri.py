@@ -9,6 +9,8 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
+import posixpath
+import re
 import threading
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
@@ -20,12 +22,15 @@ from typing import Any
 import fsspec
 from fsspec import AbstractFileSystem
 
-from xmae_dist.core.errors import StorageError
-from xmae_dist.storage.diagnose import storage_errors
+from xmae_dist.core.errors import InputError, StorageError
+from xmae_dist.storage.diagnose import CLIENT_ERRORS, storage_errors
+from xmae_dist.storage.gs_access import EMULATOR_VARIABLE, gs_delta_options, gs_filesystem, probe_gs
+from xmae_dist.storage.s3_access import new_session, region_options, s3_access
 
 __all__ = [
     "PATIENCE_VARIABLE",
     "StoredObject",
+    "checked_place",
     "create_exclusively",
     "delete",
     "delta_options",
@@ -34,10 +39,13 @@ __all__ = [
     "filesystem",
     "is_local",
     "join",
+    "keeps_old_versions",
     "list_details",
     "list_urls",
     "local_path",
     "normalise",
+    "path_below",
+    "patience_s",
     "probe",
     "probe_conditional_put",
     "read_bytes",
@@ -48,10 +56,15 @@ __all__ = [
 ]
 
 SCHEMES = ("file", "s3", "gs")
+_SCHEME_SLIP = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:/|(?:file|s3|gs):", re.IGNORECASE)
+# delta-rs takes a URL apart (%20 is a space, # and ? end the path, \ is /, [ ] ^ | end it with a panic), s3fs ends a
+# key at ?versionId=, and fsspec expands * ? [ in what it removes.
+_TWO_MEANINGS = re.compile(r"[%#?*\[\]\\^|\x00-\x1f\x7f-\x9f]")
 
 # Short enough that a dead endpoint is told within seconds, long enough for a busy store.
 _CONNECT_TIMEOUT_S = 2.5
 _PROBE_READ_TIMEOUT_S = 4
+_PROBE_GS_S = 10.0
 
 # The clients' own limits multiply (attempts within retries), and a body that drips in, or is not taken, never meets
 # them: reads and writes have a deadline of their own, which covers all of their attempts.
@@ -62,35 +75,92 @@ _WHOLE_OBJECT_FACTOR = 30  # their size is not known beforehand: half an hour
 
 _filesystems: dict[tuple[object, ...], AbstractFileSystem] = {}
 _filesystems_lock = threading.Lock()
+_sessions: dict[tuple[int, object], Any] = {}  # by process and environment
+_bucket_regions: dict[int, dict[str, str]] = {}  # by the file system, which is kept as long as this
 
 
 def normalise(url: str | os.PathLike[str]) -> str:
     """`url` with a scheme and without a trailing slash; a plain path becomes an absolute `file://` URL.
 
-    Raises StorageError for a scheme we do not know or a bucket URL without a bucket.
+    Nothing in it is quoted or unquoted: `%20` is these three characters. Raises StorageError for a scheme we do not
+    know, one without its two slashes, or a bucket URL without a bucket.
     """
     text = os.fspath(url)
     if "://" not in text:
+        if _SCHEME_SLIP.match(text):
+            raise _not_a_url(text, "write the two slashes after the scheme, or ./ before a path with a colon")
         return "file://" + os.path.abspath(os.path.expanduser(text))
     scheme, _, rest = text.partition("://")
     if scheme not in SCHEMES:
-        raise StorageError(
-            "store URL",
-            value=repr(text),
-            expected="s3://bucket/key, gs://bucket/key, file:///path or a path",
-            fix="use one of these forms",
-        )
+        raise _not_a_url(text, "use one of these forms")
     if scheme == "file":
-        return "file://" + os.path.abspath(rest.removeprefix("localhost"))
+        path = rest.removeprefix("localhost")
+        if not path.startswith("/"):
+            raise _not_a_url(text, "write three slashes before an absolute path, or the path alone")
+        return "file://" + os.path.abspath(path)
     rest = rest.strip("/")
     if not rest:
         raise StorageError("store URL", value=repr(text), expected=f"{scheme}://bucket/key", fix="name a bucket")
     return f"{scheme}://{rest}"
 
 
+def _not_a_url(text: str, fix: str) -> StorageError:
+    expected = "s3://bucket/key, gs://bucket/key, file:///path or a path"
+    return StorageError("store URL", value=repr(text), expected=expected, fix=fix)
+
+
+def checked_place(url: str | os.PathLike[str]) -> str:
+    """`normalise(url)`, if every client takes it for the same place. Raises StorageError otherwise.
+
+    Whatever writes goes through here, before the first byte: two spellings that one client takes for one place and
+    another for two would mix what is stored there.
+    """
+    place = normalise(url)
+    path = place.partition("://")[2]
+    levels = path.removeprefix("/").split("/") if path != "/" else []
+    odd = _TWO_MEANINGS.search(path)
+    bad = [level for level in levels if level in ("", ".", "..") or level != level.strip()]
+    if odd or bad:
+        raise StorageError(
+            "store URL",
+            value=f"{place!r}, with {(odd.group() if odd else bad[0])!r}",
+            expected="a place that all clients read alike: no % # ? * [ ] \\ ^ |, no control character, "
+            "no empty level, no level '.' or '..', none that begins or ends with a space",
+            fix="choose another name; what lies there already may be moved as a whole",
+        )
+    return place
+
+
 def join(url: str, *parts: str) -> str:
-    """The URL of a key below `url`."""
+    """The URL of a key below `url`. Raises InputError for a part that would lead out of it."""
+    for part in parts:
+        _check_below(url, part)
     return "/".join([url.rstrip("/"), *(part.strip("/") for part in parts if part.strip("/"))])
+
+
+def path_below(folder: str | Path, name: str) -> Path:
+    """The path of a name from outside (a header, a manifest, a listing) below `folder`.
+
+    Raises InputError for a name that would lead out of it.
+    """
+    if posixpath.isabs(name):
+        raise _leads_out(str(folder), name)
+    _check_below(str(folder), name)
+    return Path(folder) / name
+
+
+def _check_below(base: str, name: str) -> None:
+    if any(level in (".", "..") for level in name.split("/")) or "\0" in name:
+        raise _leads_out(base, name)
+
+
+def _leads_out(base: str, name: str) -> InputError:
+    return InputError(
+        f"name below {base}",
+        value=repr(name),
+        expected="one that stays below it: relative, without '.' or '..'",
+        fix="do not use what it came from if you do not trust its maker; else correct the name there",
+    )
 
 
 def is_local(url: str) -> bool:
@@ -105,33 +175,41 @@ def local_path(url: str) -> Path:
 def filesystem(url: str) -> tuple[AbstractFileSystem, str]:
     """The fsspec filesystem of `url`, and the path that `url` has in it.
 
-    Filesystems are kept per process and per AWS environment: a changed environment gets a new client.
+    Filesystems are kept per process and per AWS or Google environment: a changed environment gets a new client.
     """
     scheme, _, path = normalise(url).partition("://")
-    return _filesystem(scheme, probing=False), path
+    with storage_errors(url):
+        return _filesystem(scheme, probing=False), path
 
 
 def _filesystem(scheme: str, *, probing: bool) -> AbstractFileSystem:
-    environment = "\0".join(f"{k}={v}" for k, v in sorted(os.environ.items()) if k.startswith("AWS_"))
-    key = (os.getpid(), scheme, probing, _patience_s(), hashlib.sha256(environment.encode()).digest())
+    ours = ("AWS_", "GOOGLE_", EMULATOR_VARIABLE)
+    environment = "\0".join(f"{k}={v}" for k, v in sorted(os.environ.items()) if k.startswith(ours))
+    key = (os.getpid(), scheme, probing, patience_s(), hashlib.sha256(environment.encode()).digest())
     with _filesystems_lock:
         if key not in _filesystems:
-            _filesystems[key] = _new_filesystem(scheme, probing)
+            _filesystems[key] = _new_filesystem(scheme, probing, key[-1])
         return _filesystems[key]
 
 
-def _new_filesystem(scheme: str, probing: bool) -> AbstractFileSystem:
+def _new_filesystem(scheme: str, probing: bool, environment: object) -> AbstractFileSystem:
     options: dict[str, Any] = {"skip_instance_cache": True, "use_listings_cache": False}
     if scheme == "file":
         return fsspec.filesystem("file", skip_instance_cache=True)
     if scheme == "s3":
         options["config_kwargs"] = {
             "connect_timeout": _CONNECT_TIMEOUT_S,
-            "read_timeout": _PROBE_READ_TIMEOUT_S if probing else _patience_s() / 4,
+            "read_timeout": _PROBE_READ_TIMEOUT_S if probing else patience_s() / 4,
             "retries": {"mode": "standard", "total_max_attempts": 2 if probing else 4},
             "max_pool_connections": 32,
         }
     try:
+        if scheme == "gs":
+            return gs_filesystem(**options)
+        if scheme == "s3":
+            if (os.getpid(), environment) not in _sessions:
+                _sessions[os.getpid(), environment] = new_session()
+            options |= {"session": _sessions[os.getpid(), environment], "client_kwargs": region_options()}
         fs = fsspec.filesystem(scheme, **options)
     except ImportError as error:
         raise StorageError(
@@ -145,15 +223,16 @@ def _new_filesystem(scheme: str, probing: bool) -> AbstractFileSystem:
     return fs
 
 
-def _patience_s() -> float:
+def patience_s() -> float:
+    """Seconds for which a store that does not serve is asked again (XMAE_STORE_PATIENCE_S)."""
     text = os.environ.get(PATIENCE_VARIABLE, "")
     try:
-        patience_s = float(text or _PATIENCE_S)
+        seconds = float(text or _PATIENCE_S)
     except ValueError:
-        patience_s = 0.0
-    if not patience_s > 0:
+        seconds = 0.0
+    if not seconds > 0:
         raise StorageError(PATIENCE_VARIABLE, value=repr(text), expected="seconds above 0")
-    return patience_s
+    return seconds
 
 
 def _within(fs: AbstractFileSystem, seconds: float) -> dict[str, float]:
@@ -162,14 +241,14 @@ def _within(fs: AbstractFileSystem, seconds: float) -> dict[str, float]:
 
 
 def _within_bytes(fs: AbstractFileSystem, size: int) -> dict[str, float]:
-    return _within(fs, _patience_s() + size / _SLOWEST_BYTES_S)
+    return _within(fs, patience_s() + size / _SLOWEST_BYTES_S)
 
 
 def read_bytes(url: str) -> bytes:
     """The whole object. Raises StorageError where there is none."""
     fs, path = filesystem(url)
     with storage_errors(url):
-        return bytes(fs.cat_file(path, **_within(fs, _patience_s() * _WHOLE_OBJECT_FACTOR)))
+        return bytes(fs.cat_file(path, **_within(fs, patience_s() * _WHOLE_OBJECT_FACTOR)))
 
 
 def read_ranges(url: str, starts: Sequence[int], stops: Sequence[int]) -> list[bytes]:
@@ -180,13 +259,24 @@ def read_ranges(url: str, starts: Sequence[int], stops: Sequence[int]) -> list[b
     fs, path = filesystem(url)
     limit = _within_bytes(fs, sum(stops) - sum(starts))
     if len(starts) == 1:
-        return [fs.cat_file(path, start=starts[0], end=stops[0], **limit)]
-    return list(fs.cat_ranges([path] * len(starts), list(starts), list(stops), on_error="raise", **limit))
+        try:
+            return [fs.cat_file(path, start=starts[0], end=stops[0], **limit)]
+        except CLIENT_ERRORS as error:
+            return [_nothing_past_the_end(error)]
+    found = fs.cat_ranges([path] * len(starts), list(starts), list(stops), on_error="return", **limit)
+    return [_nothing_past_the_end(one) if isinstance(one, Exception) else one for one in found]
+
+
+def _nothing_past_the_end(error: Exception) -> bytes:
+    """No bytes where a range begins behind the end of the object, as s3fs and files give; raises any other error."""
+    if getattr(error, "code", None) == 416:  # gcsfs
+        return b""
+    raise error
 
 
 def write_bytes(url: str, data: bytes | bytearray | memoryview) -> None:
     """Writes one object so that readers see all of it or nothing, within XMAE_STORE_PATIENCE_S and 10 s for each MB."""
-    fs, path = filesystem(url)
+    fs, path = filesystem(checked_place(url))
     with storage_errors(url):
         if is_local(url):
             _write_local(Path(path), data)
@@ -221,7 +311,7 @@ def create_exclusively(url: str, data: bytes) -> bool:
     `data` must be the writer's own, such as by an id in it: what is there already and equal to it is taken for a put
     of ours whose answer was lost.
     """
-    fs, path = filesystem(url)
+    fs, path = filesystem(checked_place(url))
     with storage_errors(url):
         try:
             if is_local(url):
@@ -296,7 +386,7 @@ def _modified_s(info: Mapping[str, Any]) -> float:
 
 def delete(url: str, recursive: bool = False) -> None:
     """Removes an object, or with `recursive` all that lies below `url`; nothing there is no error."""
-    fs, path = filesystem(url)
+    fs, path = filesystem(checked_place(url))
     with storage_errors(url), contextlib.suppress(FileNotFoundError):
         fs.rm(path, recursive=recursive)
 
@@ -315,7 +405,7 @@ def download_tree(url: str, local_dir: str | Path) -> None:
     if not found:
         raise StorageError(url, value="nothing below it", expected="objects to download", fix="check the URL")
     for item in found:
-        _write_local(Path(local_dir) / item.removeprefix(base).lstrip("/"), read_bytes(item))
+        _write_local(path_below(local_dir, item.removeprefix(base).lstrip("/")), read_bytes(item))
 
 
 def probe(url: str) -> None:
@@ -332,8 +422,16 @@ def probe(url: str) -> None:
         elif scheme == "s3":
             _probe_s3(url, path)
         else:
-            fs = _filesystem(scheme, probing=True)
-            fs.exists(path)
+            _probe_gs(url, path)
+
+
+def _probe_gs(url: str, path: str) -> None:
+    try:
+        probe_gs(_filesystem("gs", probing=True), path, _PROBE_GS_S)
+    except FileNotFoundError as error:
+        raise StorageError(
+            url, value="no such bucket", expected="an existing bucket", fix="check the bucket's spelling, or create it"
+        ) from error
 
 
 def _probe_s3(url: str, path: str) -> None:
@@ -379,17 +477,51 @@ def probe_conditional_put(url: str) -> None:
         )
 
 
+def keeps_old_versions(url: str) -> bool | None:
+    """Whether the bucket of `url` keeps what is removed from it as old versions; None where we may not ask."""
+    scheme, _, path = normalise(url).partition("://")
+    if scheme == "file":
+        return False
+    fs = _filesystem(scheme, probing=True)
+    bucket = path.partition("/")[0]
+    try:
+        with storage_errors(url):
+            if scheme == "s3":
+                return fs.call_s3("get_bucket_versioning", Bucket=bucket).get("Status") in ("Enabled", "Suspended")
+            found = fs.call("GET", "b/{}", bucket, json_out=True, timeout=_PROBE_GS_S)
+    except StorageError:
+        return None
+    return bool(found.get("versioning", {}).get("enabled") or found.get("softDeletePolicy", {}).get("effectiveTime"))
+
+
 def delta_options(url: str) -> dict[str, str]:
-    """Storage options for delta-rs: safe commits, and limits on how long a dead store is asked."""
-    scheme = normalise(url).partition("://")[0]
+    """Storage options for delta-rs: the access of our own client, safe commits, and limits on how long a dead store is
+    asked. They hold keys: never print them. Raises StorageError where there is no access.
+    """
+    scheme, _, path = normalise(url).partition("://")
     if scheme == "file":
         return {}
     options = {"connect_timeout": "2s", "timeout": "120s", "max_retries": "3", "retry_timeout": "8s"}
     if scheme == "s3":
-        options["aws_conditional_put"] = "etag"
-        endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL", "")
-        if endpoint:
-            options["AWS_ENDPOINT_URL"] = endpoint
-        if endpoint.startswith("http://"):
-            options["AWS_ALLOW_HTTP"] = "true"
+        with storage_errors(url):
+            options |= _s3_options(path.partition("/")[0])
+    if scheme == "gs":
+        options |= gs_delta_options()
+    return options
+
+
+def _s3_options(bucket: str) -> dict[str, str]:
+    fs = _filesystem("s3", probing=False)
+    access = s3_access(fs, bucket, _bucket_regions.setdefault(id(fs), {}))
+    options = {
+        "aws_conditional_put": "etag",
+        "aws_region": access.region,
+        "aws_access_key_id": access.access_key_id,
+        "aws_secret_access_key": access.secret_access_key,
+    }
+    if access.session_token:
+        options["aws_session_token"] = access.session_token
+    if access.endpoint_url:
+        options["aws_endpoint_url"] = access.endpoint_url
+        options["aws_allow_http"] = str(access.endpoint_url.startswith("http://")).lower()
     return options

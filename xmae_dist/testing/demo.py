@@ -123,7 +123,7 @@ def on_embedded_store(mission: Callable[[Demo], Path], out: Path) -> int:
                 store=server.bucket_url("xmae"),
                 out=out,
                 cluster=cluster,
-                environment={**os.environ, "RAY_AUTH_MODE": "disabled", **server.environment()},
+                environment={**os.environ, **server.environment()},
             )
             report = mission(demo)
     except XmaeError as error:

@@ -9,6 +9,12 @@
     "stall"      half of the body arrives, then nothing, on a connection that stays open
     "drip"       the body arrives byte by byte, five a second
     "careless"   a conditional put is carried out without its condition
+    "expired"    400 ExpiredToken, the request does not arrive
+    "skewed"     403 RequestTimeTooSkewed, the request does not arrive
+
+    "no key"     403 AccessDenied for want of the KMS key, the request does not arrive
+
+It also keeps with which key, for which region, and by which client requests were signed.
 
 It runs in a process of its own: delta-rs holds the interpreter lock while it waits for an answer.
 """
@@ -19,6 +25,7 @@ import contextlib
 import dataclasses
 import http.client
 import json
+import re
 import socket
 import struct
 import subprocess
@@ -34,7 +41,22 @@ from urllib.parse import SplitResult, urlsplit
 
 _BUSY = b"<Error><Code>SlowDown</Code><Message>Reduce your request rate</Message></Error>"
 _HOP_HEADERS = {"connection", "transfer-encoding", "content-length", "expect"}
-_CONTROL = "/.flaky"
+_CONTROL, _SIGNATURES = "/.flaky", "/.flaky/signatures"
+_NO_KEY = (
+    b"<Error><Code>AccessDenied</Code><Message>User: someone is not authorized to perform: kms:GenerateDataKey on "
+    b"resource: key</Message></Error>"
+)
+_REFUSALS: dict[str, tuple[int, list[tuple[str, str]], bytes]] = {
+    "busy": (503, [], _BUSY),
+    "no key": (403, [], _NO_KEY),
+    "expired": (400, [], b"<Error><Code>ExpiredToken</Code><Message>The provided token has expired.</Message></Error>"),
+    "skewed": (
+        403,
+        [("Date", "Thu, 01 Jan 2015 00:00:00 GMT")],
+        b"<Error><Code>RequestTimeTooSkewed</Code><Message>The difference between the request time and the current "
+        b"time is too large.</Message></Error>",
+    ),
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,8 +66,20 @@ class Rule:
     kind: str
     methods: tuple[str, ...] = ("GET", "PUT", "HEAD", "POST", "DELETE")
     path_has: str = ""
+    key: str = ""
+    """Only requests signed with this access key id."""
     every: int = 1
     times: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Signature:
+    """How a request was signed. `client` is the first word of its user agent."""
+
+    client: str
+    key: str
+    region: str
+    token: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,6 +92,11 @@ class FlakyS3:
         """From now on requests fail by `rule`."""
         data = json.dumps(dataclasses.asdict(rule)).encode()
         urllib.request.urlopen(urllib.request.Request(self.endpoint_url + _CONTROL, data=data, method="POST")).close()
+
+    def signatures(self) -> set[Signature]:
+        """How requests were signed since the last rule."""
+        with urllib.request.urlopen(self.endpoint_url + _SIGNATURES) as answer:
+            return {Signature(**one) for one in json.load(answer)}
 
     def did(self) -> Counter[str]:
         """How many requests met each fault since the last rule ("right": none)."""
@@ -90,12 +129,14 @@ class _Script:
     def follow(self, rule: Rule) -> None:
         with self._lock:
             self._rule, self._matched, self.did = rule, 0, Counter[str]()
+            self.signatures: set[Signature] = set()
 
-    def next_fault(self, method: str, path: str) -> str | None:
+    def next_fault(self, method: str, path: str, signature: Signature) -> str | None:
         with self._lock:
             rule = self._rule
             kind = None
-            if method in rule.methods and rule.path_has in path:
+            self.signatures.add(signature)
+            if method in rule.methods and rule.path_has in path and rule.key in ("", signature.key):
                 self._matched += 1
                 spent = rule.times and self.did[rule.kind] >= rule.times
                 kind = rule.kind if self._matched % rule.every == 0 and not spent else None
@@ -112,13 +153,16 @@ class _Handler(BaseHTTPRequestHandler):
         body = self._body()
         if self.path == _CONTROL:
             return self._control(body)
-        fault = self.script.next_fault(self.command, self.path)
+        if self.path == _SIGNATURES:
+            signed = [dataclasses.asdict(one) for one in self.script.signatures]
+            return self._answer(200, [], json.dumps(signed).encode())
+        fault = self.script.next_fault(self.command, self.path, self._signature())
         if fault == "reset":
             return self._break()
         if fault == "mute":
             return self._hang()
-        if fault == "busy":
-            return self._answer(503, [], _BUSY)
+        if fault in _REFUSALS:
+            return self._answer(*_REFUSALS[fault])
         headers = {name: value for name, value in self.headers.items() if name.lower() not in _HOP_HEADERS}
         if fault == "careless":
             headers = {name: value for name, value in headers.items() if name.lower() != "if-none-match"}
@@ -132,6 +176,15 @@ class _Handler(BaseHTTPRequestHandler):
         return None
 
     do_GET = do_PUT = do_POST = do_HEAD = do_DELETE = handle_any
+
+    def _signature(self) -> Signature:
+        scope = re.search(r"Credential=([^/]+)/\d+/([^/]+)/", self.headers.get("Authorization", ""))
+        return Signature(
+            client=self.headers.get("User-Agent", "").split("/")[0].split(" ")[0],
+            key=scope.group(1) if scope else "",
+            region=scope.group(2) if scope else "",
+            token=self.headers.get("x-amz-security-token", ""),
+        )
 
     def _control(self, body: bytes) -> None:
         if body:

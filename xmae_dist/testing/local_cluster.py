@@ -1,7 +1,9 @@
 """A real Ray cluster of several raylets on this machine, with token authentication, to submit jobs to.
 
 The head and every further node are `ray start --block` processes of their own, so that one can be killed as a
-machine would be lost. Everything listens on loopback; the token lives in a file that only its owner can read.
+machine would be lost; all of them end with the process that started them. Ray's servers listen on every interface and
+take only what carries the token, which lives in a file that only its owner can read; the dashboard and the job server
+listen on loopback.
 """
 
 from __future__ import annotations
@@ -22,6 +24,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from xmae_dist.core.errors import RunError
+from xmae_dist.testing import beside_parent
 from xmae_dist.testing.s3_server import free_port
 
 _SETTINGS = {
@@ -164,12 +167,11 @@ def _inherited() -> dict[str, str]:
 def _start(options: list[str], log: Path, environment: dict[str, str]) -> subprocess.Popen[bytes]:
     environment = {name: value for name, value in environment.items() if name != "RAY_ADDRESS"}
     with open(log, "wb") as out:
-        return subprocess.Popen(
+        return beside_parent.start(
             [_RAY, "start", "--block", "--log-style=record", *options],
             stdout=out,
             stderr=subprocess.STDOUT,
             env=environment,
-            start_new_session=True,
         )
 
 

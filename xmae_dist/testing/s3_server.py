@@ -20,6 +20,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from xmae_dist.core.errors import RunError
+from xmae_dist.testing import beside_parent
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,18 +41,19 @@ class S3Server:
             "AWS_DEFAULT_REGION": "us-east-1",
         }
 
-    def bucket_url(self, name: str | None = None) -> str:
-        """Creates a bucket (a fresh name unless given) and returns `s3://<bucket>`."""
+    def bucket_url(self, name: str | None = None, *, region: str = "us-east-1") -> str:
+        """Creates a bucket (a fresh name unless given) in a region and returns `s3://<bucket>`."""
         import boto3
 
         bucket = name or f"test-{uuid.uuid4().hex[:12]}"
+        place = {} if region == "us-east-1" else {"CreateBucketConfiguration": {"LocationConstraint": region}}
         boto3.client(
             "s3",
             endpoint_url=self.endpoint_url,
             aws_access_key_id=self.access_key_id,
             aws_secret_access_key=self.secret_access_key,
-            region_name="us-east-1",
-        ).create_bucket(Bucket=bucket)
+            region_name=region,
+        ).create_bucket(Bucket=bucket, **place)
         return f"s3://{bucket}"
 
 
@@ -64,7 +66,7 @@ def serve_s3(port: int | None = None) -> Iterator[S3Server]:
         access_key_id="local" + secrets.token_hex(6),
         secret_access_key=secrets.token_hex(16),
     )
-    process = subprocess.Popen(
+    process = beside_parent.start(
         [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)],
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -9,7 +10,7 @@ from torch import nn
 
 from xmae_dist.train.engines.deepspeed import DeepSpeedEngine, ZeroConfig, divided
 from xmae_dist.train.engines.optimizer import OptimizerConfig
-from xmae_dist.train.engines.protocol import Engine, Saved
+from xmae_dist.train.engines.protocol import Engine, Saved, Slice
 from xmae_dist.train.engines.torch import TorchEngine
 
 GLOBAL_BATCH = 12
@@ -103,6 +104,9 @@ class Gathered:
             full = self._full.setdefault((kind, name), torch.full((sizes[name],), torch.nan))
             full[start : start + data.numel()] = data
             self.covered[kind, name] = self.covered.get((kind, name), 0) + data.numel()
+
+    def parts(self, wanted: Sequence[Slice]) -> Iterator[torch.Tensor]:
+        return (self.full(one.kind, one.name)[one.start : one.stop] for one in wanted)
 
     def full(self, kind: str, name: str) -> torch.Tensor:
         return self._full[kind, name]

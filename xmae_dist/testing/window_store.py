@@ -5,19 +5,17 @@ Every window spells its own id, so that a reader can be checked window by window
 
 from __future__ import annotations
 
-import io
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from xmae_dist.core.fingerprint import canonical_json
 from xmae_dist.core.seeds import uniform01
 from xmae_dist.data.store.window_store import FORMAT, META_SCHEMA, WindowStore, part_path, transaction
 from xmae_dist.data.windows.spec import WindowSpec
 from xmae_dist.data.windows.split import SPLITS
-from xmae_dist.storage import uri
+from xmae_dist.storage import parquet, uri
 from xmae_dist.storage.table import Table
 from xmae_dist.storage.zarr_store import WindowArrayWriter
 
@@ -93,9 +91,7 @@ def _write_meta(url: str, ids_B: np.ndarray, cohort: str, part: str, windows_per
         "start_s": pa.array(order % windows_per_subject * 10.0),
     }
     arrays = [columns.get(f.name, pa.nulls(ids_B.size, f.type)) for f in META_SCHEMA]
-    buffer = io.BytesIO()
-    pq.write_table(pa.Table.from_arrays(arrays, schema=META_SCHEMA), buffer)
-    uri.write_bytes(url, buffer.getvalue())
+    uri.write_bytes(url, parquet.encode(pa.Table.from_arrays(arrays, schema=META_SCHEMA)))
 
 
 def _row(cohort: str, split: str, part: str, n_windows: int, first_id: int) -> dict[str, object]:

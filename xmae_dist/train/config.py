@@ -105,7 +105,15 @@ class EngineConfig:
     offload_parameters: bool = False
     """DeepSpeed, stage 3: keep parameters in host memory."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
-    """auto: bf16 on GPUs that multiply it in hardware, fp32 elsewhere."""
+    """auto: bf16 on GPUs that multiply it in hardware, fp32 elsewhere. What stays float32 beside bf16 is multiplied in
+    TF32 there; with fp32 nothing is."""
+    compile: Literal["no", "blocks", "graphs"] = "no"
+    """blocks: compile each transformer block; graphs: the whole model, launched as CUDA graphs, which small models on
+    GPUs are bound by. Not on CPUs, and not with ZeRO stage 3. Bits then differ from those of a run without."""
+    deterministic: bool = False
+    """On GPUs: the same bits from the same windows, so that a run through a restart ends with those of one without, at
+    a cost in speed. Without it a GPU sums some gradients in an order of its own, and runs agree only closely. CPUs
+    always give the same bits."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -240,7 +248,7 @@ def check(config: PretrainConfig) -> None:
             raise ConfigError(option, value=number, expected="1 or more")
     _check_workers(config.train)
     _check_order(config)
-    _check_engine(config.engine, config.resources)
+    _check_engine(config)
     _check_patience(config)
     check_allow_withdrawn(allow_withdrawn=config.allow_withdrawn, on_the_fly=config.on_the_fly)
     config.track.check()
@@ -345,7 +353,8 @@ def _batch_advice(train: TrainConfig) -> str:
     return f"--train.micro-batch {micro}, or {more}"
 
 
-def _check_engine(engine: EngineConfig, resources: ResourceConfig) -> None:
+def _check_engine(config: PretrainConfig) -> None:
+    engine, resources = config.engine, config.resources
     if engine.offload_parameters and engine.zero_stage != 3:
         raise ConfigError(
             "--engine.offload-parameters",
@@ -360,10 +369,40 @@ def _check_engine(engine: EngineConfig, resources: ResourceConfig) -> None:
             expected="stage 1, 2 or 3",
             fix="--engine.zero-stage 1",
         )
+    _check_compiling(config)
     if engine.precision == "bf16" and not resources.gpus and not os.environ.get("XMAE_CPU_BF16"):
         raise ConfigError(
             "--engine.precision",
             value="bf16 on CPUs",
             expected="fp32, which is hundreds of times faster where the CPU has no bf16 units",
             fix="--engine.precision auto, or XMAE_CPU_BF16=1 to run it all the same",
+        )
+
+
+_UNDETERMINED = {"published": "linear interpolation", "clip": "cross entropy"}
+"""What of a preset PyTorch has no deterministic form of on GPUs, gradient included."""
+
+
+def _check_compiling(config: PretrainConfig) -> None:
+    engine, preset = config.engine, config.model.preset
+    if engine.compile != "no" and not config.resources.gpus:
+        raise ConfigError(
+            "--engine.compile",
+            value=f"{engine.compile} on CPUs",
+            expected="no: minutes of compiling at each start for little",
+            fix="--engine.compile no",
+        )
+    if engine.compile != "no" and engine.kind == "deepspeed" and engine.zero_stage == 3:
+        raise ConfigError(
+            "--engine.compile",
+            value=f"{engine.compile} with ZeRO stage 3, which gathers parameters inside each layer's call",
+            expected="stage 0, 1 or 2",
+            fix="--engine.zero-stage 2",
+        )
+    if engine.deterministic and config.resources.gpus and preset in _UNDETERMINED:
+        raise ConfigError(
+            "--engine.deterministic",
+            value=f"with preset {preset}, whose {_UNDETERMINED[preset]} has no deterministic form on GPUs",
+            expected="another preset, or a run that need not give the same bits",
+            fix="--engine.no-deterministic",
         )

@@ -32,6 +32,8 @@ from xmae_dist.train.config import PretrainConfig, ResourceConfig, check, model_
 from xmae_dist.train.observe.display import Display
 from xmae_dist.train.observe.startup import Marks, process_started_s
 from xmae_dist.train.survival.board import Board
+from xmae_dist.train.survival.grace import short_grace
+from xmae_dist.train.survival.lease import Held, hold
 
 _DRAW_EVERY_S = 60.0
 
@@ -54,7 +56,14 @@ def pretrain(config: PretrainConfig) -> Outcome:
     marks = Marks(process_started_s())
     marks.note("imports")
     check(config)
-    config = _pinned(_normalised(config))
+    if warning := short_grace(os.environ):
+        print(f"pretrain: {warning}", file=sys.stderr, flush=True)
+    config = _normalised(config)
+    with hold(config.run) as held:
+        return _pretrain(_pinned(config), held, marks)
+
+
+def _pretrain(config: PretrainConfig, held: Held, marks: Marks) -> Outcome:
     flops = _flops_ahead(config)
     marks.note("checks")
     _connect(elastic=config.train.min_workers is not None)
@@ -81,29 +90,36 @@ def pretrain(config: PretrainConfig) -> Outcome:
     _remember(config, store)
     marks.note("windows")
     with Shown(config.run, config.train.steps) as shown:
-        step = _train(config, store, identity, flops.result(), shown, marks)
+        step = _train(config, store, identity, flops.result(), shown, marks, held)
+    _remember(config, store, ended_step=step)
     return Outcome(run=config.run, step=step, loss=shown.last_loss, figures=draw_run(config.run))
 
 
 def _normalised(config: PretrainConfig) -> PretrainConfig:
     """URLs in full, since workers run in other folders; probes both stores."""
-    corpus, run = uri.normalise(config.corpus), uri.normalise(config.run)
-    windows = uri.normalise(config.windows) if config.windows else uri.join(corpus, "windows")
+    corpus, run = uri.checked_place(config.corpus), uri.checked_place(config.run)
+    windows = uri.checked_place(config.windows) if config.windows else uri.join(corpus, "windows")
     Corpus.open(corpus)
     uri.probe(run)
     return dataclasses.replace(config, corpus=corpus, run=run, windows=windows)
 
 
 def _pinned(config: PretrainConfig) -> PretrainConfig:
-    """With the snapshot the run began with, so that a corpus that has grown does not stop it from going on."""
+    """With the snapshot of its checkpoints, so that a corpus that has grown does not stop the run from going on."""
+    from xmae_dist.train.checkpoints import checkpoint
+
     remembered = uri.join(config.run, "run.json")
-    if config.snapshot is not None or not uri.exists(remembered):
+    trained = any(one.complete for one in checkpoint.list_checkpoints(config.run))
+    if config.snapshot is not None or not trained or not uri.exists(remembered):
         return config
     return dataclasses.replace(config, snapshot=json.loads(uri.read_bytes(remembered))["snapshot"]["version"])
 
 
-def _remember(config: PretrainConfig, store: WindowStore) -> None:
-    document = {"snapshot": store.snapshot, "store": store.url, "config": config_dict(config)}
+def _remember(config: PretrainConfig, store: WindowStore, *, ended_step: int | None = None) -> None:
+    """`ended_step`: the run is over with this step, which is stored."""
+    document: dict[str, Any] = {"snapshot": store.snapshot, "store": store.url, "config": config_dict(config)}
+    if ended_step is not None:
+        document["ended_step"] = ended_step
     uri.write_bytes(uri.join(config.run, "run.json"), json.dumps(document, indent=1).encode())
 
 
@@ -214,7 +230,13 @@ def _flops_ahead(config: PretrainConfig) -> Future[int]:
 
 
 def _train(
-    config: PretrainConfig, store: WindowStore, identity: Identity, flops_per_window: int, shown: Shown, marks: Marks
+    config: PretrainConfig,
+    store: WindowStore,
+    identity: Identity,
+    flops_per_window: int,
+    shown: Shown,
+    marks: Marks,
+    held: Held,
 ) -> int:
     """Trains to the last step, again and again after preemptions; returns the step."""
     import ray
@@ -226,14 +248,16 @@ def _train(
         config=config,
         config_dict=config_dict(config),
         store_url=store.url,
+        origin=store.origin,
         identity=identity,
         board=board,
+        lease=held.lease,
         flops_per_window=flops_per_window,
         driver_s=marks.seconds,
         handed_over_s=time.time(),
     )
     while True:
-        result = _supervised(job, board, shown)
+        result = _supervised(job, board, shown, held)
         if result["stop"] in ("", "converged"):
             return int(result["step"])
         if result["stop"] == "asked":
@@ -254,8 +278,8 @@ def _start_board() -> Any:
     return ray.remote(num_cpus=0)(Board).options(scheduling_strategy=here).remote()
 
 
-def _supervised(job: Any, board: Any, shown: Shown) -> dict[str, Any]:
-    """Runs Ray Train in a thread, while this one shows rows and hears signals."""
+def _supervised(job: Any, board: Any, shown: Shown, held: Held) -> dict[str, Any]:
+    """Runs Ray Train in a thread, while this one shows rows, hears signals, and holds the run."""
     import ray
 
     from xmae_dist.train.trainer import fit_result
@@ -265,9 +289,10 @@ def _supervised(job: Any, board: Any, shown: Shown) -> dict[str, Any]:
     told = False
     with _signals() as received:
         while ended.empty():
+            held.check()
             if received and not told:
                 told = True
-                print("pretrain: stopping after this step, with a checkpoint", file=sys.stderr, flush=True)
+                print("pretrain: stopping after this step; a checkpoint is saved", file=sys.stderr, flush=True)
                 board.ask_stop.remote("asked")
             for row in ray.get(board.take.remote()):
                 shown.row(row)

@@ -1,12 +1,17 @@
 """The training loop: knows an engine, a stream of batches and a saver; knows nothing of Ray or DeepSpeed.
 
-One step: take this rank's share, mask it, run it through the engine in micro-batches, let the engine apply or
-skip the step on all ranks alike, and make one small all-reduce that carries the loss, a wish to stop, and how
-uploads stand. Whatever ranks must agree on rides on that, so every rank runs the same number of steps, always.
+One step: take this rank's share, mask it, make one small all-reduce, run the share through the engine in
+micro-batches, and let the engine apply or skip the step on all ranks alike. The all-reduce carries whatever ranks must
+agree on (a wish to stop, how uploads stand, how many samples the loss is a mean over), so every rank runs the same
+number of steps, always; and the figures of the step before, which are on the device until then.
+
+It is queued before the step's own work and read after that, so a GPU has all of a step to do when it is waited for: its
+queue never runs empty. What a step came to is therefore told one step late.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import enum
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -17,12 +22,14 @@ import torch
 from xmae_dist.core.errors import RunError
 from xmae_dist.data.stream.collate import TensorBatch
 from xmae_dist.model.interface import PretrainModel
+from xmae_dist.storage import uri
 from xmae_dist.train.checkpoints.state import TrainState
 from xmae_dist.train.checkpoints.upload import Saver
 from xmae_dist.train.engines.protocol import Engine, StepOutcome
 from xmae_dist.train.observe.measure import Measures
-from xmae_dist.train.step.batch import Masking, micro_batches, seed_dropout
-from xmae_dist.train.step.collective import Ranks
+from xmae_dist.train.step.batch import Masking, Share, seed_dropout
+from xmae_dist.train.step.clock import Spent
+from xmae_dist.train.step.collective import Ranks, Summed
 from xmae_dist.train.step.schedule import ScheduleConfig, learning_rate, mask_ratio
 from xmae_dist.train.validation.validator import Validator
 
@@ -66,6 +73,16 @@ class Callbacks(Protocol):
         ...
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Untold:
+    """A step whose figures are still on the device, or that nobody was told of yet."""
+
+    row: dict[str, Any]
+    figures: torch.Tensor
+    """Loss, whether the step was applied, norm of the gradient, then what `LossTable.take` gave; (3 + T,)."""
+    spent: Spent
+
+
 @dataclass
 class Loop:
     """A run on one rank. `about(state)` is what a checkpoint's manifest says beside its files."""
@@ -81,11 +98,14 @@ class Loop:
     validator: Validator | None = None
     _bad_steps: int = 0
     _saved_step: int = -1
+    _untold: _Untold | None = None
 
     def run(self, batches: Iterable[TensorBatch], state: TrainState) -> tuple[TrainState, Stop | None]:
         """Trains from `state` to the last step, or until any rank wants to stop; saves before it returns.
 
-        Raises RunError after `max_bad_steps` consecutive steps with non-finite gradients, and where batches end early.
+        Raises RunError after `max_bad_steps` consecutive steps with non-finite gradients, where batches end early, and
+        where the store refuses the last checkpoint for as long as its patience allows. A group that only makes room
+        for the next returns all the same: that goes on from what is stored.
         """
         stopping: Stop | None = None
         self._saved_step = state.step
@@ -93,87 +113,116 @@ class Loop:
             return state, Stop.CONVERGED
         for batch in batches:
             self.measures.clock.mark("data")
-            state, stopping, row = self._step(batch, state)
+            state, stopping, row, figures = self._step(batch, state)
             self.measures.clock.mark("other")
             stopping = self._validate(state, stopping)
             self.measures.clock.mark("validation")
             self._save(state, stopping)
             self.measures.clock.mark("checkpoint")
-            self.callbacks.on_step(self.measures.finish(row, self.config.global_batch))
+            self._untold = _Untold(row=row, figures=figures, spent=self.measures.clock.take())
+            if stopping or self._is_last(state):
+                self._tell_last(self.ranks.sum_later((), figures).read())
             if stopping:
                 break
-        self.saver.finish()
+        why = self.saver.finish(uri.patience_s())
         if not stopping and not self._is_last(state):
             raise RunError(
                 "batches", value=f"none after step {state.step}", expected=f"batches up to step {self.config.steps}"
             )
+        if why and stopping not in (Stop.PREEMPTED, Stop.RESIZED):
+            raise self.saver.lost(state.step, self.config.steps, why)
         return state, stopping
 
-    def _step(self, batch: TensorBatch, state: TrainState) -> tuple[TrainState, Stop | None, dict[str, Any]]:
+    def _step(
+        self, batch: TensorBatch, state: TrainState
+    ) -> tuple[TrainState, Stop | None, dict[str, Any], torch.Tensor]:
+        """(the state after it, why any rank wants to stop, the row as far as it is known, what `_Untold` holds)."""
         config = self.config
         seen = state.windows_seen + config.global_batch
         ratio = mask_ratio(config.schedule, config.model_mask_ratio, seen, config.steps * config.global_batch)
         lr = learning_rate(config.schedule, seen, config.steps * config.global_batch)
-        loss_sum = self._forward_backward(batch, ratio)
+        seed_dropout(config.seed, batch.step, self.ranks.rank)
+        mask_BN = self.masking.draw(batch, ratio)
+        share = Share.of(batch, mask_BN, self.measures.cohorts.of_windows(batch.ids_B))
+        counts = share.counts(self._model)
+        agreement = self._agreement(counts)
+        self.measures.clock.mark("other")
+        loss = self._forward_backward(share, agreement.on_device[: len(counts)])
         outcome = self.engine.step(lr)
         self.measures.clock.mark("optimizer")
-        agreed, stopping = self._agree(loss_sum)
-        state = TrainState(step=state.step + 1, windows_seen=seen, optimizer_steps=self.engine.optimizer_steps)
-        self._note_bad(outcome, state.step)
-        row = {
-            "step": state.step,
-            "windows_seen": state.windows_seen,
-            **agreed,
-            "lr": lr,
-            "mask_ratio": ratio,
-            "grad_norm": outcome.grad_norm,
-            "applied": outcome.applied,
-        }
-        return state, stopping, row
+        figures = self._figures(loss, outcome)
+        measured, stopping = self._agree(agreement.read()[len(counts) :])
+        state = TrainState(step=state.step + 1, windows_seen=seen, optimizer_steps=state.optimizer_steps)
+        row = {"step": state.step, "windows_seen": seen, **measured, "lr": lr, "mask_ratio": ratio}
+        return state, stopping, row, figures
 
-    def _forward_backward(self, batch: TensorBatch, ratio: float) -> torch.Tensor:
-        """The sum of the losses of this rank's windows, 0-dim."""
-        seed_dropout(self.config.seed, batch.step, self.ranks.rank)
-        mask_BN = self.masking.draw(batch.ids_B, batch.epoch, ratio)
-        cohort_B = self.measures.cohorts.of_windows(batch.ids_B)
-        model = cast(PretrainModel, self.engine.module)
-        count, losses, start = self.config.accumulation, [], 0
-        even = self.config.global_batch / (self.ranks.world * count)
-        self.measures.clock.mark("other")
-        for ppg, ecg, mask in micro_batches(batch, mask_BN, count, self.engine.device):
-            # A world size that does not divide the batch gives shares that differ by a window; every window
-            # still counts 1/G in the gradient.
-            loss = self.engine.forward_backward(ppg, ecg, mask, weight=len(mask) / even)
-            losses.append(loss * len(mask))
-            self.measures.losses.add(model.errors, cohort_B[start : start + len(mask)])
-            start += len(mask)
+    @property
+    def _model(self) -> PretrainModel:
+        return cast(PretrainModel, self.engine.module)
+
+    def _forward_backward(self, share: Share, counts_S: torch.Tensor) -> torch.Tensor:
+        """This rank's part of the loss over the global batch, times its windows, 0-dim; `counts_S` are of all ranks."""
+        losses, parts = [], self.ranks.world * self.config.accumulation
+        # Every micro-batch of every rank divides by the same, so that each sample weighs alike wherever it lies.
+        over_S = (counts_S.clamp(min=1) / parts).float()
+        for inputs in share.micro_batches(self.config.accumulation, self.engine.device):
+            losses.append(self.engine.forward_backward(*inputs.forward, over_S) * (self.config.global_batch / parts))
+            self.measures.losses.add(self._model.errors, inputs.cohort_M)
         return torch.stack(losses).sum()
 
-    def _agree(self, loss_sum: torch.Tensor) -> tuple[dict[str, Any], Stop | None]:
-        """(what all ranks tell of this step, why any rank wants to stop); settles a save whose uploads have ended."""
+    def _figures(self, loss: torch.Tensor, outcome: StepOutcome) -> torch.Tensor:
+        same_on_all = torch.stack([x.to(loss.device, torch.float64) for x in (outcome.applied, outcome.grad_norm)])
+        if self.ranks.rank:
+            same_on_all = torch.zeros_like(same_on_all)  # ranks are summed over
+        return torch.cat([loss.double()[None], same_on_all, self.measures.losses.take().double()])
+
+    def _agreement(self, counts: list[float]) -> Summed:
+        """Begins the sum over ranks of what the loss is over, of wishes and states, and of the last step's figures."""
         busy, failed = self.saver.status
         wish = self.callbacks.wants_stop()
         validating = self.validator is not None and self.validator.busy
-        mine = [float(loss_sum), busy, failed, validating, *(wish is why for why in Stop)]  # waits for the device
-        vector = torch.tensor([*mine, *self.measures.take()], dtype=torch.float64)
-        loss, busy, failed, validating, *rest = self.ranks.sum(vector).tolist()
+        known = [*counts, busy, failed, validating, *(wish is why for why in Stop), *self.measures.take()]
+        none = torch.zeros(0, device=self.engine.device)
+        return self.ranks.sum_later(known, none if self._untold is None else self._untold.figures)
+
+    def _agree(self, summed: list[float]) -> tuple[dict[str, Any], Stop | None]:
+        """(what is measured of this step, why any rank wants to stop); tells of the step before, and settles a save or
+        a validation that has ended."""
+        busy, failed, validating, *summed = summed
+        wishes, summed = summed[: len(Stop)], summed[len(Stop) :]
+        measured, figures = summed[: self.measures.slots], summed[self.measures.slots :]
+        self._tell_last(figures)  # before a save becomes visible: a run that goes on from it will not tell it again
         self.saver.settle(busy=bool(busy), failed=bool(failed))
         if self.validator is not None:
             self.validator.settle(busy=bool(validating))
-        wishes, rest = rest[: len(Stop)], rest[len(Stop) :]
         stopping = next((why for why, votes in zip(Stop, wishes, strict=True) if votes), None)
-        return {"loss": loss / self.config.global_batch, **self.measures.read(rest)}, stopping
+        return self.measures.read(measured), stopping
 
-    def _note_bad(self, outcome: StepOutcome, step: int) -> None:
-        if outcome.applied:
+    def _tell_last(self, figures: list[float]) -> None:
+        """Tells of the step whose figures, summed over ranks, these are. Raises RunError after too many bad ones."""
+        if self._untold is None:
+            return
+        untold, self._untold = self._untold, None
+        loss, applied, grad_norm, *table = figures
+        row = untold.row | {
+            "loss": loss / self.config.global_batch,
+            "losses": self.measures.losses.means(table),
+            "grad_norm": grad_norm,
+            "applied": bool(applied),
+        }
+        self.callbacks.on_step(self.measures.finish(row, untold.spent, self.config.global_batch))
+        self._note_bad(row)
+
+    def _note_bad(self, row: dict[str, Any]) -> None:
+        if row["applied"]:
             self._bad_steps = 0
             return
         self._bad_steps += 1
-        self.callbacks.on_event("step_skipped", step=step, grad_norm=str(outcome.grad_norm))
+        self.callbacks.on_event("step_skipped", step=row["step"], grad_norm=str(row["grad_norm"]))
         if self._bad_steps >= self.config.max_bad_steps:
             raise RunError(
                 "gradients",
-                value=f"not finite for {self._bad_steps} steps up to step {step}",
+                value=f"not finite for {self._bad_steps} steps up to step {row['step']}",
                 expected="finite gradients",
                 fix="lower --schedule.peak-lr, or look for bad windows with `xmae verify`",
             )
@@ -219,5 +268,6 @@ class Loop:
             self.callbacks.on_event("checkpoint_missed", step=state.step, why="the last one is still uploading")
             return
         if state.step != self._saved_step:
+            state = dataclasses.replace(state, optimizer_steps=self.engine.optimizer_steps)
             self.saver.start(self.engine, state.step, self.about(state))
             self._saved_step = state.step

@@ -10,6 +10,8 @@ from ray.train.torch import TorchConfig, TorchTrainer
 from ray.train.v2._internal.callbacks.datasets import DatasetsCallback
 
 from xmae_dist.core.errors import RunError, XmaeError
+from xmae_dist.train.config import EngineConfig
+from xmae_dist.train.engines.precision import DETERMINISTIC_ENVIRONMENT
 from xmae_dist.train.survival.watch import Watch
 from xmae_dist.train.worker import Job, train
 
@@ -68,11 +70,15 @@ def _fit(job: Job) -> dict[str, Any]:
                     max_failures=settings.max_failures, controller_failure_limit=settings.max_controller_failures
                 ),
                 callbacks=[watch],  # type: ignore[list-item]
-                worker_runtime_env={"env_vars": _WORKER_ENV},
+                worker_runtime_env={"env_vars": _worker_environment(config.engine)},
             ),
         )
         result = trainer.fit()
     return dict(result.return_value or {})  # type: ignore[attr-defined]
+
+
+def _worker_environment(engine: EngineConfig) -> dict[str, str]:
+    return _WORKER_ENV | (DETERMINISTIC_ENVIRONMENT if engine.deterministic else {})
 
 
 def _told(error: Exception) -> XmaeError:

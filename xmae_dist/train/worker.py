@@ -6,12 +6,12 @@ the board before it is raised, so that the restarted group ends at once instead 
 
 from __future__ import annotations
 
-import contextlib
 import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,19 +20,21 @@ import ray.train
 import ray.train.torch
 import torch
 
-from xmae_dist.core.errors import IntegrityError, StorageError, XmaeError
+from xmae_dist.core.errors import StorageError, XmaeError
 from xmae_dist.data.order.plan import Plan, plan_for
 from xmae_dist.data.store.window_store import WindowStore
 from xmae_dist.data.stream import direct, read_ahead
 from xmae_dist.data.stream.collate import TensorBatch, tensor_batches
+from xmae_dist.data.windows.cut_reader import Origin
 from xmae_dist.model import kinds, presets
 from xmae_dist.train.checkpoints import checkpoint
-from xmae_dist.train.checkpoints.checkpoint import SavedFiles
 from xmae_dist.train.checkpoints.retention import RetentionConfig
+from xmae_dist.train.checkpoints.saved import Unbroken
 from xmae_dist.train.checkpoints.state import Identity, TrainState
 from xmae_dist.train.checkpoints.upload import Saver
 from xmae_dist.train.config import PretrainConfig, model_config
-from xmae_dist.train.engines.protocol import Engine, Saved, bf16_is_fast
+from xmae_dist.train.engines.precision import be_deterministic, computes_bf16
+from xmae_dist.train.engines.protocol import Engine, Saved
 from xmae_dist.train.loop import Loop, LoopConfig, Stop
 from xmae_dist.train.observe.losses import Cohorts
 from xmae_dist.train.observe.measure import Measures, Yardstick
@@ -45,6 +47,7 @@ from xmae_dist.train.sizing.flops import measured_peak_flops
 from xmae_dist.train.step.batch import Masking
 from xmae_dist.train.step.clock import Clock
 from xmae_dist.train.step.collective import Ranks, timed_collectives
+from xmae_dist.train.survival.lease import Lease
 from xmae_dist.train.survival.pulse import Pulse
 from xmae_dist.train.validation.held_out import held_out, save_panel
 from xmae_dist.train.validation.validator import Patience, Validator
@@ -57,9 +60,13 @@ class Job:
     config: PretrainConfig
     config_dict: dict[str, Any]
     store_url: str
+    origin: Origin | None
+    """Where its windows are cut from, where it keeps none."""
     identity: Identity
     board: Any
     """Handle of the `Board` actor."""
+    lease: Lease
+    """What the driver holds of the run; asked for before each commit."""
     flops_per_window: int
     driver_s: dict[str, float]
     """Seconds the driver spent before it handed over, by what on."""
@@ -120,28 +127,27 @@ class _Worker:
         self._metrics: MetricsWriter | None = None
         self._gauges: Gauges | None = None
         self._trackers: Trackers | None = None
+        self._cohorts: list[str] = []
         self._marks = marks
         self._marks.note("join")
 
     def run(self) -> dict[str, Any]:
-        with timed_collectives(self._clock):
+        with timed_collectives(self._clock) as self._pulse.waiting:
             return self._run()
 
     def _run(self) -> dict[str, Any]:
         config = self._config
-        store = WindowStore.open(self._job.store_url, config.resources.cache)
+        store = WindowStore.open(
+            self._job.store_url, config.resources.cache, origin=self._job.origin, check_origin=False
+        )
         plan = plan_for(store, order_of(config))
+        self._cohorts = sorted({segment.cohort for segment in store.segments("train")})
         self._marks.note("store")
         model = model_config(config)
         masking = Masking(seed=config.train.seed, n_patches=model.n_patches, mode=model.mask_mode)
         ratio = model.mask_ratio
         with tempfile.TemporaryDirectory(prefix="xmae-restore-") as folder:
-            saved, state, validated = self._restore(Path(folder))
-            self._pulse.step = state.step
-            self._marks.note("restore")
-            # The first read tasks start their processes while the engine is built.
-            batches = _ahead(self._batches(store, plan, state.step))
-            self._engine = self._build_engine(model, saved)
+            self._engine, state, validated, batches = self._begin(store, plan, model, Path(folder))
         self._marks.note("engine")
         reconstructs = self._engine.module.reconstructs
         if config.validation.windows and reconstructs:
@@ -168,7 +174,9 @@ class _Worker:
             engine=self._engine,
             masking=masking,
             ranks=self._ranks,
-            saver=Saver(config.run, self._ranks, retention, self._tell, self._attempt, self._flush, self._also_kept),
+            saver=Saver(
+                config.run, self._ranks, retention, self._tell, self._attempt, self._before_commit, self._also_kept
+            ),
             callbacks=self,
             about=self._about,
             measures=measures,
@@ -192,7 +200,7 @@ class _Worker:
         )
 
     def _batches(self, store: WindowStore, plan: Plan, start_step: int) -> Iterator[TensorBatch]:
-        resources = self._config.resources
+        resources, pin = self._config.resources, self._ranks.device.type == "cuda"
         where: dict[str, Any] = {
             "start_step": start_step,
             "stop_step": self._config.train.steps,
@@ -200,53 +208,64 @@ class _Worker:
             "rank": self._ranks.rank,
         }
         if resources.reader == "direct":
-            return tensor_batches(direct.step_batches(store, plan, **where))
+            return tensor_batches(direct.step_batches(store, plan, **where), pin=pin)
         reading = read_ahead.StreamConfig(
             readers=resources.readers, read_cpus=resources.read_cpus, read_label=resources.read_label
         )
-        return tensor_batches(read_ahead.step_batches(store, plan, **where, config=reading))
+        return tensor_batches(read_ahead.step_batches(store, plan, **where, config=reading), pin=pin)
 
     # -- state -----------------------------------------------------------------------------------------------------
 
-    def _restore(self, folder: Path) -> tuple[Saved | None, TrainState, dict[int, float]]:
-        """The newest complete checkpoint whose bytes are right, or none, and the validations it knows; the same on
-        all ranks."""
+    def _begin(
+        self, store: WindowStore, plan: Plan, model: presets.Config, folder: Path
+    ) -> tuple[Engine, TrainState, dict[int, float], Iterator[TensorBatch]]:
+        """(an engine with the newest complete checkpoint whose bytes are right, or none; its state; the validations it
+        knows; the batches from there on), the same on all ranks."""
         passed_over: set[str] = set()
-        while True:
-            chosen = None
-            if self._ranks.rank == 0:
-                chosen = checkpoint.newest_complete(self._config.run, self._note_passed, skip=passed_over)
-            chosen = self._ranks.from_first(chosen)
-            if chosen is None:
-                return None, TrainState(), {}
+        while (chosen := self._newest(passed_over)) is not None:
+            url, manifest = chosen
+            state = TrainState(**manifest["state"])
+            opened = partial(checkpoint.open_saved, url, manifest, folder)
+            saved = Unbroken(opened, state.optimizer_steps)
+            batches = self._batches_from(store, plan, state)
+            engine = self._build_engine(model, saved)
+            if not any(self._ranks.gather(saved.damage is not None)):
+                return engine, state, dict(manifest.get("validated", ())), batches
+            if saved.damage is not None:
+                self._note_passed(url, str(saved.damage))
+            passed_over.add(url)
+        batches = self._batches_from(store, plan, TrainState())
+        return self._build_engine(model, None), TrainState(), {}, batches
+
+    def _newest(self, passed_over: set[str]) -> tuple[str, dict[str, Any]] | None:
+        chosen = None
+        if self._ranks.rank == 0:
+            chosen = checkpoint.newest_complete(self._config.run, self._note_passed, skip=passed_over)
+        chosen = self._ranks.from_first(chosen)
+        if chosen is not None:
             url, manifest = chosen
             self._job.identity.check(manifest["identity"], self._config.checkpoint.accept, url)
-            if all(self._ranks.gather(self._fetched(url, manifest, folder))):
-                return (
-                    SavedFiles(folder, manifest),
-                    TrainState(**manifest["state"]),
-                    dict(manifest.get("validated", ())),
-                )
-            passed_over.add(url)
+        return chosen
 
-    def _fetched(self, url: str, manifest: dict[str, Any], folder: Path) -> bool:
-        try:
-            checkpoint.fetch(url, manifest, folder)
-        except IntegrityError as error:
-            self._note_passed(url, str(error))
-            return False
-        return True
+    def _batches_from(self, store: WindowStore, plan: Plan, state: TrainState) -> Iterator[TensorBatch]:
+        """From a state on. The first read tasks start their processes while the engine is built."""
+        self._pulse.step = state.step
+        self._marks.note("restore")
+        return _ahead(self._batches(store, plan, state.step))
 
     def _note_passed(self, url: str, why: str) -> None:
         self._job.board.post.remote([{"kind": "checkpoint_passed_over", "step": 0, "url": url, "why": why}])
 
     def _build_engine(self, model: presets.Config, saved: Saved | None) -> Engine:
         config, ranks = self._config, self._ranks
+        if config.engine.deterministic:
+            be_deterministic()
         torch.manual_seed(config.train.seed)
         common: dict[str, Any] = {
             "optimizer": config.optimizer,
             "accumulation": config.accumulation(ranks.world),
             "bf16": self._bf16,
+            "compile": config.engine.compile,
             "device": ranks.device,
             "saved": saved,
             "clock": self._clock,
@@ -277,8 +296,10 @@ class _Worker:
 
         def keep_panel(step: int, rebuilt_BL: Any) -> None:
             rate_hz = self._config.spec.rate_hz
-            with contextlib.suppress(StorageError):  # a picture is not worth a run
+            try:
                 save_panel(self._config.run, step, share, rebuilt_BL, reconstructs=reconstructs, rate_hz=rate_hz)
+            except StorageError as error:  # a picture is not worth a run
+                self._tell("metrics_lost", step=step, what="the picture of reconstructions", why=str(error))
 
         return Validator(
             share,
@@ -295,8 +316,7 @@ class _Worker:
 
     @property
     def _bf16(self) -> bool:
-        precision = self._config.engine.precision
-        return precision == "bf16" or (precision == "auto" and bf16_is_fast(self._ranks.device))
+        return computes_bf16(self._config.engine.precision, self._ranks.device)
 
     def _yardstick(self) -> Yardstick:
         given = self._config.resources.peak_tflops
@@ -312,6 +332,7 @@ class _Worker:
             "model": kinds.to_dict(model_config(self._config)),
             "spec": self._config.spec.to_dict(),
             "store": self._job.store_url,
+            "cohorts": self._cohorts,
             "engine": {
                 "kind": self._config.engine.kind,
                 "zero_stage": self._config.engine.zero_stage,
@@ -347,9 +368,11 @@ class _Worker:
     def _tracker_failed(self, why: str) -> None:
         self._tell("tracker_failed", step=self._pulse.step, why=why)
 
-    def _flush(self) -> None:
+    def _before_commit(self) -> None:
+        """On rank 0: metrics up to here are stored, and the run is still this driver's."""
         if self._metrics is not None:
             self._metrics.flush()
+        self._job.lease.check()
 
     def on_step(self, row: Row) -> None:
         self._pulse.step = row["step"]

@@ -5,7 +5,9 @@ from __future__ import annotations
 import io
 import json
 import os
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,13 +16,15 @@ from tests.data.corpora import corpus_of
 from tests.data.store.test_window_store import plain_store
 from xmae_dist.cli.main import main
 from xmae_dist.core.errors import ConfigError, InputError, IntegrityError, StorageError
+from xmae_dist.core.fingerprint import digest_json
 from xmae_dist.data.exchange.importing import ForeignConfig, import_shards
 from xmae_dist.data.exchange.shards import export_shards
 from xmae_dist.data.order.plan import OrderConfig, plan_for
 from xmae_dist.data.store import part
-from xmae_dist.data.store.window_store import WindowStore
+from xmae_dist.data.store.window_store import WindowStore, is_complete
 from xmae_dist.data.stream import direct
 from xmae_dist.data.windows.spec import WindowSpec
+from xmae_dist.evaluate.run import find_store
 from xmae_dist.storage import uri
 from xmae_dist.testing.window_store import write_window_store
 
@@ -42,7 +46,8 @@ def test_shards_come_back_as_the_same_store_and_the_same_batches(store: WindowSt
     index = export_shards(store, f"{store_url}/shards", shard_windows=20)
     assert index["n_windows"] == store.n_windows == sum(row["n_windows"] for row in index["shards"])
     back = import_shards(f"{store_url}/shards", f"{store_url}/windows")
-    assert back.fingerprint == store.fingerprint and back.spec == store.spec and back.dropped() == store.dropped()
+    assert back.spec == store.spec and back.dropped() == store.dropped()
+    assert import_shards(f"{store_url}/shards", f"{store_url}/windows").url == back.url
     for split in SPLITS:
         assert back.segments(split) == store.segments(split)
         assert back.meta(split).to_pydict().keys() == store.meta(split).to_pydict().keys()
@@ -111,6 +116,106 @@ def test_a_changed_shard_is_named(store: WindowStore, tmp_path: Path) -> None:
     tar.write_bytes(data)
     with pytest.raises(IntegrityError, match=index["shards"][1]["path"]):
         import_shards(f"{tmp_path}/s", f"{tmp_path}/w")
+
+
+def resealed(folder: Path, change: Callable[[dict[str, Any]], object]) -> None:
+    """What a stranger can do: changes `index.json`, and makes its fingerprint fit."""
+    path = folder / "index.json"
+    index = json.loads(path.read_text())
+    change(index)
+    content = {k: v for k, v in index.items() if k not in ("fingerprint", "shards", "n_windows", "parts")}
+    path.write_text(json.dumps({**index, "fingerprint": digest_json(content)}))
+
+
+def everything_in(folder: Path) -> set[str]:
+    return {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
+
+
+def _in_all_rows(name: str, value: object) -> Callable[[dict[str, Any]], object]:
+    return lambda index: [row.update({name: value}) for row in (*index["parts"], *index["shards"])]
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (_in_all_rows("cohort", "../../../escaped"), "cohort name: got '../../../escaped'"),
+        (_in_all_rows("cohort", "a/b"), "cohort name"),
+        (_in_all_rows("part", ".."), "part name"),
+        (_in_all_rows("split", "../../escaped"), "split: .*one of train, val, test"),
+        (lambda index: index["shards"][0].update(path="../outside.tar"), r"path: '\.\./outside\.tar'"),
+        (lambda index: index["shards"][0].update(path="/etc/hosts"), "path: '/etc/hosts'"),
+        (lambda index: index["shards"][0].update(sha256="0"), "sha256"),
+        (lambda index: index["store"].update(chunk_windows=0), "chunk_windows"),
+        (lambda index: index["store"]["spec"].update(rate_hz="fast"), "store.spec"),
+        (lambda index: index["store"].update(format="other"), "store.format"),
+        (lambda index: index.update(splits=["training"]), "splits"),
+        (lambda index: index.update(n_windows=10**9), "n_windows"),
+        (lambda index: index["parts"][0].update(n_windows=-1), "n_windows"),
+        (lambda index: index["parts"][0].update(dropped=[1]), "dropped"),
+        (lambda index: index.update(parts="all"), "parts"),
+    ],
+)
+def test_an_index_of_a_stranger_writes_nothing_it_should_not(
+    store: WindowStore, tmp_path: Path, change: Callable[[dict[str, Any]], object], said: str
+) -> None:
+    export_shards(store, f"{tmp_path}/in/shards")
+    resealed(tmp_path / "in/shards", change)
+    before = everything_in(tmp_path)
+    with pytest.raises(InputError, match=said):
+        import_shards(f"{tmp_path}/in/shards", f"{tmp_path}/out/windows")
+    assert everything_in(tmp_path) == before
+
+
+def test_a_fingerprint_with_a_path_in_it_leads_nowhere(store: WindowStore, tmp_path: Path) -> None:
+    export_shards(store, f"{tmp_path}/in/shards")
+    resealed(tmp_path / "in/shards", lambda index: index["store"].update(fingerprint="../../escaped/here"))
+    back = import_shards(f"{tmp_path}/in/shards", f"{tmp_path}/out/windows")
+    assert uri.local_path(back.url).parent == tmp_path / "out/windows"
+    assert all(name.startswith(("in/", "out/windows/")) for name in everything_in(tmp_path))
+
+
+def test_an_index_that_was_edited_is_refused(store: WindowStore, tmp_path: Path) -> None:
+    export_shards(store, f"{tmp_path}/s")
+    index = json.loads((tmp_path / "s/index.json").read_text())
+    index["store"]["chunk_windows"] += 1
+    (tmp_path / "s/index.json").write_text(json.dumps(index))
+    with pytest.raises(IntegrityError, match="fingerprint"):
+        import_shards(f"{tmp_path}/s", f"{tmp_path}/w")
+
+
+def test_parts_with_fewer_windows_than_the_index_says_are_refused(store: WindowStore, tmp_path: Path) -> None:
+    export_shards(store, f"{tmp_path}/s")
+
+    def more(index: dict[str, Any]) -> None:
+        index["parts"][0]["n_windows"] += 5
+
+    resealed(tmp_path / "s", more)
+    with pytest.raises(IntegrityError, match="as index"):
+        import_shards(f"{tmp_path}/s", f"{tmp_path}/w")
+
+
+def test_imported_windows_never_stand_in_for_those_of_a_corpus(tmp_path: Path) -> None:
+    """A stranger's shards that claim the corpus's fingerprint: `materialise` and `find_store` cut their own windows."""
+    corpus = corpus_of(f"{tmp_path}/c", subjects=4, cohort="band")
+    honest = plain_store(corpus, f"{tmp_path}/honest")
+    poisoned = write_window_store(f"{tmp_path}/made", {"band": [30]}, chunk_windows=8, spec=honest.spec)
+    export_shards(poisoned, f"{tmp_path}/s")
+    resealed(tmp_path / "s", lambda index: index.update(store=honest.document))
+    imported = import_shards(f"{tmp_path}/s", f"{tmp_path}/w")
+    assert imported.fingerprint != honest.fingerprint
+    assert imported.snapshot["fingerprint"] != honest.snapshot["fingerprint"]
+    assert imported.document["imported"]["fingerprint"] == honest.fingerprint
+    assert not is_complete(f"{tmp_path}/w/{honest.fingerprint}", honest.fingerprint)
+    ours = plain_store(corpus, f"{tmp_path}/w")
+    assert ours.fingerprint == honest.fingerprint and ours.url != imported.url
+    assert np.array_equal(ours.read(np.arange(5))[1], honest.read(np.arange(5))[1])
+    assert find_store(f"{tmp_path}/w", corpus_url=corpus.url, spec=honest.spec).url == ours.url
+
+
+@pytest.mark.parametrize("foreign", [{"cohort": "../x"}, {"all_to": "../../x"}, {"chunk_windows": 0}])
+def test_options_for_foreign_shards_are_checked(foreign: dict[str, Any]) -> None:
+    with pytest.raises((ConfigError, InputError)):
+        ForeignConfig(**foreign)
 
 
 FOREIGN = WindowSpec(window_s=2.0, stride_s=2.0)

@@ -13,7 +13,7 @@ from xmae_dist.data.order.mixture import MixtureConfig
 from xmae_dist.data.order.plan import OrderConfig, plan_for
 from xmae_dist.data.store.window_store import WindowStore
 from xmae_dist.data.windows.spec import WindowSpec
-from xmae_dist.storage import uri
+from xmae_dist.storage import parquet, uri
 from xmae_dist.testing.window_store import write_window_store
 
 SPEC = WindowSpec(window_s=1.0, stride_s=1.0)
@@ -64,7 +64,27 @@ def test_the_quality_of_the_shuffle_is_told_against_a_perfect_one(
     # Long stretches, few of them: worse, and said so.
     poor = told("--read-windows", "64", "--block-steps", "8")
     assert poor["stretches"] == 3 and poor["subjects"] < default["subjects"]
-    assert told("--no-quality") is None
+    assert told("--quality", "none") is None
+
+
+def test_the_quality_of_the_shuffle_is_estimated_from_a_sample_of_parts(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cohorts = {"patch": [60] * 60, "watch": [60] * 40}
+    many = write_window_store(str(tmp_path), cohorts, chunk_windows=4, windows_per_subject=12, spec=SPEC)
+    options = ("plan", "show", "--windows", many.url, "--global-batch", "48")
+    read: list[str] = []
+    decode = parquet.decode
+    monkeypatch.setattr(parquet, "decode", lambda data, columns=None: read.append("") or decode(data, columns))
+    sampled = asked(capsys, *options)["shuffle"]
+    assert len(read) == 32, "parts are read for the sample"
+    whole = asked(capsys, *options, "--quality", "all")["shuffle"]
+    assert len(read) == 32 + 100
+    assert whole["known_share"] == pytest.approx(1) and sampled["known_share"] == pytest.approx(0.32)
+    for name in ("subjects", "perfect_subjects"):
+        assert sampled[name] == pytest.approx(whole[name], rel=0.1)
+    assert main([*options]) == 0
+    assert "estimated from 32.0% of the windows" in " ".join(capsys.readouterr().out.split())
 
 
 def test_audit_of_a_run_lists_every_step_that_saw_a_subject(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from typing import Any
 
 import numpy as np
 import pytest
@@ -202,3 +203,24 @@ def test_a_billion_windows_start_anywhere_at_once() -> None:
 def test_impossible_requests_are_refused_by_name(call: object, named: str) -> None:
     with pytest.raises(ConfigError, match=named):
         call()  # type: ignore[operator]
+
+
+@pytest.mark.parametrize(
+    "mixture", [{"repeats": {"a": 2.5}}, {"epoch_windows": 140}, {"weights": {"a": 1.0, "b": 1.0}}]
+)
+def test_repeats_number_the_times_a_window_comes_in_one_epoch(mixture: dict[str, Any]) -> None:
+    segments = [Segment(cohort="a", part="p0", first_id=0, n=50), Segment(cohort="b", part="p0", first_id=50, n=130)]
+    plan = plan_of(segments, 8, OrderConfig(seed=3, global_batch=10, mixture=MixtureConfig(**mixture)))
+    for epoch in range(4):
+        position_B = np.arange(epoch * plan.epoch_windows, (epoch + 1) * plan.epoch_windows)
+        ids_B, repeat_B = plan.ids_at(position_B), plan.repeats_at(position_B)
+        for window in np.unique(ids_B):
+            assert sorted(repeat_B[ids_B == window]) == list(range(int((ids_B == window).sum())))
+    shown = [plan.repeats_of_steps(4, 9, 3, rank) for rank in range(3)]
+    assert np.array_equal(np.concatenate(shown, axis=1), plan.repeats_of_steps(4, 9))
+
+
+def test_nothing_repeats_where_an_epoch_is_every_window_once() -> None:
+    segments = [Segment(cohort="a", part="p0", first_id=0, n=50), Segment(cohort="b", part="p0", first_id=50, n=130)]
+    plan = plan_of(segments, 8, OrderConfig(seed=3, global_batch=10))
+    assert not plan.repeats_of_steps(0, 100).any()

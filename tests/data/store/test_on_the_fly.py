@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import pickle
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -15,7 +17,8 @@ import pytest
 from tests.data.corpora import corpus_of
 from tests.data.store.test_window_store import CONFIG, plain_store
 from tests.data.stream.test_stream import same
-from xmae_dist.core.errors import ConfigError, InputError, IntegrityError
+from xmae_dist.cli.main import main
+from xmae_dist.core.errors import ConfigError, InputError, IntegrityError, StorageError
 from xmae_dist.data.exchange.importing import import_shards
 from xmae_dist.data.exchange.shards import export_shards
 from xmae_dist.data.order.plan import OrderConfig, plan_for
@@ -23,9 +26,12 @@ from xmae_dist.data.store import part
 from xmae_dist.data.store.materialise import materialise
 from xmae_dist.data.store.window_store import WindowStore, _cut_reader
 from xmae_dist.data.stream import direct
-from xmae_dist.data.windows.cut_reader import CUTS
+from xmae_dist.data.windows import cut_reader
+from xmae_dist.data.windows.cut_reader import CUTS, Origin
+from xmae_dist.evaluate.run import find_store
 from xmae_dist.storage import uri
 from xmae_dist.storage.corpus import Corpus
+from xmae_dist.storage.snapshot import array_reader
 from xmae_dist.testing.local_cluster import local_cluster
 
 LAZY = replace(CONFIG, on_the_fly=True)
@@ -64,6 +70,65 @@ def test_what_was_withdrawn_is_not_cut(lazy: WindowStore) -> None:
     with pytest.raises(InputError, match="withdrawn since"):
         WindowStore.open(lazy.url)
     assert "bench-s00" not in corpus.snapshot().subjects()
+
+
+def copied_elsewhere(lazy: WindowStore, tmp_path: Path) -> tuple[Corpus, bytes]:
+    """The corpus at another place, and the bytes of all windows as they were."""
+    before = windows_of(lazy)
+    shutil.move(tmp_path / "c", tmp_path / "moved")
+    for cached in (_cut_reader, cut_reader._cohort_table, array_reader):
+        cached.cache_clear()
+    return Corpus.open(f"{tmp_path}/moved"), before
+
+
+def windows_of(store: WindowStore) -> bytes:
+    return b"".join(
+        signal_BL.tobytes() for signal_BL in store.read(np.arange(store.n_windows)) if signal_BL is not None
+    )
+
+
+def test_after_a_move_the_corpus_of_the_caller_counts(lazy: WindowStore, tmp_path: Path, ray_local: None) -> None:
+    corpus, before = copied_elsewhere(lazy, tmp_path)
+    with pytest.raises(StorageError, match="no corpus there"):
+        WindowStore.open(lazy.url)
+    corpus_of(f"{tmp_path}/c", subjects=3, duration_s=80.0)  # another one lies where it was
+    with pytest.raises(InputError, match=r"cohort bench.*were counted in.*--corpus"):
+        WindowStore.open(lazy.url)
+    found = materialise(corpus.url, f"{tmp_path}/w", LAZY)
+    assert found.url == lazy.url and windows_of(found) == before
+    assert windows_of(pickle.loads(pickle.dumps(found))) == before, "as readers on other nodes get it"
+    chosen = find_store(f"{tmp_path}/w", corpus_url=corpus.url, spec=LAZY.spec)
+    assert chosen.url == lazy.url and windows_of(chosen) == before
+    export = ["export-shards", "--windows", lazy.url, "--out", f"{tmp_path}/tar"]
+    assert main(export) == 2 and main([*export, "--corpus", corpus.url]) == 0
+    assert main(["plan", "show", "--windows", lazy.url, "--global-batch", "4", "--json"]) == 0, "reads no window"
+
+
+def test_a_corpus_made_anew_gives_the_same_windows_from_wherever_it_keeps_them(
+    lazy: WindowStore, tmp_path: Path, ray_local: None
+) -> None:
+    before = windows_of(lazy)
+    old = Corpus.open(f"{tmp_path}/c")
+    anew = Corpus.create(f"{tmp_path}/anew")
+    with anew.begin_part("bench", "other-part") as part_writer:
+        rows = []
+        for row in reversed(old.snapshot().rows()):  # other offsets, other arrays
+            channel = part_writer.channel(row.channel, dtype=np.float32, rate_hz=row.rate_hz, unit=row.unit)
+            raw = old.snapshot().reader(row).read(row.offset, row.offset + row.length)
+            named = {"subject_id": row.subject_id, "recording_id": row.recording_id, "clock_id": row.clock_id}
+            rows.append(channel.add(raw, **named, labels=dict(row.labels), label_text=dict(row.label_text)))
+    anew.commit_part(rows, "copy")
+    assert anew.snapshot().fingerprint == old.snapshot().fingerprint
+    shutil.rmtree(tmp_path / "c")
+    found = materialise(anew.url, f"{tmp_path}/w", LAZY)
+    assert found.url == lazy.url and windows_of(found) == before
+
+
+def test_a_recording_that_is_another_now_is_not_cut(lazy: WindowStore, tmp_path: Path) -> None:
+    other = corpus_of(f"{tmp_path}/other", subjects=3, duration_s=70.0)
+    moved = WindowStore.open(lazy.url, origin=Origin(other.url, other.snapshot().version), check_origin=False)
+    with pytest.raises(InputError, match=r"recording bench/bench-s00-r0, channel ecg: got another"):
+        moved.read(np.arange(moved.n_windows))
 
 
 def test_recordings_that_give_other_windows_stop_the_reader(lazy: WindowStore) -> None:

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from xmae_dist.core.errors import IntegrityError, RunError, StorageError
+from xmae_dist.data.order.mixture import MixtureConfig
 from xmae_dist.data.order.plan import OrderConfig, Plan, plan_for
 from xmae_dist.data.store.window_store import WindowStore
 from xmae_dist.data.stream import direct
@@ -46,6 +47,7 @@ def same(ours: list[Batch], reference: list[Batch]) -> bool:
     return all(
         a.epoch == b.epoch
         and a.ids_B.tobytes() == b.ids_B.tobytes()
+        and a.repeat_B.tobytes() == b.repeat_B.tobytes()
         and a.ecg_BL.tobytes() == b.ecg_BL.tobytes()  # type: ignore[union-attr]
         and a.ppg_BL.tobytes() == b.ppg_BL.tobytes()
         for a, b in zip(ours, reference, strict=True)
@@ -64,8 +66,10 @@ def test_direct_batches_hold_the_windows_of_the_plan(store: WindowStore) -> None
 def test_ray_stream_equals_plain_reads_for_any_readers_legs_and_start(store: WindowStore, ray_local: None) -> None:
     from xmae_dist.data.stream import read_ahead
 
-    plan = plan_of(store)
+    mixture = MixtureConfig(repeats={"watch": 2.5})
+    plan = plan_for(store, OrderConfig(seed=5, global_batch=24, mixture=mixture))
     reference = list(direct.step_batches(store, plan, start_step=7, stop_step=60))
+    assert {int(batch.repeat_B.max()) for batch in reference} >= {0, 1}
     for readers, leg_blocks, ahead in ((1, 256, 1), (3, 2, 4)):
         config = read_ahead.StreamConfig(readers=readers, leg_blocks=leg_blocks, blocks_ahead=ahead)
         ours = list(read_ahead.step_batches(store, plan, start_step=7, stop_step=60, config=config))

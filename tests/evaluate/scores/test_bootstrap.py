@@ -40,19 +40,60 @@ def covered(repetition: int, truth: float = 0.5, signal: float = 0.0) -> tuple[b
     return tuple(i.low <= truth <= i.high for i in (ours, fixed, windows))  # type: ignore[return-value]
 
 
+def precision(repetition: int) -> tuple[float, float, tuple[float, float], tuple[float, float]]:
+    """AUPRC within folds and over all of them, and its interval: as the headline metric, and beside AUROC."""
+    fit = null_fit(repetition)
+    p = fit.predictions
+    draws_RS = bootstrap.draws(SUBJECTS, 300, repetition)
+    intervals = []
+    for headline in ("auprc", "auroc"):
+        train_Q = bootstrap.training_effect(headline, fit.retrained, draws_RS[:100])
+        factor = bootstrap.stretch(bootstrap.replicates(headline, p, draws_RS), train_Q)
+        found = bootstrap.score_interval("auprc", p, draws_RS, factor)
+        intervals.append((found.low, found.high))
+    pooled = Predictions(subject_N=p.subject_N, y_N=p.y_N, pred_NC=p.pred_NC, fold_N=np.zeros_like(p.fold_N))
+    return bootstrap.point("auprc", p), bootstrap.point("auprc", pooled), *intervals
+
+
+def precision_covered(repetitions: int) -> tuple[float, float, float, float]:
+    """Mean of AUPRC within folds and over all, and how often its intervals cover that mean: what a task without signal
+    gives on average, since a list of few people ranks some positive high by luck.
+    """
+    values, pooled, *intervals = zip(*map(precision, range(repetitions)), strict=True)
+    expected = float(np.mean(values))
+    rates = [float(np.mean([low <= expected <= high for low, high in found])) for found in intervals]
+    return expected, float(np.mean(pooled)), rates[0], rates[1]
+
+
 def test_on_null_tasks_subjects_cover_one_half_and_windows_do_not() -> None:
     rates = np.mean([covered(r) for r in range(30)], axis=0)
     assert rates[0] >= 0.83, rates  # 30 repetitions: 0.83 is three standard errors below 0.95
     assert rates[2] <= 0.70, rates
 
 
+def test_on_null_tasks_the_interval_of_auprc_covers_what_chance_gives() -> None:
+    expected, _, alone, beside = precision_covered(30)
+    assert 0.5 < expected < 0.58, "half of the people are positive"
+    assert min(alone, beside) >= 0.80, (alone, beside)
+
+
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 def test_coverage_of_null_tasks_in_400_repetitions() -> None:
     rates = np.mean([covered(r) for r in range(400)], axis=0)
     print(f"coverage of 0.5: subjects {rates[0]:.3f}, fixed folds {rates[1]:.3f}, windows {rates[2]:.3f}")
     assert 0.93 <= rates[0] <= 0.97, rates
     assert rates[1] < 0.90, rates
     assert rates[2] < 0.60, rates
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_coverage_of_auprc_on_null_tasks_in_400_repetitions() -> None:
+    expected, pooled, alone, beside = precision_covered(400)
+    print(f"AUPRC {expected:.3f} within folds, {pooled:.3f} pooled; covered: headline {alone:.3f}, beside {beside:.3f}")
+    assert pooled < 0.5 < expected < 0.56, "pooling pulls it below the share of positives"
+    assert 0.90 <= alone <= 0.98 and 0.93 <= beside <= 0.99, (alone, beside)
 
 
 def sample(n_subjects: int = 30, shift: float = 0.0, seed: int = 0) -> Predictions:

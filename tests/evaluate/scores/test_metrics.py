@@ -86,6 +86,20 @@ def test_auroc_compares_only_within_a_fold() -> None:
     assert METRICS["auroc"].score(y_N, pred_N1, fold_N * 0, np.ones((1, 4)))[0] == 0.75
 
 
+def test_auprc_ranks_only_within_a_fold() -> None:
+    y_N = np.array([0.0, 1, 1, 0, 1, 0, 0])
+    pred_N1 = np.array([[0.1], [0.2], [0.3], [0.8], [0.9], [0.95], [0.7]])
+    fold_N = np.array([0, 0, 0, 1, 1, 1, 1])
+    one = np.ones((1, len(y_N)))
+    by_fold = [reference.average_precision_score(y_N[fold_N == k], pred_N1[fold_N == k, 0]) for k in (0, 1)]
+    assert by_fold == [1.0, 0.5]
+    assert METRICS["auprc"].score(y_N, pred_N1, fold_N, one)[0] == pytest.approx((2 * 1.0 + 1 * 0.5) / 3)
+    pooled = METRICS["auprc"].score(y_N, pred_N1, fold_N * 0, one)[0]
+    assert pooled == pytest.approx(reference.average_precision_score(y_N, pred_N1[:, 0])) and pooled < 0.5
+    lost = np.array([[1.0, 1, 1, 1, 0, 1, 1]])  # a draw without the positives of a fold
+    assert METRICS["auprc"].score(y_N, pred_N1, fold_N, lost)[0] == 1.0
+
+
 def test_a_replicate_without_a_class_is_nan_not_a_number() -> None:
     y_N, pred_N1, fold_N, _ = sample()
     only_negatives = (y_N == 0).astype(float)[None]

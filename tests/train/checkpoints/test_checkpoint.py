@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -13,13 +14,13 @@ from typing import Any
 import pytest
 import torch
 
-from xmae_dist.core.errors import IntegrityError
+from xmae_dist.core.errors import InputError, IntegrityError
 from xmae_dist.storage import uri
 from xmae_dist.testing.small_training import build, gather, train
 from xmae_dist.train.checkpoints import checkpoint
-from xmae_dist.train.checkpoints.checkpoint import SavedFiles
 from xmae_dist.train.checkpoints.retention import RetentionConfig
 from xmae_dist.train.checkpoints.upload import Saver
+from xmae_dist.train.engines.protocol import Saved
 from xmae_dist.train.step.collective import Ranks
 
 
@@ -42,11 +43,11 @@ def save(url: str, steps: int, *, keep: int = 3, tell: Callable[..., None] = sil
     return engine
 
 
-def load(url: str, folder: Path) -> tuple[int, SavedFiles]:
+def load(url: str, folder: Path) -> tuple[int, Saved]:
     found = checkpoint.newest_complete(url, lambda *_: None)
     assert found is not None
     where, manifest = found
-    return manifest["state"]["step"], SavedFiles(checkpoint.fetch(where, manifest, folder), manifest)
+    return manifest["state"]["step"], checkpoint.open_saved(where, manifest, folder)
 
 
 def test_what_is_saved_comes_back_bit_for_bit(store_url: str, tmp_path: Path) -> None:
@@ -86,7 +87,7 @@ def test_a_damaged_newest_checkpoint_is_found_out(damage: str, tmp_path: Path) -
         return
     assert where.endswith("step-00000002")
     with pytest.raises(IntegrityError, match="safetensors"):
-        checkpoint.fetch(where, manifest, tmp_path / "here")
+        build("torch", 0, 1, saved=checkpoint.open_saved(where, manifest, tmp_path / "here"))
     where, _ = checkpoint.newest_complete(url, lambda *_: None, skip=[where]) or ("", {})
     assert where.endswith("step-00000001")
 
@@ -190,3 +191,53 @@ def test_a_store_that_is_down_costs_a_checkpoint_and_nothing_else(
         saver.finish()
     assert told == [("checkpoint", 1), ("checkpoint_missed", 2), ("checkpoint", 3)]
     assert load(url, tmp_path / "here")[0] == 3
+
+
+def test_a_manifest_cannot_name_a_file_elsewhere(tmp_path: Path) -> None:
+    manifest = {"files": [{"name": "../../escaped", "size": 1, "sha256": "0"}]}
+    with pytest.raises(InputError, match="stays below"):
+        checkpoint.fetch(f"file://{tmp_path}/run/checkpoints/step-1", manifest, tmp_path / "deep" / "fetched")
+    assert not (tmp_path / "escaped").exists()
+
+
+def saver_of(folder: Path, told: list[tuple[str, int]]) -> Saver:
+    return Saver(
+        f"file://{folder}", Ranks(), RetentionConfig(), lambda kind, **f: told.append((kind, f["step"])), "attempt"
+    )
+
+
+def test_the_last_save_is_tried_again_until_the_store_takes_it(tmp_path: Path) -> None:
+    told: list[tuple[str, int]] = []
+    saver, engine = saver_of(tmp_path, told), build("torch", 0, 1)
+    train(engine, 0, 1, 0, 1)
+    in_the_way = tmp_path / "checkpoints"
+    in_the_way.touch()
+    threading.Timer(1.5, in_the_way.unlink).start()
+    saver.start(engine, 1, about(engine, 1))
+    train(engine, 0, 1, 1, 2)  # what is stored is what the step had, whatever came later
+    assert saver.finish(30) is None
+    assert told == [("checkpoint_missed", 1), ("checkpoint_again", 1), ("checkpoint", 1)]
+    step, saved = load(f"file://{tmp_path}", tmp_path / "here")
+    assert (step, saved.optimizer_steps) == (1, 1)
+
+
+@pytest.mark.parametrize("refused", ["upload", "commit"])
+def test_a_save_that_is_refused_to_the_end_says_why_and_one_that_is_not_says_nothing(
+    refused: str, tmp_path: Path
+) -> None:
+    told: list[tuple[str, int]] = []
+    saver, engine = saver_of(tmp_path, told), build("torch", 0, 1)
+    for step in (1, 2):
+        folder = tmp_path / "checkpoints" / f"step-{step:08d}"
+        if step == 2 and refused == "upload":
+            folder.touch()
+        elif step == 2:
+            (folder / checkpoint.MANIFEST).mkdir(parents=True)
+        train(engine, 0, 1, step - 1, step)
+        saver.start(engine, step, about(engine, step))
+        why = saver.finish(1.5)
+        assert (why is None) == (step == 1)
+        assert step == 1 or "step-00000002" in str(why)
+    assert told == [("checkpoint", 1), ("checkpoint_missed", 2), ("checkpoint_again", 2)]
+    error = str(saver.lost(2, 2, str(why)))
+    assert "trained to step 2 of 2, which is not stored" in error and "newest checkpoint is of step 1" in error

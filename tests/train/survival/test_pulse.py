@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+import torch.distributed as dist
 
 from xmae_dist.testing.ranks import run_ranks
-from xmae_dist.train.step.collective import Ranks
+from xmae_dist.train.step.clock import Clock
+from xmae_dist.train.step.collective import Ranks, timed_collectives
 from xmae_dist.train.survival.pulse import Beat, Pulse, hung
 
 
@@ -64,6 +68,58 @@ def _waits(rank: int, world: int, seen: str) -> list[str]:
 def test_a_rank_that_waits_says_in_what(tmp_path: Path) -> None:
     waiting, _ = run_ranks(2, _waits, tmp_path, str(tmp_path / "seen"))
     assert "all_reduce after 3" in waiting
+
+
+class DeviceClock(Clock):
+    """Answers as on a GPU: whether the device has come through what it was given, not whether the call has returned."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.queued: list[Any] = []
+
+    def reached(self) -> Callable[[], bool]:
+        queued = tuple(self.queued)
+        return lambda: all(work.is_completed() for work in queued)
+
+
+def _waits_in_a_read(rank: int, world: int, seen: str) -> dict[str, list[str]]:
+    """As `_waits`, but the collective returns at once, as NCCL's do, and the wait is in the read of its result."""
+    clock, all_reduce, beats = DeviceClock(), dist.all_reduce, list[Beat]()
+
+    def queued(tensor: torch.Tensor) -> None:
+        clock.queued.append(all_reduce(tensor, async_op=True))
+
+    queued.__name__ = "all_reduce"
+
+    def note(_: int, one: Beat | None) -> None:
+        if one is not None:
+            beats.append(one)
+        if rank == 0 and sum(beat.collective is not None for beat in beats) > 2:
+            Path(seen).touch()
+
+    dist.all_reduce = queued
+    try:
+        with Pulse(rank, note, every_s=0.05) as pulse, timed_collectives(clock) as pulse.waiting:
+            deadline = time.monotonic() + 20
+            while rank == 1 and not Path(seen).exists() and time.monotonic() < deadline:
+                time.sleep(0.01)
+            dist.all_reduce(torch.ones(1))
+            for work in clock.queued:
+                work.wait()  # in no frame of torch.distributed's own, nor of ours
+    finally:
+        dist.all_reduce = all_reduce
+    return {"in": sorted({str(one.collective) for one in beats}), "seen": [str(Path(seen).exists())]}
+
+
+@pytest.mark.timeout(120)
+def test_a_rank_whose_collective_has_returned_but_not_ended_waits_for_the_others(tmp_path: Path) -> None:
+    waiting, behind = run_ranks(2, _waits_in_a_read, tmp_path, str(tmp_path / "seen"))
+    assert waiting == {"in": ["None", "all_reduce"], "seen": ["True"]} or waiting["in"] == ["all_reduce"]
+    assert behind["seen"] == ["True"], "rank 0 was seen to wait before rank 1 came"
+    assert judged(
+        (0.5, beat(0, place="train.loop.Loop._agree", since_s=61)),
+        (0.5, beat(1, place="data.stream.direct.step_batches", collective=None, since_s=61)),
+    )[0] == (1,)
 
 
 @pytest.mark.timeout(120)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import re
 import signal
@@ -15,7 +16,7 @@ import pytest
 from xmae_dist.testing.flaky_s3 import Rule, flaky_s3
 from xmae_dist.testing.s3_server import S3Server
 from xmae_dist.train.checkpoints import checkpoint
-from xmae_dist.train.checkpoints.checkpoint import SavedFiles
+from xmae_dist.train.engines.protocol import Slice
 from xmae_dist.train.observe.metrics import read_metrics
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -50,11 +51,13 @@ def test_training_goes_on_without_its_store(s3: S3Server, tmp_path: Path) -> Non
         if found is None:
             return 0
         url, manifest = found
-        SavedFiles(checkpoint.fetch(url, manifest, tmp_path / f"here-{time.monotonic_ns()}"), manifest)
+        saved = checkpoint.open_saved(url, manifest, tmp_path / f"here-{time.monotonic_ns()}")
+        whole = [Slice("weight", name, 0, math.prod(shape)) for name, shape in manifest["shapes"].items()]
+        assert len(list(saved.parts(whole))) == len(whole)
         return int(manifest["state"]["step"])
 
     with flaky_s3(s3.endpoint_url) as proxy, open(log, "wb") as out:
-        environment = {**os.environ, "AWS_ENDPOINT_URL": proxy.endpoint_url, "RAY_AUTH_MODE": "disabled"}
+        environment = {**os.environ, "AWS_ENDPOINT_URL": proxy.endpoint_url}
         environment.pop("RAY_ADDRESS", None)
         process = subprocess.Popen(
             [*xmae, "pretrain", "debug_cpu2", "--corpus", corpus, "--run", run, *options, *more],

@@ -1,9 +1,10 @@
 """WebDataset shards -> window store, so that windows which others made are trained on in the same exact order.
 
-Shards of `shards.export_shards` give back the store they were made from: same parts, same ids, same
-fingerprint, hence the same batches from the same plan (an export of some splits gives a store of these splits,
-under another fingerprint). Any other tar files are taken as windows that somebody cut: `ppg.npy` and `ecg.npy`
-of the right length, scaled to [-1, 1] here, divided among splits by the subject that their JSON names.
+Shards of `shards.export_shards` give back the windows they were made from: same parts, same ids, hence the same batches
+from the same plan (of an export of some splits, those of these splits). The store has a fingerprint of its own, which
+covers the shards' bytes: what is imported never answers to the fingerprint of a corpus's windows. Any other tar files
+are taken as windows that somebody cut: `ppg.npy` and `ecg.npy` of the right length, scaled to [-1, 1] here, divided
+among splits by the subject that their JSON names.
 """
 
 from __future__ import annotations
@@ -18,10 +19,11 @@ from typing import Any
 
 import numpy as np
 
-from xmae_dist.core.errors import InputError, IntegrityError
+from xmae_dist.core.errors import ConfigError, InputError, IntegrityError
 from xmae_dist.core.fingerprint import canonical_json, digest_json, sha256_hex
 from xmae_dist.core.progress import Progress, progress
 from xmae_dist.data.exchange.samples import Sample, digest_of_object, meta_table, samples
+from xmae_dist.data.exchange.shard_index import checked_index, imported_document
 from xmae_dist.data.exchange.shards import SHARDS_FORMAT, read_index
 from xmae_dist.data.store.materialise import commit_index
 from xmae_dist.data.store.part import finish_part, finished_part, signal_writers
@@ -30,6 +32,7 @@ from xmae_dist.data.windows.spec import ALGORITHM, WindowSpec
 from xmae_dist.data.windows.split import SPLITS, SplitConfig
 from xmae_dist.signals.normalize import minmax
 from xmae_dist.storage import uri
+from xmae_dist.storage.part import checked_name
 
 _AT_ONCE = 1024  # windows held while a shard is read
 
@@ -51,6 +54,13 @@ class ForeignConfig:
     chunk_windows: int = 64
     """Windows in a chunk of the store."""
 
+    def __post_init__(self) -> None:
+        checked_name("cohort", self.cohort)
+        if self.all_to is not None and self.all_to not in SPLITS:
+            raise ConfigError("--all-to", value=repr(self.all_to), expected=f"one of {', '.join(SPLITS)}")
+        if self.chunk_windows < 1:
+            raise ConfigError("--chunk-windows", value=self.chunk_windows, expected="1 or more")
+
 
 def import_shards(url: str, windows_url: str, foreign: ForeignConfig | None = None) -> WindowStore:
     """The window store, below `windows_url`, of the shards below `url`; made if it is not there.
@@ -58,11 +68,15 @@ def import_shards(url: str, windows_url: str, foreign: ForeignConfig | None = No
     `foreign` is for shards without our `index.json`. Raises InputError for shards that cannot be windows, naming
     shard and sample, IntegrityError for one of ours whose bytes have changed.
     """
-    url, windows_url = uri.normalise(url), uri.normalise(windows_url)
+    url, windows_url = uri.normalise(url), uri.checked_place(windows_url)
     uri.probe(url)
     uri.probe(windows_url)
     index = read_index(url)
-    source = _OwnShards(url, index) if index is not None else _ForeignShards(url, foreign or ForeignConfig())
+    source = (
+        _OwnShards(url, checked_index(index, url))
+        if index is not None
+        else _ForeignShards(url, foreign or ForeignConfig())
+    )
     fingerprint = source.document["fingerprint"]
     store_url = uri.join(windows_url, fingerprint)
     if not is_complete(store_url, fingerprint):
@@ -78,10 +92,7 @@ class _OwnShards:
     def __init__(self, url: str, index: dict[str, Any]) -> None:
         self._url, self._index = url, index
         self.total = index["n_windows"]
-        self.document = dict(index["store"])
-        if set(index["splits"]) != set(SPLITS):
-            of = [SHARDS_FORMAT, self.document["fingerprint"], index["splits"]]
-            self.document["fingerprint"] = digest_json(of)
+        self.document = imported_document(index)
 
     def written(self, store_url: str, shown: Progress) -> Iterator[dict[str, Any]]:
         place = ("cohort", "split", "part")
@@ -92,12 +103,13 @@ class _OwnShards:
         for row in self._index["parts"]:
             key = tuple(row[name] for name in place)
             url = uri.join(store_url, part_path(*key))
-            if row["n_windows"] and finished_part(url) is None:
-                self._write_part(url, row, shards[key])
+            if row["n_windows"]:
+                facts = finished_part(url) or self._write_part(url, row, shards.get(key, []))
+                _check_count(facts, row, self._url)
             shown.advance(row["n_windows"], "/".join(key))
             yield {"n_recordings": 0, "n_subjects": 0, **row}
 
-    def _write_part(self, url: str, row: dict[str, Any], shards: list[dict[str, Any]]) -> None:
+    def _write_part(self, url: str, row: dict[str, Any], shards: list[dict[str, Any]]) -> dict[str, Any]:
         spec, metas = WindowSpec.from_dict(self.document["spec"]), []
         with signal_writers(url, spec, self.document["chunk_windows"]) as writers:
             for shard in shards:
@@ -106,7 +118,8 @@ class _OwnShards:
                         writer.append(np.stack([sample.signals[name] for sample in some])[:, None, :])
                     metas += [sample.meta for sample in some]
         sources = row.get("n_recordings", 0), row.get("n_subjects", 0)
-        finish_part(url, (row["cohort"], row["split"], row["part"]), meta_table(metas), row["dropped"], sources)
+        place = (row["cohort"], row["split"], row["part"])
+        return finish_part(url, place, meta_table(metas), row["dropped"], sources)
 
     def _samples(self, shard: dict[str, Any], spec: WindowSpec) -> Iterator[Sample]:
         url = uri.join(self._url, shard["path"])
@@ -190,6 +203,16 @@ class _ForeignShards:
             units |= {f"{name}_offset": float(offset_B[i]), f"{name}_scale": float(scale_B[i])}
         named = {"subject_id": subject, "recording_id": str(sample.meta.get("recording_id", sample.key))}
         return {**units, **sample.meta, **named, "cohort": self._config.cohort}
+
+
+def _check_count(facts: dict[str, Any], row: dict[str, Any], url: str) -> None:
+    if facts["n_windows"] != row["n_windows"]:
+        raise IntegrityError(
+            f"shards of {row['cohort']}/{row['split']}/{row['part']} below {url}",
+            value=f"{facts['n_windows']} windows",
+            expected=f"{row['n_windows']}, as index.json says",
+            fix="copy or export the shards again",
+        )
 
 
 def _usable(some: list[Sample], scaled: Mapping[str, tuple[np.ndarray, ...]], dropped: Counter[str]) -> np.ndarray:

@@ -56,7 +56,7 @@ def export_shards(
     """
     if shard_windows < 1:
         raise ConfigError("shard_windows", value=shard_windows, expected="1 or more")
-    url = uri.normalise(url)
+    url = uri.checked_place(url)
     uri.probe(url)
     shards = list(_shards_of(store, splits, shard_windows))
     if not shards:
@@ -85,8 +85,15 @@ def read_index(url: str) -> dict[str, Any] | None:
     index_url = uri.join(url, "index.json")
     if not uri.exists(index_url):
         return None
-    index = json.loads(uri.read_bytes(index_url))
+    try:
+        index = json.loads(uri.read_bytes(index_url), parse_constant=_no_number)
+    except ValueError:
+        return None
     return index if isinstance(index, dict) and index.get("format") == SHARDS_FORMAT else None
+
+
+def _no_number(name: str) -> float:
+    raise ValueError(f"{name} is no JSON")
 
 
 def _found_index(url: str, fingerprint: str) -> dict[str, Any] | None:

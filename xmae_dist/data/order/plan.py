@@ -149,6 +149,15 @@ class Plan:
         position = np.arange(start_step, stop_step)[:, None] * self.global_batch + np.arange(first, last)
         return self.ids_at(position.ravel()).reshape(position.shape)
 
+    def repeats_of_steps(self, start_step: int, stop_step: int, world: int = 1, rank: int = 0) -> IntArray:
+        """How often each window of a run of steps has come before in its epoch: (steps, columns of the rank).
+
+        All 0 where the mixture shows every window once in an epoch.
+        """
+        first, last = self.columns(world, rank)
+        position = np.arange(start_step, stop_step)[:, None] * self.global_batch + np.arange(first, last)
+        return self.repeats_at(position.ravel()).reshape(position.shape)
+
     def blocks(self, start_step: int, stop_step: int) -> Iterator[tuple[int, int]]:
         """The runs of steps [start, stop) that share chunks: the units of reading."""
         while start_step < stop_step:
@@ -167,6 +176,18 @@ class Plan:
             here = start_B == start
             ids_B[here] = self._cell(int(start)).ids_at(position_B[here])
         return ids_B
+
+    def repeats_at(self, position_B: IntArray) -> IntArray:
+        """How often the windows at these positions have come before in their epoch, in the order of their cohort."""
+        position_B = np.asarray(position_B, np.int64)
+        repeat_B = np.zeros_like(position_B)
+        if all(share == order.size for share, order in zip(self.shares, self.cohorts, strict=True)):
+            return repeat_B  # an epoch is one pass
+        start_B = self._cell_starts(position_B)
+        for start in np.unique(start_B):
+            here = start_B == start
+            repeat_B[here] = self._cell(int(start)).repeats_at(position_B[here])
+        return repeat_B
 
     def positions_of(self, ids_B: IntArray, epoch: int) -> tuple[IntArray, IntArray]:
         """Where `ids_B` stand in one epoch: (positions, ids at them), sorted by position.
@@ -227,17 +248,33 @@ class _Cell:
         self._rotation = int(hash_u64("block", plan.seed, start) % np.uint64(columns)) * plan.block_steps
 
     def ids_at(self, position_B: IntArray) -> IntArray:
+        ids_B = np.empty_like(position_B)
+        for c, here, index in self._in_cohorts(position_B):
+            ids_B[here] = self._plan.cohorts[c].ids_at(index, self._plan.seed)
+        return ids_B
+
+    def repeats_at(self, position_B: IntArray) -> IntArray:
+        repeat_B = np.empty_like(position_B)
+        for c, here, index in self._in_cohorts(position_B):
+            order, first = self._plan.cohorts[c], self._epoch * self._plan.shares[c]
+            # Whole passes since the epoch began show a window once each; the one it began in may have shown it before.
+            began = first // order.size
+            passes = index // order.size - began
+            ids = order.ids_at(index, self._plan.seed)
+            missed = order.index_of(ids, began, self._plan.seed) < first
+            repeat_B[here] = passes - (missed & (passes > 0))
+        return repeat_B
+
+    def _in_cohorts(self, position_B: IntArray) -> Iterator[tuple[int, NDArray[np.bool_], IntArray]]:
+        """(cohort, which positions are its, their places in its endless sequence)."""
         row_B, column_B = np.divmod(position_B, self._plan.global_batch)
         place_B = self._column_start(column_B) + row_B - self._top_row(column_B) + self._rotation
         place_B %= self._stop - self._start
         cohort_B = np.searchsorted(self._run_ends_C, place_B, side="right")
         index_B = place_B - self._run_starts_C[cohort_B] + self._before_C[cohort_B]
-        ids_B = np.empty_like(position_B)
         for c in np.unique(cohort_B):
             here = cohort_B == c
-            index = index_B[here] + self._epoch * self._plan.shares[c]
-            ids_B[here] = self._plan.cohorts[c].ids_at(index, self._plan.seed)
-        return ids_B
+            yield int(c), here, index_B[here] + self._epoch * self._plan.shares[c]
 
     def positions_of(self, c: int, index_B: IntArray) -> IntArray:
         """The positions of the windows that stand at `index_B` of cohort `c`'s share of this epoch."""

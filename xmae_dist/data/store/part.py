@@ -2,13 +2,13 @@
 
 Parts are planned from the snapshot alone and each is written by one task from first to last window, so what
 is stored does not depend on how many tasks there were, in which order they ran, or how often one was
-retried. `meta.parquet` is written last: where it is, the part is complete and is not made again.
+retried. `meta.parquet` is written last: where it is, the part is complete and is not made again. What was kept of each
+recording is in `sources.parquet`, written before it.
 """
 
 from __future__ import annotations
 
 import contextlib
-import io
 import json
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -18,14 +18,14 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
+from xmae_dist.data.store.kept import SOURCES, SOURCES_SCHEMA
 from xmae_dist.data.store.window_store import MEASURES, META_SCHEMA, part_path
 from xmae_dist.data.windows.cut_reader import stored_signals, write_cuts
 from xmae_dist.data.windows.source import Cut, WindowSource
 from xmae_dist.data.windows.spec import WindowSpec
 from xmae_dist.data.windows.split import SPLITS, SplitConfig, check_disjoint
-from xmae_dist.storage import uri
+from xmae_dist.storage import parquet, uri
 from xmae_dist.storage.zarr_store import WindowArrayWriter
 
 _MAX_PART_WINDOWS = 32_768  # 64 MiB of float16 for each signal
@@ -112,32 +112,61 @@ def write_part(plan: PartPlan) -> dict[str, Any]:
     if (facts := finished_part(plan.url)) is not None:
         return facts
     tables: list[pa.Table] = [META_SCHEMA.empty_table()]
-    dropped: Counter[str] = Counter()
+    dropped = [Counter[str]() for _ in plan.sources]
+    kept = [0] * len(plan.sources)
     if plan.on_the_fly:
         counts: list[tuple[int, int, int]] = []
         for number, span, found in _cuts(plan, dropped):
             tables.append(_meta_table(found, plan.sources[number]))
+            kept[number] += len(found.windows)
             counts.append((number, span, len(found.windows)))
         write_cuts(plan.url, plan.sources, counts)
     else:
         with signal_writers(plan.url, plan.spec, plan.chunk_windows) as writers:
             for number, _, found in _cuts(plan, dropped):
                 tables.append(_meta_table(found, plan.sources[number]))
+                kept[number] += len(found.windows)
                 for name, signal_BL in stored_signals(found.windows).items():
                     writers[name].append(signal_BL[:, None, :])
+    _write_sources(plan, kept, dropped)
     sizes = len(plan.sources), len({source.recording.subject_id for source in plan.sources})
-    return finish_part(plan.url, (plan.cohort, plan.split, plan.part), pa.concat_tables(tables), dropped, sizes)
+    total = sum(dropped, Counter[str]())
+    return finish_part(plan.url, (plan.cohort, plan.split, plan.part), pa.concat_tables(tables), total, sizes)
 
 
-def _cuts(plan: PartPlan, dropped: Counter[str]) -> Iterator[tuple[int, int, Cut]]:
-    """(number of the source, number of its span, windows) of a part in order; adds to `dropped`."""
+def _cuts(plan: PartPlan, dropped: Sequence[Counter[str]]) -> Iterator[tuple[int, int, Cut]]:
+    """(number of the source, number of its span, windows) of a part in order; adds to `dropped` of each source."""
     for number, source in enumerate(plan.sources):
         spans, unusable = source.spans(plan.spec)
-        dropped.update(unusable)
+        dropped[number].update(unusable)
         for place, span in enumerate(spans):
             found = source.cut(span, plan.spec)
-            dropped.update(found.dropped)
+            dropped[number].update(found.dropped)
             yield number, place, found
+
+
+def _write_sources(plan: PartPlan, kept: Sequence[int], dropped: Sequence[Counter[str]]) -> None:
+    rows = [
+        {
+            "cohort": source.recording.cohort,
+            "recording_id": source.recording.recording_id,
+            "subject_id": source.recording.subject_id,
+            "kept": windows,
+            "dropped": sorted(reasons.items()),
+            "labels": sorted(_known(source, "labels").items()),
+            "label_text": sorted(_known(source, "label_text").items()),
+        }
+        for source, windows, reasons in zip(plan.sources, kept, dropped, strict=True)
+    ]
+    uri.write_bytes(uri.join(plan.url, SOURCES), parquet.encode(pa.Table.from_pylist(rows, schema=SOURCES_SCHEMA)))
+
+
+def _known(source: WindowSource, kind: str) -> dict[str, Any]:
+    """Labels of a recording, and of those it is aligned with where it has none of its own."""
+    known: dict[str, Any] = {}
+    for recording in (*(pair.target for pair, _ in source.partners), source.recording):
+        known |= getattr(recording, kind)
+    return known
 
 
 def finished_part(url: str) -> dict[str, Any] | None:
@@ -145,7 +174,7 @@ def finished_part(url: str) -> dict[str, Any] | None:
     meta_url = uri.join(url, "meta.parquet")
     if not uri.exists(meta_url):
         return None
-    facts = pq.read_schema(io.BytesIO(uri.read_bytes(meta_url))).metadata[_FACTS]
+    facts = parquet.metadata(uri.read_bytes(meta_url))[_FACTS]
     return dict(json.loads(facts))
 
 
@@ -209,7 +238,5 @@ def finish_part(
         "dropped": dict(sorted(dropped.items())),
     }
     meta = meta.replace_schema_metadata({_FACTS: json.dumps(facts).encode()})
-    buffer = io.BytesIO()
-    pq.write_table(meta, buffer, compression="zstd")
-    uri.write_bytes(uri.join(url, "meta.parquet"), buffer.getvalue())
+    uri.write_bytes(uri.join(url, "meta.parquet"), parquet.encode(meta))
     return facts

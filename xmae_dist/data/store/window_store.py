@@ -4,6 +4,8 @@
     <url>/index/                                       Delta table, a row per part; its commit makes the store visible
     <url>/parts/<cohort>/<split>/<part>/ecg, ppg       Zarr v3, (n, 1, L) float16 in [-1, 1], sharded along windows
     <url>/parts/<cohort>/<split>/<part>/meta.parquet   a row per window: where it comes from, qualities, labels
+    <url>/parts/<cohort>/<split>/<part>/sources.parquet  a row per recording: windows kept and dropped, labels (`kept`);
+                                                       absent in stores of earlier versions and of others' shards
     <url>/parts/<cohort>/<split>/<part>/cuts.json      instead of the signals, in a store that cuts them when read
 
 Window ids are int64, contiguous in each part, ordered by (split, cohort, part), with train first.
@@ -12,7 +14,6 @@ Window ids are int64, contiguous in each part, ordered by (split, cohort, part),
 from __future__ import annotations
 
 import functools
-import io
 import json
 from collections import Counter
 from collections.abc import Sequence
@@ -22,13 +23,13 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from xmae_dist.core.errors import ConfigError, InputError, StorageError
-from xmae_dist.data.windows.cut_reader import CutReader
+from xmae_dist.data.store.kept import SOURCES
+from xmae_dist.data.windows.cut_reader import CutReader, Origin
 from xmae_dist.data.windows.spec import WindowSpec
-from xmae_dist.data.windows.split import SPLITS
-from xmae_dist.storage import uri
+from xmae_dist.data.windows.split import SPLITS, SplitConfig
+from xmae_dist.storage import parquet, uri
 from xmae_dist.storage.corpus import Corpus
 from xmae_dist.storage.segment_cache import CacheConfig, SegmentCache
 from xmae_dist.storage.table import Table
@@ -57,10 +58,17 @@ class WindowStore:
     """Reads a complete window store. Picklable; keeps only the list of parts."""
 
     def __init__(
-        self, url: str, document: dict[str, Any], parts: list[dict[str, Any]], cache: CacheConfig | None = None
+        self,
+        url: str,
+        document: dict[str, Any],
+        parts: list[dict[str, Any]],
+        cache: CacheConfig | None = None,
+        origin: Origin | None = None,
     ) -> None:
         self.url = url
         self._cache = cache
+        self.origin = origin
+        """Where windows are cut from, in a store that keeps none."""
         self.document = document
         """`store.json`."""
         self.spec = WindowSpec.from_dict(document["spec"])
@@ -68,6 +76,7 @@ class WindowStore:
         self.snapshot: dict[str, Any] = document["snapshot"]
         """Fingerprint and version of the corpus snapshot the windows were cut from."""
         self.split: dict[str, Any] = document["split"]
+        """How subjects were divided, as `store.json` keeps it; see `split_config`."""
         self.chunk_windows: int = document["chunk_windows"]
         """Windows in a chunk, the unit of reading; chunks begin anew in each part."""
         self.on_the_fly: bool = document.get("on_the_fly", False)
@@ -77,11 +86,17 @@ class WindowStore:
         self._first_ids = np.array([row["first_id"] for row in self._parts], dtype=np.int64)
 
     @classmethod
-    def open(cls, url: str, cache: CacheConfig | None = None) -> WindowStore:
+    def open(
+        cls, url: str, cache: CacheConfig | None = None, *, origin: Origin | None = None, check_origin: bool = True
+    ) -> WindowStore:
         """The store at `url`; with a `cache`, readers keep copies of a far one on the node where they run.
 
+        A store that cuts windows when they are read cuts them out of `origin`, or of the corpus where it was made. That
+        this holds the recordings that were counted is checked first, unless `check_origin` is False (who has checked
+        it, or reads no windows).
+
         Raises StorageError where no complete store lies at `url`, InputError where its recordings are needed and
-        some were withdrawn, ConfigError for a cache that is too small for the store.
+        are others or were withdrawn, ConfigError for a cache that is too small for the store.
         """
         url = uri.normalise(url)
         uri.probe(url)
@@ -89,10 +104,18 @@ class WindowStore:
         if not is_complete(url, document["fingerprint"]):
             raise _incomplete(url)
         if document.get("on_the_fly"):
-            Corpus.open(document["corpus"]).snapshot(document["snapshot"]["version"])
-        store = cls(url, document, Table(uri.join(url, "index")).read().to_pylist(), _useful(cache, url, document))
+            origin = origin or Origin(document["corpus"], document["snapshot"]["version"])
+            if check_origin:
+                _check_origin(url, document, origin)
+        parts = Table(uri.join(url, "index")).read().to_pylist()
+        store = cls(url, document, parts, _useful(cache, url, document), origin)
         store._check_cache()
         return store
+
+    @property
+    def split_config(self) -> SplitConfig | None:
+        """How its subjects were divided; None where that is not known (shards of others, put into one split)."""
+        return None if self.document.get("all_to") else SplitConfig.from_dict(self.split)
 
     @property
     def signal_bytes(self) -> int:
@@ -127,6 +150,15 @@ class WindowStore:
         for row in self._all_parts:
             reasons.setdefault((row["cohort"], row["split"]), Counter()).update(dict(row["dropped"] or ()))
         return {key: dict(sorted(counter.items())) for key, counter in sorted(reasons.items())}
+
+    def sources(self) -> pa.Table | None:
+        """What was kept of each recording (`kept.SOURCES_SCHEMA`); None where a part does not say."""
+        urls = [
+            uri.join(self.url, part_path(row["cohort"], row["split"], row["part"]), SOURCES) for row in self._all_parts
+        ]
+        if not urls or not all(map(uri.exists, urls)):
+            return None
+        return pa.concat_tables(parquet.decode(uri.read_bytes(url)) for url in urls)
 
     def part_rows(self) -> list[dict[str, Any]]:
         """The rows of the index in the order of their ids, parts without a window among them."""
@@ -164,7 +196,8 @@ class WindowStore:
         if self.on_the_fly:
             for number in parts:
                 here = np.flatnonzero(part_B == number)
-                found = _cut_reader(self._url(number, ""), self.spec).gather(ids_B[here] - self._first_ids[number])
+                reader = _cut_reader(self._url(number, ""), self.spec, self.origin)
+                found = reader.gather(ids_B[here] - self._first_ids[number])
                 for name, signal_BL in signals.items():
                     signal_BL[here] = found[name]
             return ecg_BL, ppg_BL
@@ -216,7 +249,7 @@ class WindowStore:
     def _meta(self, number: int, columns: Sequence[str] | None) -> pa.Table:
         row = self._parts[number]
         stored = None if columns is None else [name for name in columns if name not in ("window_id", "split")]
-        table = pq.read_table(io.BytesIO(uri.read_bytes(self._url(number, "meta.parquet"))), columns=stored)
+        table = parquet.decode(uri.read_bytes(self._url(number, "meta.parquet")), stored)
         added = {
             # Absent where windows were made before there was alignment: then all channels share a clock.
             "arrival_time_absolute": pa.array([True] * row["n_windows"]),
@@ -236,6 +269,14 @@ class WindowStore:
         schema = META_SCHEMA.append(pa.field("window_id", pa.int64())).append(pa.field("split", pa.string()))
         table = schema.empty_table()
         return table if columns is None else table.select(list(columns))
+
+
+def open_store(url: str, corpus_url: str = "") -> WindowStore:
+    """The store at `url`; windows that are cut when read come from `corpus_url`, where one is named."""
+    if not corpus_url:
+        return WindowStore.open(url)
+    version = _document(uri.normalise(url))["snapshot"]["version"]
+    return WindowStore.open(url, origin=Origin(uri.normalise(corpus_url), version))
 
 
 def transaction(fingerprint: str) -> str:
@@ -277,6 +318,21 @@ def _document(url: str) -> dict[str, Any]:
     return document
 
 
+def _check_origin(url: str, document: dict[str, Any], origin: Origin) -> None:
+    """Raises InputError unless the cohorts of `origin` are those that the store's windows were counted in."""
+    snapshot = Corpus.open(origin.url).snapshot(origin.version)
+    there = set(snapshot.cohorts())
+    for cohort, counted in document["cohorts"].items():
+        found = snapshot.cohort(cohort).fingerprint if cohort in there else "no such cohort"
+        if found != counted:
+            raise InputError(
+                f"cohort {cohort} in snapshot {origin.version} of {origin.url}",
+                value=found,
+                expected=f"{counted}, the fingerprint of what the windows of {url} were counted in",
+                fix="name the corpus that they were made from (--corpus), or make the windows again",
+            )
+
+
 def _incomplete(url: str) -> StorageError:
     return StorageError(
         url,
@@ -299,6 +355,9 @@ MEASURES = (
     "ppg_offset",
     "ppg_scale",
 )
+# Of how they are measured: part of a store's fingerprint, and of no run's, since the windows are the same. Stores
+# without it took the next foot after an R peak for its pulse: on monitors that show the pulse late, another beat's.
+MEASURES_REVISION = "pulse-arrival-of-its-own-beat/v1"
 META_SCHEMA = pa.schema(
     [
         ("subject_id", pa.string()),
@@ -317,8 +376,8 @@ META_SCHEMA = pa.schema(
 
 
 @functools.lru_cache(maxsize=64)
-def _cut_reader(url: str, spec: WindowSpec) -> CutReader:
-    return CutReader(url, spec)
+def _cut_reader(url: str, spec: WindowSpec, origin: Origin) -> CutReader:
+    return CutReader(url, spec, origin)
 
 
 @functools.lru_cache(maxsize=256)

@@ -14,18 +14,21 @@ from xmae_dist.data.stream.direct import Batch
 
 @dataclass(frozen=True, kw_only=True)
 class TensorBatch:
-    """A `Batch` as tensors: ids int64 (B,), signals float32 (B, L)."""
+    """A `Batch` as tensors: ids and repeats int64 (B,), signals float32 (B, L)."""
 
     step: int
     epoch: int
     ids_B: torch.Tensor
+    repeat_B: torch.Tensor
     ecg_BL: torch.Tensor | None
     ppg_BL: torch.Tensor
 
 
-def collate(batch: Batch, pin: bool | None = None) -> TensorBatch:
-    """`batch` as tensors that share its memory, or as pinned copies (by default where CUDA is available)."""
-    pin = torch.cuda.is_available() if pin is None else pin
+def collate(batch: Batch, *, pin: bool) -> TensorBatch:
+    """`batch` as tensors that share its memory, or with `pin` as pinned copies, which are for a GPU.
+
+    Pinning opens a CUDA context, so it is for whoever trains on a GPU to ask for, not for the machine to offer.
+    """
 
     def tensor(array: object) -> torch.Tensor:
         shared = torch.as_tensor(array)
@@ -35,12 +38,13 @@ def collate(batch: Batch, pin: bool | None = None) -> TensorBatch:
         step=batch.step,
         epoch=batch.epoch,
         ids_B=tensor(batch.ids_B),
+        repeat_B=tensor(batch.repeat_B),
         ecg_BL=None if batch.ecg_BL is None else tensor(batch.ecg_BL),
         ppg_BL=tensor(batch.ppg_BL),
     )
 
 
-def tensor_batches(batches: Iterable[Batch], *, ahead: int = 2, pin: bool | None = None) -> Iterator[TensorBatch]:
+def tensor_batches(batches: Iterable[Batch], *, ahead: int = 2, pin: bool = False) -> Iterator[TensorBatch]:
     """Collates in a thread, up to `ahead` batches before they are asked for; errors arrive in their place.
 
     Reading starts at the call, not at the first batch, so what a caller does between is time saved.
@@ -60,7 +64,7 @@ def tensor_batches(batches: Iterable[Batch], *, ahead: int = 2, pin: bool | None
     def work() -> None:
         try:
             for batch in batches:
-                if not offer(collate(batch, pin)):
+                if not offer(collate(batch, pin=pin)):
                     return
             offer(None)
         except BaseException as error:  # noqa: BLE001  (raised again in the consumer's thread)

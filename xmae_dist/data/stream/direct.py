@@ -34,6 +34,8 @@ class Batch:
     epoch: int
     """The epoch in which the step begins."""
     ids_B: NDArray[np.int64]
+    repeat_B: NDArray[np.int64]
+    """How often each window has come before in its epoch; 0 unless the mixture repeats windows."""
     ecg_BL: NDArray[np.float32] | None
     ppg_BL: NDArray[np.float32]
 
@@ -64,20 +66,26 @@ def step_batches(
     for start, stop in plan.blocks(start_step, stop_step):
         ids_KB = plan.ids_of_steps(start, stop, world, rank)
         ecg_NL, ppg_NL = read_with_retries(store, ids_KB.ravel(), retry)
-        yield from cut_into_steps(plan, start, ids_KB, ecg_NL, ppg_NL)
+        repeat_KB = plan.repeats_of_steps(start, stop, world, rank)
+        yield from cut_into_steps(plan, start, (ids_KB, repeat_KB), ecg_NL, ppg_NL)
 
 
 def cut_into_steps(
-    plan: Plan, start_step: int, ids_KB: np.ndarray, ecg_NL: np.ndarray | None, ppg_NL: np.ndarray
+    plan: Plan,
+    start_step: int,
+    windows_KB: tuple[np.ndarray, np.ndarray],
+    ecg_NL: np.ndarray | None,
+    ppg_NL: np.ndarray,
 ) -> Iterator[Batch]:
-    """A block of K steps, read as N = K·B windows, as K batches in float32."""
-    width = ids_KB.shape[1]
-    for row, ids_B in enumerate(ids_KB):
+    """A block of K steps, read as N = K·B windows (ids and repeats), as K batches in float32."""
+    width = windows_KB[0].shape[1]
+    for row, (ids_B, repeat_B) in enumerate(zip(*windows_KB, strict=True)):
         here = slice(row * width, (row + 1) * width)
         yield Batch(
             step=start_step + row,
             epoch=plan.epoch_of(start_step + row),
             ids_B=ids_B,
+            repeat_B=repeat_B,
             ecg_BL=None if ecg_NL is None else ecg_NL[here].astype(np.float32),
             ppg_BL=ppg_NL[here].astype(np.float32),
         )

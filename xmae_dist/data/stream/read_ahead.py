@@ -144,6 +144,7 @@ def _read_block(shared: ray.ObjectRef, steps: tuple[int, int], share: tuple[int,
     columns = {
         "step": pa.array(np.repeat(np.arange(*steps), ids_KB.shape[1])),
         "id": pa.array(ids_KB.ravel()),
+        "repeat": pa.array(plan.repeats_of_steps(*steps, *share).ravel()),
         "ppg": _to_arrow(ppg_NL),
     }
     if ecg_NL is not None:
@@ -211,8 +212,8 @@ def _next_table(tables: Iterator[Any]) -> pa.Table | None:
 def _batches_of(table: pa.Table, plan: Plan) -> Iterator[Batch]:
     step_N = table.column("step").to_numpy()
     steps = int(step_N[-1] - step_N[0]) + 1
-    ids_KB = table.column("id").to_numpy().reshape(steps, -1)
+    ids_KB, repeat_KB = (table.column(name).to_numpy().reshape(steps, -1) for name in ("id", "repeat"))
     ppg_NL = _from_arrow(table, "ppg")
     if ppg_NL is None:
         raise RunError("reading ahead", value=table.column_names, expected="a column ppg")
-    yield from cut_into_steps(plan, int(step_N[0]), ids_KB, _from_arrow(table, "ecg"), ppg_NL)
+    yield from cut_into_steps(plan, int(step_N[0]), (ids_KB, repeat_KB), _from_arrow(table, "ecg"), ppg_NL)

@@ -13,7 +13,7 @@ import numpy as np
 
 from xmae_dist.data.clocks.signal import Signal
 from xmae_dist.data.windows.spec import WindowSpec
-from xmae_dist.signals import beats, defects, quality
+from xmae_dist.signals import arrival, beats, defects, quality
 from xmae_dist.signals.filter import bandpass
 from xmae_dist.signals.normalize import minmax
 from xmae_dist.signals.resample import resample
@@ -46,7 +46,7 @@ class WindowBatch:
     pulse_rate_bpm_B: np.ndarray
     """From the median interval between pulse feet."""
     pulse_arrival_s_B: np.ndarray
-    """Median delay from R peak to pulse foot."""
+    """Median delay from an R peak to the foot of its own pulse; NaN where which that is cannot be told."""
     pulse_arrival_iqr_s_B: np.ndarray
 
     def __len__(self) -> int:
@@ -124,7 +124,13 @@ def _batch(heart: _Cleaned | None, pulse: _Cleaned, spec: WindowSpec, starts_s_B
     if heart is None:
         arrival_B, spread_B = unknown_B, unknown_B
     else:
-        arrival_B, spread_B = beats.arrival_s(heart.beat_s, pulse.beat_s, starts_s_B, spec.window_s)
+        typical_s = arrival.own_pulse_s(heart.beat_s, pulse.beat_s)
+        if typical_s is None:  # the delay to the next foot may be whole beats off, and nothing says which
+            arrival_B, spread_B = unknown_B, unknown_B
+        else:
+            arrival_B, spread_B = arrival.arrival_s(
+                heart.beat_s, pulse.beat_s, starts_s_B, spec.window_s, typical_s=typical_s
+            )
     return WindowBatch(
         ppg_BL=pulse.scaled_BL,
         ecg_BL=None if heart is None else heart.scaled_BL,

@@ -9,6 +9,7 @@ from typing import Any
 
 from xmae_dist.core.errors import ConfigError
 from xmae_dist.core.fingerprint import digest_json
+from xmae_dist.core.ranges import check_numbers
 
 # Part of every fingerprint: a change of algorithm that changes the windows must change their name.
 ALGORITHM = "xmae-windows/v1"
@@ -54,9 +55,7 @@ class WindowSpec:
     channels of one clock make windows."""
 
     def __post_init__(self) -> None:
-        for name in ("window_s", "stride_s", "rate_hz"):
-            if not getattr(self, name) > 0:
-                raise ConfigError(f"windows.{name}", value=getattr(self, name), expected="a number above 0")
+        check_numbers(self, lambda path: f"windows.{path[-1]}")
         for name in ("window_s", "stride_s"):
             samples = getattr(self, name) * self.rate_hz
             if abs(samples - round(samples)) > 1e-6:

@@ -6,11 +6,14 @@ of subjects has to be kept. Lists override the hash, for held-out patients that 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import dataclasses
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 from xmae_dist.core.errors import ConfigError, InputError
+from xmae_dist.core.ranges import check_numbers
 from xmae_dist.core.seeds import uniform01
 
 SPLITS = ("train", "val", "test")
@@ -32,11 +35,28 @@ class SplitConfig:
     """Subjects that are always in test."""
 
     def __post_init__(self) -> None:
+        check_numbers(self, lambda path: f"split.{path[-1]}")
         if min(self.fractions) < 0 or abs(sum(self.fractions) - 1) > 1e-9:
             raise ConfigError(
                 "split.fractions", value=self.fractions, expected="three shares of 0 or more that add up to 1"
             )
         _ = self.listed
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> SplitConfig | None:
+        """What JSON kept of a split; None where it kept none. Raises ConfigError for an unknown field."""
+        if not values:
+            return None
+        known = {field.name for field in dataclasses.fields(cls)}
+        if unknown := sorted(set(values) - known):
+            raise ConfigError(
+                "split",
+                value=", ".join(unknown),
+                expected="fields " + ", ".join(sorted(known)),
+                fix="read it with the version of xmae_dist that wrote it",
+            )
+        fields: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
+        return cls(**fields)
 
     @cached_property
     def listed(self) -> dict[str, str]:

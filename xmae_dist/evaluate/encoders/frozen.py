@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from xmae_dist.cluster import gpus
 from xmae_dist.core.errors import ConfigError
 from xmae_dist.core.fingerprint import digest_json
 from xmae_dist.data.windows.spec import WindowSpec
@@ -20,6 +21,7 @@ from xmae_dist.evaluate.encoders.spec import EncoderSpec
 from xmae_dist.model import kinds
 from xmae_dist.model.bundle import Bundle, load
 from xmae_dist.model.interface import PretrainModel
+from xmae_dist.model.readout import named
 
 FEATURES_VERSION = "pulse-features/v1"
 BATCH = 256
@@ -35,21 +37,26 @@ class Encoder(Protocol):
 
 
 def resolve(spec: EncoderSpec, windows: WindowSpec) -> EncoderSpec:
-    """The spec with its identity. Raises ConfigError when the bundle was trained on windows cut otherwise."""
+    """The spec with its identity. Raises ConfigError when the bundle was trained on windows cut otherwise, or cannot be
+    read by the readout asked for."""
     if spec.kind == "features":
         return dataclasses.replace(spec, identity=FEATURES_VERSION)
     bundle = load(spec.url)
     check_windows(spec, bundle, windows)
-    if spec.kind == "bundle":
-        return dataclasses.replace(spec, identity=bundle.bundle_id)
-    digest = digest_json(kinds.to_dict(bundle.config))
-    return dataclasses.replace(spec, identity=f"random-{digest}-{spec.seed}")
+    own = bundle.model.readout
+    asked = bundle.model.read_by(named(spec.readout)).readout if spec.readout else own
+    identity, usual = bundle.bundle_id, own
+    if spec.kind == "random":
+        identity, usual = f"random-{digest_json(kinds.to_dict(bundle.config))}-{spec.seed}", type(bundle.model).readout
+    # What is fitted on another readout of the same weights is another result.
+    return dataclasses.replace(spec, identity=identity if asked is usual else f"{identity}-{asked.name}")
 
 
 def check_windows(spec: EncoderSpec, bundle: Bundle, windows: WindowSpec) -> None:
     """Raise ConfigError unless what the encoder reads is what it was trained on."""
     trained = WindowSpec.from_dict(bundle.window_spec) if bundle.window_spec else windows
-    for name in ("window_s", "rate_hz", "source", "scaling", "ppg_band_hz"):
+    of_ecg = ("target", "ecg_band_hz") if bundle.model.embeds == "ecg" else ()
+    for name in ("window_s", "rate_hz", "source", "scaling", "ppg_band_hz", *of_ecg):
         if getattr(trained, name) != getattr(windows, name):
             raise ConfigError(
                 f"{name} of the window store",
@@ -72,9 +79,10 @@ def _open(spec: EncoderSpec, rate_hz: float) -> Encoder:
 
 
 def open_model(spec: EncoderSpec) -> PretrainModel:
-    """The model of a bundle, or one of its architecture at random initialisation."""
+    """The model of a bundle, or one of its architecture at random initialisation, with the readout asked for."""
     bundle = load(spec.url)
-    return bundle.model if spec.kind == "bundle" else _reinitialised(bundle, spec.seed)
+    model = bundle.model if spec.kind == "bundle" else _reinitialised(bundle, spec.seed)
+    return model.read_by(named(spec.readout) if spec.readout else bundle.model.readout)
 
 
 class FeatureEncoder:
@@ -105,15 +113,21 @@ class ModelEncoder:
     """A torch model's `embed`, in evaluation mode, without gradients, in batches."""
 
     def __init__(self, name: str, model: PretrainModel) -> None:
-        self.name, self.reads, self._model = name, model.embeds, model.eval()
+        self.name, self.reads, self._device = name, model.embeds, compute_device()
+        self._model = model.to(self._device).eval()
 
     def encode(self, x_BL: NDArray[np.float32]) -> NDArray[np.float32]:
         with torch.no_grad():
             parts = [
-                self._model.embed(torch.from_numpy(np.ascontiguousarray(x_BL[i : i + BATCH]))).float().numpy()
+                self._model.embed(torch.from_numpy(np.ascontiguousarray(x_BL[i : i + BATCH])).to(self._device)).float()
                 for i in range(0, len(x_BL), BATCH)
             ]
-        return np.concatenate(parts)
+        return torch.cat(parts).cpu().numpy()
+
+
+def compute_device() -> torch.device:
+    """The GPU that this process was given, if it was given one."""
+    return torch.device("cuda" if gpus.given() and torch.cuda.is_available() else "cpu")
 
 
 def _reinitialised(bundle: Bundle, seed: int) -> PretrainModel:

@@ -1,5 +1,7 @@
 """The page of the report, section by section: what was found first, then where it comes from."""
 
+from xmae_dist.data.store.kept import KeptGroup
+from xmae_dist.evaluate.encoders.pretrained import Pretrained
 from xmae_dist.evaluate.report import figures, page
 from xmae_dist.evaluate.report.compare import Comparison, Tally, best, by_task, tallies
 from xmae_dist.evaluate.report.figures_tasks import binary_detail, confusion_detail, regression_detail
@@ -24,12 +26,16 @@ def render(
     cells: list[Cell],
     run_pictures: list[tuple[str, bytes]],
     skipped: dict[str, str],
+    known: dict[str, Pretrained],
+    shares: dict[str, list[KeptGroup]],
 ) -> str:
-    """The page as HTML."""
+    """The page as HTML. `known`: whom encoders saw in pretraining, by identity; `shares`: windows kept, by store."""
     groups, colour_of = by_task(results), figures.colours(results)
     titles = {name: group[0].task.title for name, group in groups.items()}
     parts = {
         "Scores": [*_summary(groups), *_scores(groups, colour_of)],
+        "Seen in pretraining": _seen(groups, known),
+        "Windows kept": _kept(shares.get(results[0].store, [])),
         "Protocols": _protocols(results, groups),
         "Differences": _differences(found, titles, colour_of),
         "Few labels": few_section(results, colour_of),
@@ -37,7 +43,7 @@ def render(
         "Degradation": degradation_section(cells, colour_of),
         "Tasks": _details(groups, colour_of),
         "Pretraining": _pretraining(run_pictures),
-        "Method": _methods(results, skipped),
+        "Method": _methods(results, skipped, known),
     }
     parts = {name: body for name, body in parts.items() if body}
     body = [*_heading(results, groups), page.links(parts), *_found(tallies(found))]
@@ -134,6 +140,53 @@ def _summary(groups: dict[str, list[Result]], title: str = "Scores") -> list[str
     return [f"<h2>{page.text(title)}</h2>", page.table(head, rows, numeric_from=2, wide=len(names) > _WIDE), note]
 
 
+def _seen(groups: dict[str, list[Result]], known: dict[str, Pretrained]) -> list[str]:
+    """How many of the people of each task were in the train split of each pretrained encoder."""
+    trained = {r.encoder: known.get(r.encoder_id, Pretrained(trained=True)) for group in groups.values() for r in group}
+    trained = {name: one for name, one in trained.items() if one.trained}
+    rows = []
+    for group in groups.values():
+        subject_N = group[0].scored.predictions.subject_N
+        seen = (one.people(subject_N) for one in trained.values())
+        cells = "".join(f'<td class="n">{"not known" if n is None else f"{n:,}"}</td>' for n in seen)
+        rows.append(
+            f'<tr><td>{page.text(group[0].task.title)}</td><td class="n">{group[0].n_subjects:,}</td>{cells}</tr>'
+        )
+    if not trained:
+        return []
+    return [
+        "<h2>Seen in pretraining</h2>",
+        "<p>People of each task who were in the train split of an encoder's pretraining, where it saw their signals, "
+        "never their labels. The split is by name, so people whose cohort was not pretrained on count too.</p>",
+        page.table(["Task", "People", *trained], rows),
+    ]
+
+
+def _kept(shares: list[KeptGroup]) -> list[str]:
+    """What share of the windows there might be was kept, by rhythm and ectopy."""
+    rows = [
+        f"<tr><td>{page.text(group.label)}</td><td>{page.text(group.group)}</td>"
+        + "".join(f'<td class="n">{n}</td>' for n in (f"{group.recordings:,}", f"{group.subjects:,}"))
+        + "".join(f'<td class="n">{100 * share:.1f} %</td>' for share in _parts(group))
+        + "</tr>"
+        for group in shares
+    ]
+    if not rows:
+        return []
+    return [
+        "<h2>Windows kept</h2>",
+        "<p>Windows in which the beats of a signal resemble one another too little are dropped as unclean. An "
+        "irregular heart looks like that too: where fewer of its windows were kept, scores speak of its calmer "
+        "moments.</p>",
+        page.table(["Label", "Value", "Recordings", "People", "Kept", "Beats unlike", "Other"], rows, numeric_from=2),
+    ]
+
+
+def _parts(group: KeptGroup) -> tuple[float, float, float]:
+    possible = max(group.kept + group.low_quality + group.other, 1)
+    return group.kept / possible, group.low_quality / possible, group.other / possible
+
+
 def _score_cell(result: Result | None, winner: Result) -> str:
     if result is None:
         return '<td class="n">–</td>'
@@ -226,12 +279,15 @@ def _details(groups: dict[str, list[Result]], colour_of: dict[str, str]) -> list
     ]
 
 
-def _methods(results: list[Result], skipped: dict[str, str]) -> list[str]:
+def _methods(results: list[Result], skipped: dict[str, str], known: dict[str, Pretrained]) -> list[str]:
     first = results[0]
     identities = dict.fromkeys((r.encoder, r.encoder_id) for r in results)
     facts = [
         ("window store", f"<code>{page.text(first.store)}</code>"),
-        *((f"encoder {name}", f"<code>{page.text(identity)}</code>") for name, identity in identities.items()),
+        *(
+            (f"encoder {name}", f"<code>{page.text(identity)}</code>{_cohorts(known.get(identity))}")
+            for name, identity in identities
+        ),
         ("seed, bootstrap draws", f"{first.seed}, {first.n_replicates:,}"),
     ]
     left_out = [f"<li><b>{page.text(name)}</b>: {page.text(why)}</li>" for name, why in skipped.items()]
@@ -241,16 +297,20 @@ def _methods(results: list[Result], skipped: dict[str, str]) -> list[str]:
         "regression or L2 logistic regression. For recording and subject tasks, embeddings of the unit's windows are "
         "averaged.</li>"
         "<li>Outer folds share no subject; the penalty is chosen by inner cross-validation, again by subject. "
-        "AUROC compares predictions within a fold only.</li>"
+        "AUROC and AUPRC compare predictions within a fold only.</li>"
         "<li>Intervals resample subjects, not windows, and are widened by the measured covariance between folds that "
         "train on one another; draws are the same for all encoders of a task.</li>"
-        "<li>Pretraining saw signals, never labels. Unless the window store was split otherwise, subjects evaluated "
-        "here may be among those whose unlabelled signals were used in pretraining.</li>"
+        "<li>Pretraining saw signals, never labels. How many of the people of a task it may have seen is told "
+        "above.</li>"
         "<li>Predictions, folds and their digests are in <code>results.parquet</code>: every figure here can be "
         "computed again.</li></ul>",
         page.definitions(facts),
         *(["<h3>Left out</h3><ul>", *left_out, "</ul>"] if left_out else []),
     ]
+
+
+def _cohorts(one: Pretrained | None) -> str:
+    return f", pretrained on {page.text(', '.join(one.cohorts))}" if one is not None and one.cohorts else ""
 
 
 def _p(value: float) -> str:

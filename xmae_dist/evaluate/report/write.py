@@ -11,15 +11,17 @@ import json
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from xmae_dist.core.errors import InputError
+from xmae_dist.data.store.kept import KeptGroup
+from xmae_dist.evaluate import kept
+from xmae_dist.evaluate.encoders.pretrained import Pretrained, recalled
 from xmae_dist.evaluate.report.compare import Comparison, comparisons, tallies
 from xmae_dist.evaluate.report.sections import render
 from xmae_dist.evaluate.results import PREDICTION_COLUMNS, Result, ResultTable
 from xmae_dist.evaluate.transfer.matrix import Cell, lost
 from xmae_dist.evaluate.transfer.requests import CellTable, cell_row, home_of
-from xmae_dist.storage import uri
+from xmae_dist.storage import parquet, uri
 
 LEFT_OUT = "left_out.json"
 
@@ -36,10 +38,11 @@ def write_report(out_url: str, report_url: str, *, run_url: str = "", skipped: d
                          fix="run `xmae evaluate` with this --out first")  # fmt: skip
     skipped = _left_out(out_url, skipped)
     cells = _widest(CellTable(out_url).read())
-    found = comparisons(results)
+    found, known, shares = comparisons(results), recalled(out_url), kept.recalled(out_url)
+    document = as_json(results, found, skipped, known, cells, shares)
     files = {
-        "report.html": render(results, found, cells, _run_pictures(run_url), skipped).encode(),
-        "report.json": json.dumps(as_json(results, found, skipped, cells), indent=1).encode(),
+        "report.html": render(results, found, cells, _run_pictures(run_url), skipped, known, shares).encode(),
+        "report.json": json.dumps(document, indent=1).encode(),
         "results.parquet": _parquet([r.to_row() for r in results]),
     }
     if cells:
@@ -50,14 +53,38 @@ def write_report(out_url: str, report_url: str, *, run_url: str = "", skipped: d
 
 
 def as_json(
-    results: list[Result], found: list[Comparison], skipped: dict[str, str], cells: list[Cell] | None = None
+    results: list[Result],
+    found: list[Comparison],
+    skipped: dict[str, str],
+    known: dict[str, Pretrained],
+    cells: list[Cell] | None = None,
+    shares: dict[str, list[KeptGroup]] | None = None,
 ) -> dict[str, Any]:
-    """Scores, differences, tallies and matrices for programs; NaN becomes null."""
+    """Scores, differences, tallies and matrices for programs; NaN becomes null.
+
+    `pretrained_subjects` of a result are the people of the task in the train split of the encoder's pretraining, null
+    where that is not known; `known` says it by encoder identity. `shares` of windows kept are by window store.
+    """
     differences = [dataclasses.asdict(c) | {"verdict": c.verdict} for c in found]
-    document = {"format": "xmae-evaluation/v1", "results": [_plain_row(r.to_row()) for r in results],
+    document = {"format": "xmae-evaluation/v1", "results": [_plain_row(r.to_row()) | _seen(r, known) for r in results],
                 "differences": differences, "tallies": [dataclasses.asdict(t) for t in tallies(found)],
-                "transfer": _transfer_rows(cells or []), "skipped": skipped}  # fmt: skip
+                "transfer": _transfer_rows(cells or [], known), "skipped": skipped,
+                "kept_by_label": _kept(results, shares or {})}  # fmt: skip
     return _finite(document)
+
+
+def _seen(result: Result, known: dict[str, Pretrained]) -> dict[str, Any]:
+    one = known.get(result.encoder_id, Pretrained(trained=True))
+    return {"pretrained_subjects": one.people(result.scored.predictions.subject_N)}
+
+
+def _kept(results: list[Result], shares: dict[str, list[KeptGroup]]) -> list[dict[str, Any]]:
+    stores = dict.fromkeys(result.store for result in results)
+    return [
+        {"store": store, **dataclasses.asdict(group), "kept_share": group.kept_share}
+        for store in stores
+        for group in shares.get(store, ())
+    ]
 
 
 def _plain_row(row: dict[str, Any]) -> dict[str, Any]:
@@ -67,12 +94,12 @@ def _plain_row(row: dict[str, Any]) -> dict[str, Any]:
     return row
 
 
-def _transfer_rows(cells: list[Cell]) -> list[dict[str, Any]]:
+def _transfer_rows(cells: list[Cell], known: dict[str, Pretrained]) -> list[dict[str, Any]]:
     rows = []
     for cell in cells:
         home = home_of(cell, cells)
         change = dataclasses.asdict(lost(cell, home)) if home is not None and home is not cell else None
-        rows.append(_plain_row(cell_row(cell)) | {"against_home": change})
+        rows.append(_plain_row(cell_row(cell)) | _seen(cell.result, known) | {"against_home": change})
     return rows
 
 
@@ -104,9 +131,7 @@ def _run_pictures(run_url: str) -> list[tuple[str, bytes]]:
 
 
 def _parquet(rows: list[dict[str, Any]]) -> bytes:
-    sink = pa.BufferOutputStream()
-    pq.write_table(pa.Table.from_pylist(rows), sink, compression="zstd")
-    return bytes(sink.getvalue().to_pybytes())
+    return parquet.encode(pa.Table.from_pylist(rows))
 
 
 def _finite(value: Any) -> Any:

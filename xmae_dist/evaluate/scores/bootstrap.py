@@ -58,9 +58,15 @@ def draws(n_subjects: int, n_replicates: int, *parts: int | str) -> Floats:
 
 
 def replicates(metric: str, p: Predictions, draws_RS: Floats) -> Floats:
-    """Metric value of each replicate, (R,); rows of `draws_RS` follow the sorted unique subjects."""
+    """Metric value of each replicate, (R,); rows of `draws_RS` follow the sorted unique subjects.
+
+    Those of a metric that is higher in draws than in whole samples are moved to where the metric itself is.
+    """
     code_N = np.unique(p.subject_N, return_inverse=True)[1]
-    return METRICS[metric].score(p.y_N, p.pred_NC, p.fold_N, draws_RS, code_N)
+    found_R = METRICS[metric].score(p.y_N, p.pred_NC, p.fold_N, draws_RS, code_N)
+    if METRICS[metric].draws_are_biased and np.isfinite(found_R).any():
+        found_R = found_R + (point(metric, p) - np.nanmean(found_R))
+    return found_R
 
 
 def point(metric: str, p: Predictions) -> float:

@@ -6,7 +6,7 @@ there are subjects, however many windows they have. Legend: N predictions, G gro
 
 Ranking metrics compare only predictions of one fold: each fold has a model of its own, and pooling scores of
 several models biases the pooled AUROC below one half when labels carry no signal (a fold with more positives
-is scored by a model that saw fewer; Forman & Scholz 2010).
+is scored by a model that saw fewer; Forman & Scholz 2010). Average precision is pulled down likewise.
 """
 
 from collections.abc import Callable
@@ -35,6 +35,8 @@ class Metric:
     chance: float | None = None
     bounds: tuple[float, float] = (0.0, 1.0)
     ranks_within_fold: bool = False
+    draws_are_biased: bool = False
+    """A bootstrap draw, which holds fewer different people, scores higher on average than all of them."""
 
     def score(
         self, y_N: Floats, pred_NC: Floats, fold_N: Ints, weight_RG: Floats, group_N: Ints | None = None
@@ -95,25 +97,31 @@ def macro_auroc(y_N: Floats, pred_NC: Floats, fold_N: Ints, weight_RG: Floats, g
 
 
 def auprc(y_N: Floats, pred_NC: Floats, fold_N: Ints, weight_RG: Floats, group_N: Ints) -> Floats:
-    """Average precision: sum over thresholds of precision times the gain in recall (no interpolation)."""
-    order_N = np.argsort(-pred_NC[:, -1], kind="stable")
-    score, positive = pred_NC[order_N, -1], y_N[order_N] > 0
-    ends_tie = np.r_[np.flatnonzero(np.diff(score) != 0), len(score) - 1]
-    rows = max(1, CHUNK_CELLS // len(y_N))
-    return np.concatenate(
-        [
-            _average_precision(weight_RG[i : i + rows][:, group_N[order_N]], positive, ends_tie)
-            for i in range(0, len(weight_RG), rows)
-        ]
-    )
+    """Average precision (no interpolation), ranked within each fold: the mean over all positives of the precision at
+    their place in their own fold.
+    """
+    gained_R, hits_R = np.zeros(len(weight_RG)), np.zeros(len(weight_RG))
+    for fold in np.unique(fold_N):
+        here = np.flatnonzero(fold_N == fold)
+        order_N = here[np.argsort(-pred_NC[here, -1], kind="stable")]
+        score_N, positive_N = pred_NC[order_N, -1], y_N[order_N] > 0
+        ends_tie = np.r_[np.flatnonzero(np.diff(score_N) != 0), len(score_N) - 1]
+        rows = max(1, CHUNK_CELLS // len(order_N))
+        for i in range(0, len(weight_RG), rows):
+            weight_RN = weight_RG[i : i + rows][:, group_N[order_N]]
+            gained, hits = _precision_gained(weight_RN, positive_N, ends_tie)
+            gained_R[i : i + rows] += gained
+            hits_R[i : i + rows] += hits
+    return _ratio(gained_R, hits_R)
 
 
-def _average_precision(weight_RN: Floats, positive_N: NDArray[np.bool_], ends_tie: Ints) -> Floats:
+def _precision_gained(weight_RN: Floats, positive_N: NDArray[np.bool_], ends_tie: Ints) -> tuple[Floats, Floats]:
+    """(sum over thresholds of precision times the positives gained, all positives) of one ranking."""
     hits = np.cumsum(weight_RN * positive_N, axis=1)[:, ends_tie]
     seen = np.cumsum(weight_RN, axis=1)[:, ends_tie]
     gain = np.diff(hits, axis=1, prepend=0.0)
     precision = np.divide(hits, seen, out=np.zeros_like(hits), where=seen > 0)
-    return _ratio(np.sum(precision * gain, axis=1), hits[:, -1])
+    return np.sum(precision * gain, axis=1), hits[:, -1]
 
 
 def _confusion(y_N: Floats, pred_NC: Floats, weight_RG: Floats, group_N: Ints) -> Floats:
@@ -210,7 +218,14 @@ METRICS: dict[str, Metric] = {
         chance=0.5,
         ranks_within_fold=True,
     ),
-    "auprc": Metric(title="AUPRC", kinds=("binary",), higher_is_better=True, scores=auprc),
+    "auprc": Metric(
+        title="AUPRC",
+        kinds=("binary",),
+        higher_is_better=True,
+        scores=auprc,
+        ranks_within_fold=True,
+        draws_are_biased=True,
+    ),
     "f1": Metric(title="F1", kinds=("binary", "multiclass"), higher_is_better=True, scores=f1),
     "balanced_accuracy": Metric(
         title="balanced accuracy", kinds=("binary", "multiclass"), higher_is_better=True, scores=balanced_accuracy
@@ -241,6 +256,11 @@ def gained(name: str) -> str:
     """How to name a positive difference in words: an error that is lower is a gain."""
     metric = METRICS[name]
     return metric.title if metric.higher_is_better else f"less {metric.title}"
+
+
+def revision_of(kind: str) -> dict[str, str]:
+    """What names a change of how tasks of a kind are scored: part of a request, so that it asks for new results."""
+    return {"scores": "auprc-within-folds/v1"} if kind == "binary" else {}
 
 
 def metrics_of(kind: str) -> tuple[str, ...]:

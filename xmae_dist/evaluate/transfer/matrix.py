@@ -28,7 +28,7 @@ from xmae_dist.evaluate.examples import Examples, examples, label_column
 from xmae_dist.evaluate.protocols.probe import Fit, Path, fold_models, respond, targets
 from xmae_dist.evaluate.results import Result, request_id
 from xmae_dist.evaluate.run import EvaluateConfig, FitRequest, draws_of, scored
-from xmae_dist.evaluate.scores import bootstrap
+from xmae_dist.evaluate.scores import bootstrap, metrics
 from xmae_dist.evaluate.scores.folds import check_folds, subject_folds
 from xmae_dist.evaluate.tasks import Task
 
@@ -132,6 +132,7 @@ def row_request(axis: str, trained: str, request: RowRequest, conditions: Mappin
         task=request.task.identity(),
         store=request.store,
         config={name: dataclasses.asdict(request.config)[name] for name in CONFIG},
+        **metrics.revision_of(request.task.kind),
     )
     return dataclasses.replace(request, request=identity, axis=axis, trained=trained)
 

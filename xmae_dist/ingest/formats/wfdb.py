@@ -31,6 +31,7 @@ from xmae_dist.ingest.formats.source import (
 )
 from xmae_dist.ingest.formats.wfdb_header import read_header, read_samples
 from xmae_dist.ingest.formats.wfdb_repair import readable
+from xmae_dist.storage import uri
 
 # The largest block decoded at once, in samples of all signals together (16 MiB of int16).
 BLOCK_SAMPLES = 8 * 2**20
@@ -87,10 +88,8 @@ class WfdbRecording:
         if not self._channels:
             raise InputError(f"record {header.name}", value="no samples", expected="at least one signal with samples")
         start_ns, dated = _start_time_ns(record, self._headers[0].start)
-        notes = [*self._notes(), *dated]
-        self._origin = Origin(
-            recording_id=recording_id, start_time_ns=start_ns, notes=tuple(f"{header.stem}: {note}" for note in notes)
-        )
+        notes = (*self._notes(), *dated)
+        self._origin = Origin(recording_id=recording_id, start_time_ns=start_ns, notes=notes)
 
     @property
     def origin(self) -> Origin:
@@ -110,7 +109,8 @@ class WfdbRecording:
     def _segment(self, name: str, frames: int) -> _Segment:
         if name == "~":
             return _Segment(stem=None, frames=frames)
-        found = readable(self._folder / f"{name}.hea")
+        place = uri.path_below(self._folder, name)
+        found = readable(place.with_name(f"{place.name}.hea"))
         self._headers.append(found)
         segment = _Segment(stem=found.path.with_suffix(""), frames=frames, header=_read_header(found.path))
         held = segment.header.sig_len
@@ -193,7 +193,7 @@ def _frames_beyond(segment: _Segment) -> int:
     assert segment.stem is not None
     beyond: list[int] = []
     for name, (bytes_per_frame, offset) in _files(segment.header).items():
-        path = segment.stem.parent / name
+        path = uri.path_below(segment.stem.parent, name)
         if name == "~" or not bytes_per_frame or not path.is_file():
             return 0
         beyond.append(int((path.stat().st_size - offset) // bytes_per_frame) - segment.frames)
@@ -204,7 +204,7 @@ def _frames_on_disk(folder: Path, record: Any) -> int:
     """Frames that the signal files hold, for a header that does not say."""
     fewest: list[int] = []
     for file_name, (bytes_per_frame, offset) in _files(record).items():
-        path = folder / file_name
+        path = uri.path_below(folder, file_name)
         if path.is_file() and bytes_per_frame:
             fewest.append(int((path.stat().st_size - offset) // bytes_per_frame))
     return min(fewest, default=0)
@@ -226,7 +226,7 @@ def _check_signal_files(segment: _Segment) -> None:
     for name, (bytes_per_frame, offset) in _files(segment.header).items():
         if name == "~":
             continue
-        path = segment.stem.parent / name
+        path = uri.path_below(segment.stem.parent, name)
         if not path.is_file():
             raise InputError(f"signal file {name}", value="no such file", fix="restore it beside its header")
         needed = offset + math.floor(segment.frames * bytes_per_frame)

@@ -1,20 +1,23 @@
-"""Checkpoints that are complete or do not exist (format xmae-checkpoint/v1).
+"""Checkpoints that are complete or do not exist (format xmae-checkpoint/v2).
 
     <run>/checkpoints/step-00000100/
         <attempt>-00000-of-00002.safetensors    each rank's pieces: "<kind>|<name>|<first element>" → 1-D tensor
         <attempt>-00001-of-00002.safetensors
-        manifest.json                           sizes and SHA-256 of the files, shapes, state, identity, configuration
+        manifest.json                           of each file size, SHA-256, that of each MiB, and where its pieces are;
+                                            shapes, state, identity, configuration
         COMPLETE                                SHA-256 of the manifest; written last, deleted first
 
 `attempt` is drawn anew at every start, so a slow upload of a killed run cannot touch the files of the run that
 replaces it. The pieces are slices of whole tensors, so a reader needs no knowledge of the ranks that wrote them.
+
+Format v1 had no digests of MiBs and no places of pieces; its checkpoints are still read, whole.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,9 +29,11 @@ from safetensors.torch import save
 from xmae_dist.core.errors import IntegrityError, XmaeError
 from xmae_dist.core.fingerprint import sha256_hex
 from xmae_dist.storage import uri
-from xmae_dist.train.engines.protocol import Piece
+from xmae_dist.train.checkpoints.saved import SavedRanges, described
+from xmae_dist.train.engines.protocol import Piece, Saved, Slice
 
-FORMAT = "xmae-checkpoint/v1"
+FORMAT = "xmae-checkpoint/v2"
+_WHOLE = "xmae-checkpoint/v1"
 MANIFEST = "manifest.json"
 COMPLETE = "COMPLETE"
 
@@ -40,6 +45,8 @@ class ShardFile:
     name: str
     size: int
     sha256: str
+    pieces: dict[str, str]
+    blocks: str
 
 
 def folder_url(run_url: str) -> str:
@@ -62,7 +69,7 @@ def write_shard(url: str, tensors: dict[str, torch.Tensor], *, attempt: str, ran
     data = save(tensors)
     name = f"{attempt}-{rank:05d}-of-{world:05d}.safetensors"
     uri.write_bytes(uri.join(url, name), data)
-    return ShardFile(name=name, size=len(data), sha256=sha256_hex(data))
+    return ShardFile(name=name, size=len(data), sha256=sha256_hex(data), **described(data))
 
 
 def commit(url: str, files: list[ShardFile], about: Mapping[str, Any]) -> None:
@@ -107,8 +114,8 @@ def read_manifest(url: str) -> dict[str, Any]:
             uri.join(url, MANIFEST), value=f"SHA-256 {sha256_hex(data)[:12]}…", expected=f"{marker[:12]}…"
         )
     manifest: dict[str, Any] = json.loads(data)
-    if manifest.get("format") != FORMAT:
-        raise IntegrityError(uri.join(url, MANIFEST), value=manifest.get("format"), expected=FORMAT)
+    if manifest.get("format") not in (FORMAT, _WHOLE):
+        raise IntegrityError(uri.join(url, MANIFEST), value=manifest.get("format"), expected=f"{FORMAT} or {_WHOLE}")
     return manifest
 
 
@@ -132,14 +139,26 @@ def newest_complete(
     return None
 
 
-def fetch(url: str, manifest: Mapping[str, Any], folder: Path) -> Path:
+def open_saved(url: str, manifest: Mapping[str, Any], folder: Path) -> Saved:
+    """The tensors of a complete checkpoint. One of format v1 is brought to `folder` first, whole.
+
+    Raises IntegrityError, at once or when it comes to them, for bytes that are not those that were written.
+    """
+    return (
+        SavedFiles(_fetch(url, manifest, folder), manifest)
+        if manifest["format"] == _WHOLE
+        else SavedRanges(url, manifest)
+    )
+
+
+def _fetch(url: str, manifest: Mapping[str, Any], folder: Path) -> Path:
     """Brings the files of a checkpoint to `folder`, checking each. Raises IntegrityError for any that is not whole.
 
-    Files that are there already with the right digest (another rank of this machine fetched them) are kept.
+    Files that are there already with the right digest are kept.
     """
     folder.mkdir(parents=True, exist_ok=True)
     for file in manifest["files"]:
-        target = folder / file["name"]
+        target = uri.path_below(folder, file["name"])
         if target.exists() and _digest(target) == file["sha256"]:
             continue
         data = _read(uri.join(url, file["name"]))
@@ -167,11 +186,11 @@ def _digest(path: Path) -> str:
 
 
 class SavedFiles:
-    """The tensors of a fetched checkpoint (`engines.protocol.Saved`), memory-mapped: only what is asked for is read."""
+    """The tensors of a fetched checkpoint of format v1 (`engines.protocol.Saved`), memory-mapped."""
 
     def __init__(self, folder: Path, manifest: Mapping[str, Any]) -> None:
         self._manifest = manifest
-        self._files = [safe_open(folder / file["name"], framework="pt") for file in manifest["files"]]
+        self._files = [safe_open(uri.path_below(folder, file["name"]), framework="pt") for file in manifest["files"]]
         self._slices: dict[tuple[str, str], list[tuple[int, int, str]]] = {}
         for number, file in enumerate(self._files):
             for key in file.keys():  # noqa: SIM118  (safe_open is no mapping)
@@ -182,11 +201,11 @@ class SavedFiles:
     def optimizer_steps(self) -> int:
         return int(self._manifest["state"]["optimizer_steps"])
 
-    def names(self, kind: str) -> list[str]:
-        """The tensors that have this kind of state."""
-        return [name for of, name in self._slices if of == kind]
+    def parts(self, wanted: Sequence[Slice]) -> Iterator[torch.Tensor]:
+        for one in wanted:
+            yield self._full(one.kind, one.name)[one.start : one.stop]
 
-    def full(self, kind: str, name: str) -> torch.Tensor:
+    def _full(self, kind: str, name: str) -> torch.Tensor:
         """The whole flattened tensor. Raises IntegrityError where the slices do not cover it."""
         shape = self._manifest["shapes"].get(name)
         slices = sorted(self._slices.get((kind, name), []))
@@ -199,10 +218,6 @@ class SavedFiles:
         if shape is None or end != _elements(shape):
             raise self._gap(kind, name, end)
         return torch.cat([part for _, part in parts])
-
-    def shaped(self, name: str) -> torch.Tensor:
-        """The weight `name` in its shape."""
-        return self.full("weight", name).view(self._manifest["shapes"][name])
 
     def _gap(self, kind: str, name: str, at: int) -> XmaeError:
         return IntegrityError(

@@ -20,16 +20,22 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
+from xmae_dist.train.engines.compiled import Compile, begin_micro_batch, compile_in_place
 from xmae_dist.train.engines.optimizer import OptimizerConfig
+from xmae_dist.train.engines.precision import Autocast, autocast, set_float32_products
 from xmae_dist.train.engines.protocol import (
     MOMENTS,
     WEIGHT,
     Piece,
     Saved,
+    Slice,
     StepOutcome,
     adamw,
+    applied_steps,
     constant_tensors,
-    load_weights,
+    load_replicated,
+    skip_unless_finite,
+    weights_of,
 )
 from xmae_dist.train.engines.uncompiled import import_deepspeed
 from xmae_dist.train.step.clock import Clock
@@ -63,6 +69,7 @@ class DeepSpeedEngine:
         micro_batch: int,
         accumulation: int,
         bf16: bool = False,
+        compile: Compile = "no",
         device: torch.device | str = "cpu",
         saved: Saved | None = None,
         clock: Clock | None = None,
@@ -71,20 +78,25 @@ class DeepSpeedEngine:
         self._clock = clock or Clock(self._device)
         self._zero, self._clip_norm, self._bf16 = zero, optimizer.clip_norm, bf16
         self._accumulation = accumulation
-        self._optimizer_steps = 0
+        self._steps_applied = 0
+        self._compile = compile
+        set_float32_products(bf16=bf16)
         # Parameters that were divided as they were made have no elements of their own, but remember their shape.
         self._shapes = {n: list(getattr(t, "ds_shape", t.shape)) for n, t in module.state_dict(keep_vars=True).items()}
+        module.to(self._device)
         if saved is not None:
             _load_weights(module, saved, self._device)
-        module.to(self._device)
-        self._engine = _initialize(module, zero, optimizer, micro_batch, accumulation, self._device)
-        self._named = [(n, p) for n, p in self._engine.module.named_parameters() if p.requires_grad]
+        self._module = module
+        compile_in_place(module, compile)
+        computing = Autocast(module, self._device, bf16=bf16)
+        self._engine = _initialize(computing, zero, optimizer, micro_batch, accumulation, self._device)
+        self._named = [(n, p) for n, p in module.named_parameters() if p.requires_grad]
         if saved is not None:
             self._load_moments(saved)
 
     @property
     def optimizer_steps(self) -> int:
-        return self._optimizer_steps
+        return applied_steps(self._engine.optimizer) if self._zero.stage == 0 else self._steps_applied
 
     @property
     def device(self) -> torch.device:
@@ -92,14 +104,16 @@ class DeepSpeedEngine:
 
     @property
     def module(self) -> nn.Module:
-        module: nn.Module = self._engine.module
-        return module
+        return self._module
 
-    def forward_backward(self, *inputs: Any, weight: float = 1.0) -> torch.Tensor:
-        with torch.autocast(self._device.type, torch.bfloat16, enabled=self._bf16):
-            loss = self._engine(*inputs)
+    def autocast(self) -> torch.autocast:
+        return autocast(self._device, bf16=self._bf16)
+
+    def forward_backward(self, *inputs: Any) -> torch.Tensor:
+        begin_micro_batch(self._compile)
+        loss = self._engine(*inputs)
         self._clock.mark("forward")
-        self._engine.backward(loss * weight if weight != 1.0 else loss)
+        self._engine.backward(loss)
         if not self._engine.is_gradient_accumulation_boundary():
             self._engine.step()
         self._clock.mark("backward")
@@ -108,34 +122,31 @@ class DeepSpeedEngine:
     def step(self, lr: float) -> StepOutcome:
         for group in self._engine.optimizer.param_groups:
             group["lr"] = lr
-        outcome = self._step_replicated() if self._zero.stage == 0 else self._step_partitioned()
-        self._optimizer_steps += outcome.applied
-        return outcome
+        return self._step_replicated() if self._zero.stage == 0 else self._step_partitioned()
 
     def _step_partitioned(self) -> StepOutcome:
-        # ZeRO reduces the norm over ranks and skips the step on all of them where it is not finite.
+        # ZeRO reduces the norm over ranks, waits for it, and skips the step on all of them where it is not finite.
         self._engine.step()
-        norm = float(self._engine.get_global_grad_norm())
-        return StepOutcome(not self._engine.optimizer.overflow, norm)
+        applied = not self._engine.optimizer.overflow
+        self._steps_applied += applied
+        norm = self._engine.get_global_grad_norm()
+        return StepOutcome(torch.tensor(applied), norm if torch.is_tensor(norm) else torch.tensor(norm))
 
     def _step_replicated(self) -> StepOutcome:
         gradients = [p.grad for _, p in self._named if p.grad is not None]
         norm = torch.nn.utils.get_total_norm(gradients)
-        applied = bool(torch.isfinite(norm))
-        if applied and self._clip_norm:
+        if self._clip_norm:
             torch.nn.utils.clip_grads_with_norm_([p for _, p in self._named], self._clip_norm, norm)
-        elif not applied:
-            for _, p in self._named:
-                p.grad = None  # AdamW passes over parameters without a gradient
+        skip_unless_finite(self._engine.optimizer, norm)
         self._engine.step()
-        return StepOutcome(applied, float(norm))
+        return StepOutcome(torch.isfinite(norm), norm)
 
     def pieces(self) -> Iterator[Piece]:
         if self._zero.stage == 0:
             yield from self._replicated_pieces()
         else:
             for name, p in self._named:
-                for kind in (WEIGHT, *(MOMENTS if self._optimizer_steps else ())):
+                for kind in (WEIGHT, *(MOMENTS if self.optimizer_steps else ())):
                     start, data = self._partition(p, kind)
                     if data.numel():
                         yield Piece(kind, name, start, data)
@@ -147,14 +158,15 @@ class DeepSpeedEngine:
     def _replicated_pieces(self) -> Iterator[Piece]:
         # Every rank holds everything; rank r writes every world-th parameter.
         rank, world = dist.get_rank(), dist.get_world_size()
+        moments = MOMENTS if self.optimizer_steps else ()
         for name, p in self._named[rank::world]:
             state = self._engine.optimizer.state[p]
             yield Piece(WEIGHT, name, 0, p.detach().reshape(-1))
-            for kind in MOMENTS if self._optimizer_steps else ():
+            for kind in moments:
                 yield Piece(kind, name, 0, state[kind].reshape(-1))
 
     def _constant_pieces(self) -> Iterator[Piece]:
-        constants = constant_tensors(self._engine.module)
+        constants = constant_tensors(self._module)
         if self._zero.stage == 3:
             import deepspeed
 
@@ -187,7 +199,7 @@ class DeepSpeedEngine:
         return start, view[: max(0, min(view.numel(), p.ds_numel - start))]
 
     def _load_moments(self, saved: Saved) -> None:
-        self._optimizer_steps = saved.optimizer_steps
+        self._steps_applied = saved.optimizer_steps
         if not saved.optimizer_steps:
             return
         inner = self._engine.optimizer if self._zero.stage == 0 else self._engine.optimizer.optimizer
@@ -195,21 +207,20 @@ class DeepSpeedEngine:
             zeros = {kind: torch.zeros_like(flat, requires_grad=False) for kind in MOMENTS}
             step = torch.tensor(float(saved.optimizer_steps), device=flat.device)
             inner.state[flat] = {"step": step, **zeros}
-        for name, p in self._named:
-            for kind in MOMENTS:
-                self._fill(p, kind, saved.full(kind, name))
+        if self._zero.stage == 0:
+            targets = [(kind, name, inner.state[p][kind]) for kind in MOMENTS for name, p in self._named]
+            load_replicated(targets, saved, rank=dist.get_rank(), world=dist.get_world_size())
+            return
+        places = [(kind, name, *self._partition(p, kind)) for kind in MOMENTS for name, p in self._named]
+        places = [place for place in places if place[3].numel()]
+        wanted = [Slice(kind, name, start, start + view.numel()) for kind, name, start, view in places]
+        for (_, _, _, view), part in zip(places, saved.parts(wanted), strict=True):
+            view.data.copy_(part)
 
     def _optimizer_tensors(self, inner: torch.optim.Optimizer) -> list[torch.Tensor]:
         if self._zero.stage == 3:
             return list(self._engine.optimizer.fp32_partitioned_groups_flat)
         return [p for group in inner.param_groups for p in group["params"]]
-
-    def _fill(self, p: nn.Parameter, kind: str, full: torch.Tensor) -> None:
-        if self._zero.stage == 0:
-            self._engine.optimizer.state[p][kind].reshape(-1).copy_(full)
-            return
-        start, view = self._partition(p, kind)
-        view.data.copy_(full[start : start + view.numel()])
 
 
 def divided(build: Callable[[], nn.Module], zero: ZeroConfig, device: torch.device | str = "cpu") -> nn.Module:
@@ -217,24 +228,24 @@ def divided(build: Callable[[], nn.Module], zero: ZeroConfig, device: torch.devi
     holds the whole model. Initial weights are those of rank 0.
     """
     deepspeed = _deepspeed(torch.device(device))
-    settings = _settings(zero, OptimizerConfig(), 1, 1, zero.bucket_elements)
+    settings = _settings(zero, OptimizerConfig(), 1, 1, zero.bucket_elements, torch.device(device))
     with deepspeed.zero.Init(config_dict_or_path=settings):
         return build()
 
 
 def _load_weights(module: nn.Module, saved: Saved, device: torch.device) -> None:
-    """`engine.load_weights`, of a module that may be divided: one whole tensor at a time."""
-    tensors = module.state_dict(keep_vars=True)
-    parts = [name for name, tensor in tensors.items() if hasattr(tensor, "ds_id")]
-    if not parts:
-        load_weights(module, saved)
-        return
-    gathered = _deepspeed(device).zero.GatheredParameters
+    """Weights of a module that may be divided: then one whole tensor at a time, read by one rank for all."""
+    targets, rank, world = weights_of(module), dist.get_rank(), dist.get_world_size()
+    divided = [(name, tensor) for _, name, tensor in targets if hasattr(tensor, "ds_id")]
+    load_replicated([one for one in targets if not hasattr(one[2], "ds_id")], saved, rank=rank, world=world)
+    mine = divided[rank::world]
+    parts = saved.parts([Slice(WEIGHT, name, 0, tensor.ds_numel) for name, tensor in mine])
     with torch.no_grad():
-        for name, tensor in tensors.items():
-            with gathered([tensor] if name in parts else [], modifier_rank=0):
-                if name not in parts or dist.get_rank() == 0:
-                    tensor.copy_(saved.full(WEIGHT, name).view(tensor.shape))
+        for place, (_, tensor) in enumerate(divided):
+            reader = place % world
+            with _deepspeed(device).zero.GatheredParameters([tensor], modifier_rank=reader):
+                if rank == reader:
+                    tensor.copy_(next(parts).view(tensor.shape))
 
 
 def _initialize(
@@ -249,7 +260,7 @@ def _initialize(
     engine, _, _, _ = _deepspeed(device).initialize(
         model=module,
         optimizer=adamw(module, optimizer, device),
-        config=_settings(zero, optimizer, micro_batch, accumulation, elements),
+        config=_settings(zero, optimizer, micro_batch, accumulation, elements, device),
         dist_init_required=False,
     )
     return engine
@@ -269,13 +280,19 @@ def _deepspeed(device: torch.device) -> Any:
 
 
 def _settings(
-    zero: ZeroConfig, optimizer: OptimizerConfig, micro_batch: int, accumulation: int, elements: int
+    zero: ZeroConfig,
+    optimizer: OptimizerConfig,
+    micro_batch: int,
+    accumulation: int,
+    elements: int,
+    device: torch.device,
 ) -> dict[str, Any]:
     # A bucket is allocated whole, however small the model.
     bucket = max(min(zero.bucket_elements, elements), 1)
     sharding: dict[str, Any] = {
         "stage": zero.stage,
-        "overlap_comm": False,
+        # On GPUs reductions have a stream of their own; CPUs have none, and gloo would only be called in more pieces.
+        "overlap_comm": device.type == "cuda",
         "contiguous_gradients": True,
         "reduce_bucket_size": bucket,
         "allgather_bucket_size": bucket,
@@ -289,9 +306,9 @@ def _settings(
             "sub_group_size": 2 * bucket,
         }
     if zero.offload_optimizer:
-        sharding["offload_optimizer"] = {"device": "cpu", "pin_memory": False}
+        sharding["offload_optimizer"] = {"device": "cpu", "pin_memory": device.type == "cuda"}
     if zero.offload_parameters:
-        sharding["offload_param"] = {"device": "cpu", "pin_memory": False}
+        sharding["offload_param"] = {"device": "cpu", "pin_memory": device.type == "cuda"}
     return {
         "train_micro_batch_size_per_gpu": micro_batch,
         "gradient_accumulation_steps": accumulation,

@@ -10,11 +10,13 @@ Shapes: no batch shapes appear here; `inputs` are whatever the module's `forward
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
+import torch.distributed as dist
 from torch import nn
 
 from xmae_dist.train.engines import uncompiled
@@ -28,10 +30,14 @@ MOMENTS = (EXP_AVG, EXP_AVG_SQ)
 
 @dataclass(frozen=True)
 class StepOutcome:
-    """What one optimizer step did: the same on every rank."""
+    """What one optimizer step did, 0-dim and the same on every rank.
 
-    applied: bool
-    grad_norm: float
+    Tensors on the device, so that the step need not be waited for to be told.
+    """
+
+    applied: torch.Tensor
+    """1 where the step was made, 0 where it was skipped for a gradient that is not finite."""
+    grad_norm: torch.Tensor
 
 
 @dataclass(frozen=True)
@@ -44,14 +50,23 @@ class Piece:
     data: torch.Tensor
 
 
+class Slice(NamedTuple):
+    """Elements `start … stop` of the flattened tensor `name`, of one `kind`."""
+
+    kind: str
+    name: str
+    start: int
+    stop: int
+
+
 class Saved(Protocol):
     """A saved state that an engine loads from (a checkpoint, or another engine in a test)."""
 
     @property
     def optimizer_steps(self) -> int: ...
 
-    def full(self, kind: str, name: str) -> torch.Tensor:
-        """The whole flattened tensor `name` of `kind`, float32 on the CPU."""
+    def parts(self, wanted: Sequence[Slice]) -> Iterator[torch.Tensor]:
+        """Each of these slices, 1-D on the CPU, in this order: all at once, so that they can be fetched together."""
         ...
 
 
@@ -60,7 +75,7 @@ class Engine(Protocol):
 
     @property
     def optimizer_steps(self) -> int:
-        """How many optimizer steps were applied (skipped ones do not count)."""
+        """How many optimizer steps were applied (skipped ones do not count). Waits for the device."""
         ...
 
     @property
@@ -71,15 +86,22 @@ class Engine(Protocol):
         """The module to call without gradients (validation); under ZeRO-3 calling it is collective."""
         ...
 
-    def forward_backward(self, *inputs: Any, weight: float = 1.0) -> torch.Tensor:
-        """One micro-batch: returns its loss (detached, 0-dim) and accumulates `weight` times its gradient.
+    def autocast(self) -> AbstractContextManager[Any]:
+        """The precision of training, for calls of `module` that are not this engine's (validation)."""
+        ...
 
-        All ranks run equally many micro-batches a step; `weight` evens out those of unequal size.
+    def forward_backward(self, *inputs: Any) -> torch.Tensor:
+        """One micro-batch: returns its loss (detached, 0-dim) and accumulates its gradient.
+
+        All ranks run equally many micro-batches a step, and each counts the same.
         """
         ...
 
     def step(self, lr: float) -> StepOutcome:
-        """Averages gradients over micro-batches and ranks, checks, clips, and steps; then clears them."""
+        """Averages gradients over micro-batches and ranks, checks, clips, and steps; then clears them.
+
+        Queues work on a device without waiting for it, but for what DeepSpeed's ZeRO stages read to decide on a skip.
+        """
         ...
 
     def pieces(self) -> Iterator[Piece]:
@@ -116,19 +138,58 @@ def adamw(module: nn.Module, config: OptimizerConfig, device: torch.device) -> t
     )
 
 
-def load_weights(module: nn.Module, saved: Saved) -> None:
-    """Fills parameters and persistent buffers of `module` from `saved`, before an engine wraps it."""
+def skip_unless_finite(optimizer: torch.optim.Optimizer, norm: torch.Tensor) -> None:
+    """Makes the next step of a fused AdamW none, on its device, where the gradients' norm is not finite."""
+    # What `torch.amp.GradScaler` tells a fused optimizer: the kernel then touches neither weights, moments nor steps.
+    optimizer.found_inf = (~torch.isfinite(norm)).float()  # type: ignore[attr-defined]
+
+
+def applied_steps(optimizer: torch.optim.Optimizer) -> int:
+    """How many steps an AdamW has made, skipped ones not counted. Waits for the device."""
+    return next((int(state["step"]) for state in optimizer.state.values()), 0)
+
+
+Target = tuple[str, str, torch.Tensor]
+"""Kind, name and tensor of a state that is to be filled."""
+
+
+def weights_of(module: nn.Module) -> list[Target]:
+    """Parameters and persistent buffers."""
+    return [(WEIGHT, name, tensor) for name, tensor in module.state_dict(keep_vars=True).items()]
+
+
+def load_replicated(targets: Sequence[Target], saved: Saved, *, rank: int = 0, world: int = 1) -> None:
+    """Fills tensors that every rank holds whole: each rank reads its share of all elements, and tells it the others.
+
+    Collective with more ranks than one; the tensors are then where the process group can send them from.
+    """
+    owned = _owned([(kind, name, tensor.numel()) for kind, name, tensor in targets], world)
+    mine = saved.parts([one for owner, _, one in owned if owner == rank])
     with torch.no_grad():
-        for name, tensor in module.state_dict(keep_vars=True).items():
-            tensor.copy_(saved.full(WEIGHT, name).view(tensor.shape))
+        for owner, place, one in owned:
+            part = targets[place][2].view(-1)[one.start : one.stop]
+            if owner == rank:
+                part.copy_(next(mine))
+            if world > 1:
+                dist.broadcast(part, owner)
+
+
+def _owned(sizes: Sequence[tuple[str, str, int]], world: int) -> list[tuple[int, int, Slice]]:
+    """(rank, place in `sizes`, slice) of equal spans of the concatenation of all, one span a rank."""
+    total, offset, owned = sum(size for _, _, size in sizes), 0, []
+    for place, (kind, name, size) in enumerate(sizes):
+        for owner in range(offset * world // max(total, 1), world):
+            first, last = total * owner // world - offset, total * (owner + 1) // world - offset
+            if first >= size:
+                break
+            start, stop = max(first, 0), min(last, size)
+            if start < stop:
+                owned.append((owner, place, Slice(kind, name, start, stop)))
+        offset += size
+    return owned
 
 
 def constant_tensors(module: nn.Module) -> dict[str, torch.Tensor]:
     """What `state_dict` holds beside trained parameters: buffers and frozen parameters (rank 0 saves them)."""
     trained = {name for name, p in module.named_parameters() if p.requires_grad}
     return {name: t for name, t in module.state_dict(keep_vars=True).items() if name not in trained}
-
-
-def bf16_is_fast(device: torch.device) -> bool:
-    """Whether this device multiplies bfloat16 in hardware; CPUs without AMX are hundreds of times slower."""
-    return device.type == "cuda" and torch.cuda.is_bf16_supported()

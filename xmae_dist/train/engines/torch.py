@@ -15,18 +15,21 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
+from xmae_dist.train.engines.compiled import Compile, begin_micro_batch, compile_in_place
 from xmae_dist.train.engines.optimizer import OptimizerConfig
+from xmae_dist.train.engines.precision import Autocast, autocast, set_float32_products
 from xmae_dist.train.engines.protocol import (
-    EXP_AVG,
-    EXP_AVG_SQ,
     MOMENTS,
     WEIGHT,
     Piece,
     Saved,
     StepOutcome,
     adamw,
+    applied_steps,
     constant_tensors,
-    load_weights,
+    load_replicated,
+    skip_unless_finite,
+    weights_of,
 )
 from xmae_dist.train.step.clock import Clock
 
@@ -41,6 +44,7 @@ class TorchEngine:
         optimizer: OptimizerConfig,
         accumulation: int,
         bf16: bool = False,
+        compile: Compile = "no",
         device: torch.device | str = "cpu",
         rank: int = 0,
         world: int = 1,
@@ -50,20 +54,23 @@ class TorchEngine:
         self._device = torch.device(device)
         self._clock = clock or Clock(self._device)
         self._rank, self._world, self._accumulation, self._bf16 = rank, world, accumulation, bf16
+        self._compile = compile
+        set_float32_products(bf16=bf16)
         self._clip_norm = optimizer.clip_norm
-        if saved is not None:
-            load_weights(module, saved)
         self._module = module.to(self._device)
+        if saved is not None:
+            load_replicated(weights_of(self._module), saved, rank=rank, world=world)
+        compile_in_place(self._module, compile)
+        self._computing = Autocast(self._module, self._device, bf16=bf16)
         self._named = [(n, p) for n, p in self._module.named_parameters() if p.requires_grad]
         self._flat_grad = self._own_gradients()
         self._optimizer = adamw(self._module, optimizer, self._device)
-        self._optimizer_steps = 0
         if saved is not None:
             self._load_moments(saved)
 
     @property
     def optimizer_steps(self) -> int:
-        return self._optimizer_steps
+        return applied_steps(self._optimizer)
 
     @property
     def device(self) -> torch.device:
@@ -73,11 +80,14 @@ class TorchEngine:
     def module(self) -> nn.Module:
         return self._module
 
-    def forward_backward(self, *inputs: Any, weight: float = 1.0) -> torch.Tensor:
-        with torch.autocast(self._device.type, torch.bfloat16, enabled=self._bf16):
-            loss = self._module(*inputs)
+    def autocast(self) -> torch.autocast:
+        return autocast(self._device, bf16=self._bf16)
+
+    def forward_backward(self, *inputs: Any) -> torch.Tensor:
+        begin_micro_batch(self._compile)
+        loss = self._computing(*inputs)
         self._clock.mark("forward")
-        (loss * (weight / self._accumulation)).backward()
+        (loss * (1.0 / self._accumulation)).backward()
         self._clock.mark("backward")
         return loss.detach()
 
@@ -85,13 +95,18 @@ class TorchEngine:
         if self._world > 1:
             dist.all_reduce(self._flat_grad)
             self._flat_grad /= self._world
-        norm = torch.linalg.vector_norm(self._flat_grad)
         # The buffer is the same on all ranks by now, so all ranks decide alike without asking.
-        applied = bool(torch.isfinite(norm))
-        if applied:
-            self._apply(lr, float(norm))
+        norm = torch.linalg.vector_norm(self._flat_grad)
+        if self._clip_norm:
+            # In double precision, as plain Python would; 1 where nothing is to be clipped.
+            scale = self._clip_norm / (norm.double() + 1e-6)
+            self._flat_grad.mul_(torch.where(norm > self._clip_norm, scale, 1.0).float())
+        skip_unless_finite(self._optimizer, norm)
+        for group in self._optimizer.param_groups:
+            group["lr"] = lr
+        self._optimizer.step()
         self._flat_grad.zero_()
-        return StepOutcome(applied, float(norm))
+        return StepOutcome(torch.isfinite(norm), norm)
 
     def pieces(self) -> Iterator[Piece]:
         """Trained state in equal spans of the concatenation of all parameters, one span a rank."""
@@ -122,21 +137,12 @@ class TorchEngine:
             offset += p.numel()
         return flat
 
-    def _apply(self, lr: float, norm: float) -> None:
-        if self._clip_norm and norm > self._clip_norm:
-            self._flat_grad.mul_(self._clip_norm / (norm + 1e-6))
-        for group in self._optimizer.param_groups:
-            group["lr"] = lr
-        self._optimizer.step()
-        self._optimizer_steps += 1
-
     def _load_moments(self, saved: Saved) -> None:
-        self._optimizer_steps = saved.optimizer_steps
         if not saved.optimizer_steps:
             return
-        for name, p in self._named:
-            self._optimizer.state[p] = {
-                "step": torch.tensor(float(saved.optimizer_steps), device=self._device),
-                EXP_AVG: saved.full(EXP_AVG, name).view(p.shape).to(self._device),
-                EXP_AVG_SQ: saved.full(EXP_AVG_SQ, name).view(p.shape).to(self._device),
-            }
+        for _, p in self._named:
+            moments = {kind: torch.empty_like(p, requires_grad=False) for kind in MOMENTS}
+            step = torch.tensor(float(saved.optimizer_steps), device=self._device)
+            self._optimizer.state[p] = {"step": step, **moments}
+        targets = [(kind, name, self._optimizer.state[p][kind]) for kind in MOMENTS for name, p in self._named]
+        load_replicated(targets, saved, rank=self._rank, world=self._world)

@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 
 from xmae_dist.data.order.chunks import SegmentLike
+from xmae_dist.model.loss import Errors
 
 SIGNALS = ("ecg", "ppg")
 
@@ -44,28 +45,27 @@ class Cohorts:
 
 
 class LossTable:
-    """Sums of window losses and their numbers, (S, C, 2), of one step on one rank."""
+    """Sums of squared errors and the numbers of samples they are over, (S, C, 2), of one step on one rank."""
 
     def __init__(self, cohorts: Cohorts, device: torch.device) -> None:
         self._names = cohorts.names
         self._table = torch.zeros(len(SIGNALS), len(cohorts.names), 2, device=device)
 
-    def add(self, errors: Mapping[str, torch.Tensor], cohort_B: torch.Tensor) -> None:
-        """One micro-batch: `errors` by signal, (B,) each. Waits for nothing on a GPU."""
+    def add(self, errors: Mapping[str, Errors], cohort_B: torch.Tensor) -> None:
+        """One micro-batch: `errors` by signal; all on the device, which is not waited for."""
         for place, signal in enumerate(SIGNALS):
             if signal in errors:
-                error_B = errors[signal].float()
-                pair_B2 = torch.stack([error_B, torch.ones_like(error_B)], dim=1)
-                self._table[place].index_add_(0, cohort_B.to(error_B.device, non_blocking=True), pair_B2)
+                pair_B2 = torch.stack([column_B.to(self._table.dtype) for column_B in errors[signal]], dim=1)
+                self._table[place].index_add_(0, cohort_B, pair_B2)
 
-    def take(self) -> list[float]:
-        """The sums, flat, in float64; and a fresh start."""
-        sums: list[float] = self._table.double().flatten().tolist()
-        self._table.zero_()
+    def take(self) -> torch.Tensor:
+        """The sums, flat, on the device; and a fresh start."""
+        sums = self._table.flatten()
+        self._table = torch.zeros_like(self._table)
         return sums
 
     def means(self, sums: list[float]) -> dict[str, dict[str, float]]:
-        """Mean loss by signal and cohort of what `take` gave, summed over ranks; without those that had no window."""
+        """Mean loss by signal and cohort of what `take` gave, summed over ranks; without those that had no target."""
         table = np.array(sums).reshape(self._table.shape)
         return {
             signal: {name: float(total / n) for name, (total, n) in zip(self._names, rows, strict=True) if n}

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from xmae_dist.train.observe.losses import Cohorts, LossTable
-from xmae_dist.train.step.clock import Clock
+from xmae_dist.train.step.clock import Clock, Spent
 from xmae_dist.train.step.collective import Ranks
 
 _STATM = Path("/proc/self/statm")
@@ -42,30 +42,33 @@ class Measures:
         self.losses = LossTable(cohorts, device)
 
     def take(self) -> list[float]:
-        """This rank's part of the sum over ranks; once a step, after a wait for the device."""
+        """This rank's part of the sum over ranks, `slots` numbers; once a step, without a wait for the device."""
         world, rank = self._ranks.world, self._ranks.rank
-        slots = [0.0] * (_SLOTS * world)
-        slots[rank], slots[world + rank], slots[2 * world + rank] = self.clock.spent("data"), *self._memory_mb()
-        return slots + self.losses.take()
+        slots = [0.0] * self.slots
+        slots[rank], slots[world + rank], slots[2 * world + rank] = self.clock.host_s("data"), *self._memory_mb()
+        return slots
+
+    @property
+    def slots(self) -> int:
+        return _SLOTS * self._ranks.world
 
     def read(self, summed: list[float]) -> dict[str, Any]:
         """What the sum says of all ranks. `slowest_data_s` is for `finish`."""
         world = self._ranks.world
         data_s, rss_mb, cuda_mb = (summed[at * world : (at + 1) * world] for at in range(_SLOTS))
         told: dict[str, Any] = {
-            "losses": self.losses.means(summed[_SLOTS * world :]),
             "slowest_data_s": max(data_s),
             "rss_mb": [round(mb) for mb in rss_mb],
         }
         return told | ({"cuda_peak_mb": [round(mb) for mb in cuda_mb]} if self._device.type == "cuda" else {})
 
-    def finish(self, row: dict[str, Any], windows: int) -> dict[str, Any]:
+    def finish(self, row: dict[str, Any], spent: Spent, windows: int) -> dict[str, Any]:
         """The row of a step of `windows` windows with its time, now that all of it is known.
 
-        `data_stall` is the share of the step for which some rank waited for data; the others then wait for that rank,
-        which shows as communication.
+        `data_stall` is the share of the step for which some rank's host waited for data; the others then wait for that
+        rank, which shows as communication.
         """
-        seconds = self.clock.take()
+        seconds = spent.seconds()
         took_s = max(sum(seconds.values()), 1e-9)
         row["windows_per_s"] = round(windows / took_s, 3)
         row["data_stall"] = round(min(row.pop("slowest_data_s") / took_s, 1.0), 4)

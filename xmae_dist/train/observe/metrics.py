@@ -4,7 +4,8 @@ Objects cannot be appended to, so the lines are kept in segments `metrics/from-<
 between two checkpoints, rewritten while it grows. A resumed run begins the segment of the checkpoint it starts
 from anew, so every step is there once, whatever was lost.
 
-All writing happens in a thread of its own; a store that is down delays metrics and never training.
+All writing happens in a thread of its own; a store that is down delays metrics and never training. At the end of a run
+what is left is tried again for as long as the store's patience allows, and what is lost is told.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from __future__ import annotations
 import contextlib
 import json
 import queue
+import re
 import tempfile
 import threading
 import time
@@ -23,6 +25,7 @@ from xmae_dist.core.errors import XmaeError
 from xmae_dist.storage import uri
 
 Row = dict[str, Any]
+_SEGMENT = re.compile(r"from-[0-9]+\.jsonl")
 _NOT_CURVES = ("kind", "step", "time_s", "applied", "windows_seen")
 
 
@@ -35,6 +38,8 @@ def read_metrics(run_url: str) -> list[Row]:
     """All rows of a run in order of step; where a step is there twice (a redone span), the later segment counts."""
     by_key: dict[tuple[int, str], Row] = {}
     for url in uri.list_urls(uri.join(run_url, "metrics")):
+        if not _SEGMENT.fullmatch(url.rsplit("/", 1)[-1]):
+            continue  # not ours
         for line in uri.read_bytes(url).decode().splitlines():
             row = json.loads(line)
             by_key[row["step"], row["kind"]] = row
@@ -79,6 +84,9 @@ class MetricsWriter:
         self._incoming: queue.SimpleQueue[Row | threading.Event | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._work, name="metrics", daemon=True)
         self._failure: BaseException | None = None
+        self._refused: str | None = None
+        """Why the newest rows are not stored."""
+        self._patience_s = 0.0
         self._curves: Any = None
         self._curves_folder: tempfile.TemporaryDirectory[str] | None = None
 
@@ -87,6 +95,7 @@ class MetricsWriter:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        self._patience_s = uri.patience_s() if kind is None else 0.0  # a group that failed is in nobody's way for long
         self._incoming.put(None)
         self._thread.join()
         if kind is None:
@@ -115,6 +124,7 @@ class MetricsWriter:
             open_for_more = True
             while open_for_more:
                 open_for_more = self._turn()
+            self._write_rest()
             self._close_curves()
         except BaseException as error:  # noqa: BLE001  (raised again in the training thread)
             self._failure = error
@@ -123,14 +133,33 @@ class MetricsWriter:
         """Tells and writes one bunch of rows; whether more may come."""
         rows, flushed, open_for_more = self._collect()
         self._listen(rows)
-        if rows or self._waiting:
-            with contextlib.suppress(XmaeError):  # the lines are kept and written with the next
-                self._write(rows)
+        if rows or self._refused:
+            self._try_to_write(rows)
         with contextlib.suppress(OSError):  # curves are drawn on a local disk, which may be full: not worth a run
             self._draw_curves(rows)
         if flushed is not None:
             flushed.set()
         return open_for_more
+
+    def _try_to_write(self, rows: list[Row]) -> None:
+        """What is refused is kept, and written with the next."""
+        try:
+            self._write(rows)
+            self._refused = None
+        except XmaeError as error:
+            self._refused = str(error)
+
+    def _write_rest(self) -> None:
+        deadline = time.monotonic() + self._patience_s
+        while self._refused and time.monotonic() < deadline:
+            time.sleep(self._every_s)
+            self._try_to_write([])
+        if self._refused:
+            self._tell_lost(f"rows after step {self._segment}", self._refused)
+
+    def _tell_lost(self, what: str, why: str) -> None:
+        row: Row = {"kind": "metrics_lost", "step": self._segment, "what": what, "why": why}
+        self._listen([{"time_s": round(time.time(), 3), **row}])
 
     def _collect(self) -> tuple[list[Row], threading.Event | None, bool]:
         """The rows of the next `every_s` seconds or up to a flush, that flush, and whether more may come."""
@@ -194,6 +223,8 @@ class MetricsWriter:
             with contextlib.suppress(OSError):
                 self._curves.close()
         if self._curves_folder is not None:
-            with contextlib.suppress(XmaeError):
+            try:
                 uri.upload_tree(self._curves_folder.name, uri.join(self._run_url, "tensorboard"))
+            except XmaeError as error:
+                self._tell_lost("TensorBoard curves", str(error))
             self._curves_folder.cleanup()

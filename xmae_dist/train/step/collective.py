@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import wraps
@@ -33,6 +33,19 @@ class Ranks:
     world: int = 1
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
 
+    def sum_later(self, known: Sequence[float], on_device: torch.Tensor) -> Summed:
+        """Begins the element-wise sum over ranks of one vector: what the host knows, then what is on the device (1-D).
+
+        Neither the sum nor what follows on it makes the host wait for the device; reading it does.
+        """
+        known_K = torch.tensor(known, dtype=torch.float64)
+        if self.device.type == "cuda":
+            known_K = known_K.pin_memory()
+        vector = torch.cat([known_K.to(self.device, non_blocking=True), on_device.double()])
+        if self.world > 1:
+            dist.all_reduce(vector)
+        return Summed(vector)
+
     def sum(self, values: torch.Tensor) -> torch.Tensor:
         """Element-wise sum over ranks of a small vector; every rank gets it, on the CPU."""
         if self.world == 1:
@@ -58,28 +71,68 @@ class Ranks:
             dist.barrier()
 
 
+class Summed:
+    """A sum over ranks that is under way."""
+
+    def __init__(self, vector: torch.Tensor) -> None:
+        self.on_device = vector
+        """For what is queued on the device behind it."""
+        self._host, self._made = vector, None
+        if vector.is_cuda:
+            self._host = torch.empty(vector.shape, dtype=vector.dtype, pin_memory=True)
+            self._host.copy_(vector, non_blocking=True)
+            self._made = torch.cuda.Event()
+            self._made.record()
+
+    def read(self) -> list[float]:
+        """The sums; waits for them alone, not for what was queued on the device since."""
+        if self._made is not None:
+            self._made.synchronize()
+        numbers: list[float] = self._host.tolist()
+        return numbers
+
+
+class Waiting:
+    """Which collective this rank has begun and not got the result of, if any; called from any thread.
+
+    On a GPU the call returns at once and the wait is in whatever asks the device next, so the stack does not tell.
+    Collectives end in the order in which they begin, so the last one is enough.
+    """
+
+    def __init__(self) -> None:
+        self._last: tuple[str, Callable[[], bool]] | None = None
+
+    def begun(self, name: str, done: Callable[[], bool]) -> None:
+        self._last = name, done
+
+    def __call__(self) -> str | None:
+        last = self._last
+        return None if last is None or last[1]() else last[0]
+
+
 @contextmanager
-def timed_collectives(clock: Clock) -> Iterator[None]:
-    """Books what `torch.distributed` waits for, whoever calls it, on "communication".
+def timed_collectives(clock: Clock) -> Iterator[Waiting]:
+    """Books what `torch.distributed` waits for, whoever calls it, on "communication"; yields what tells what for.
 
     DeepSpeed talks from within its forward, backward and step, and has no hook that times a collective without making
     the device wait; it takes the functions from the module, some of them once, so this goes around its initialisation.
     """
-    originals = {name: getattr(dist, name) for name in _TIMED}
+    originals, waiting = {name: getattr(dist, name) for name in _TIMED}, Waiting()
     for name, original in originals.items():
-        setattr(dist, name, _timed(original, clock))
+        setattr(dist, name, _timed(original, clock, waiting))
     try:
-        yield
+        yield waiting
     finally:
         for name, original in originals.items():
             setattr(dist, name, original)
 
 
-def _timed(collective: Callable[..., Any], clock: Clock) -> Callable[..., Any]:
+def _timed(collective: Callable[..., Any], clock: Clock, waiting: Waiting) -> Callable[..., Any]:
     @wraps(collective)
     def timed(*args: Any, **options: Any) -> Any:
         with clock.within("communication"):
             work = collective(*args, **options)
+        waiting.begun(collective.__name__, clock.reached() if work is None else work.is_completed)
         return work if work is None else _TimedWork(work, clock)
 
     return timed

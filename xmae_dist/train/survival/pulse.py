@@ -3,6 +3,8 @@
 A rank that is stopped or frozen falls silent; one that is alive but behind lets the others wait in a collective. A
 timeout of the process group would say neither which rank nor where, and a stopped process cannot say anything, so
 each rank samples its own training thread's stack from beside it. That costs the loop nothing and needs no marks in it.
+On a GPU a collective is only queued, and the thread waits in whatever it asks of the device next; there a collective
+that the device has not come through tells.
 """
 
 from __future__ import annotations
@@ -99,6 +101,8 @@ class Pulse:
         self._thread = threading.Thread(target=self._work, name="pulse", daemon=True)
         self.step = 0
         """The last step that was finished; told by the thread that is watched."""
+        self.waiting: Callable[[], str | None] = lambda: None
+        """Names the collective that was begun and has not ended (`train.step.collective.Waiting`)."""
 
     def __enter__(self) -> Pulse:
         self._thread.start()
@@ -113,7 +117,8 @@ class Pulse:
         last: tuple[int, str, str | None] | None = None
         arrived_s = time.monotonic()
         while not self._left.wait(self._every_s):
-            here = (self.step, *place_of(self._watched))
+            place, collective = place_of(self._watched)
+            here = (self.step, place, collective or self.waiting())
             if here != last:
                 last, arrived_s = here, time.monotonic()
             step, place, collective = here

@@ -12,6 +12,7 @@ where a machine is about to be taken away nothing is waited for, and a validatio
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -95,7 +96,8 @@ class Validator:
         module = cast(PretrainModel, engine.module)
         if any(hasattr(p, "ds_id") for p in module.parameters()):
             done: Future[list[float]] = Future()
-            done.set_result(self._work(module, step, engine.device, None))
+            with engine.autocast():
+                done.set_result(self._work(module, step, engine.device))
             self._pending = step, done
             self.settle(busy=False)
             return
@@ -110,7 +112,7 @@ class Validator:
             ready.record()
             stream.wait_event(ready)
         threads = torch.get_num_threads()
-        self._pending = step, self._threads.submit(self._aside, self._copy, step, engine.device, stream, threads)
+        self._pending = step, self._threads.submit(self._aside, self._copy, step, engine, stream, threads)
 
     def settle(self, *, busy: bool) -> None:
         """Ends the pending validation unless any rank is still `busy`; the argument is the same on all ranks."""
@@ -136,20 +138,19 @@ class Validator:
             self._pending[1].exception()  # waits
             self.settle(busy=False)
 
-    def _aside(self, model: PretrainModel, step: int, device: torch.device, stream: Any, threads: int) -> list[float]:
-        if stream is not None:
-            with torch.cuda.stream(stream):
-                return self._work(model, step, device, stream)
-        torch.set_num_threads(threads)  # is a setting of each thread
-        return self._work(model, step, device, stream)
+    def _aside(self, model: PretrainModel, step: int, engine: Engine, stream: Any, threads: int) -> list[float]:
+        torch.set_num_threads(threads)  # is a setting of each thread, as are autocast and the stream
+        with engine.autocast(), torch.cuda.stream(stream) if stream is not None else contextlib.nullcontext():
+            return self._work(model, step, engine.device)
 
-    def _work(self, model: PretrainModel, step: int, device: torch.device, stream: Any) -> list[float]:
+    def _work(self, model: PretrainModel, step: int, device: torch.device) -> list[float]:
         """(sum, number) of errors by source, then of own errors by cohort, flat; keeps the panel on rank 0."""
         share = self._share
         found = window_errors(model, share.ecg, share.ppg, share.subject, share.mask, self._batch)
-        pairs = [(float(found[source].sum()), len(found[source])) for source in SOURCES]
+        compared = ~np.isnan(found["mean"])  # not those that lack the target
+        pairs = [(float(found[source][compared].sum()), int(compared.sum())) for source in SOURCES]
         for place in range(len(share.cohorts)):
-            own = found["own"][share.cohort == place]
+            own = found["own"][compared & (share.cohort == place)]
             pairs.append((float(own.sum()), len(own)))
         rebuilt_BL = rebuilt_panel(model, share, device)
         if self._ranks.rank == 0:
