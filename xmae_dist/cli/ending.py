@@ -127,7 +127,7 @@ def _watched_output() -> Iterator[_Output]:
         with open(os.devnull, "wb") as nowhere:
             yield _Output(nowhere.fileno(), "wb", closefd=False)
         return
-    before = sys.stdout
+    before: Any = sys.stdout
     before.flush()
     output = _Output(before.fileno(), "wb", closefd=False)
     sys.stdout = io.TextIOWrapper(
