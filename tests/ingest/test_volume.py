@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import shutil
 from pathlib import Path
 
@@ -75,6 +76,12 @@ def test_looking_at_files_is_told_too(good_folder: Path, tmp_path: Path, capsys:
     assert first.startswith("ingest c: looking: 3 files")
 
 
+def test_a_note_is_printed_once(good_folder: Path, tmp_path: Path) -> None:
+    request = given(good_folder, tmp_path / "c")
+    assert shown_lines(ingest(request)).count("count as a subject of their own") == 1
+    assert "nothing new" in shown_lines(ingest(request))
+
+
 def test_files_that_nothing_reads_are_counted_by_kind(good_folder: Path, tmp_path: Path) -> None:
     for name in ("notes.txt", "a.csv", "b.CSV", "LICENSE", "r0.atr"):
         (good_folder / name).write_text("x,y\n1,2\n")
@@ -101,7 +108,7 @@ def test_a_file_that_is_there_twice_is_named(good_folder: Path, tmp_path: Path) 
 def shown_lines(report: object) -> str:
     from rich.console import Console
 
-    console = Console(record=True, width=200, file=open("/dev/null", "w"))  # noqa: SIM115
+    console = Console(record=True, width=200, file=io.StringIO())
     show(report, console)  # type: ignore[arg-type]
     return console.export_text()
 
