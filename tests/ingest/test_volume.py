@@ -129,7 +129,7 @@ def test_a_note_from_a_task_that_was_run_twice_is_dropped(good_folder: Path, tmp
 
 def test_rows_lie_in_the_index_as_in_their_arrays(good_folder: Path, tmp_path: Path) -> None:
     ingest(given(good_folder, tmp_path / "c"))
-    rows = Corpus.open(f"file://{tmp_path}/c").snapshot().rows()
-    places = [(row.array_path, row.offset) for row in rows]
+    table = Corpus.open(f"file://{tmp_path}/c").index.read(columns=["array_path", "offset", "digest"])
+    places = list(zip(table["array_path"].to_pylist(), table["offset"].to_pylist(), strict=True))
     assert places == sorted(places)
-    assert np.unique([row.digest for row in rows]).size == 6
+    assert np.unique(table["digest"].to_pylist()).size == 6
