@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: help setup demo challenge2015 test test-slow lint format types bench align-study model-study cluster clean
+.PHONY: help setup demo challenge2015 test test-slow test-lowest test-newest lint format types bench align-study model-study cluster clean
 .DEFAULT_GOAL := help
 
 help:  ## show this list
@@ -28,6 +28,22 @@ test: $(READY)  ## the tests that CI runs
 
 test-slow: $(READY)  ## the longer studies and fault sweeps
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m slow --timeout 1800 $(PYTEST_ARGS)
+
+# An environment of its own: what pip takes with the lowest versions of the bounds, or without any limit but them.
+LOWEST := .venv-lowest
+NEWEST := .venv-newest
+BOUND_TESTS ?= tests -m "not slow"
+BOUND_NEEDS := '.[demo]' hypothesis jsonschema pytest pytest-timeout
+
+test-lowest:  ## the tests on the oldest versions that pyproject.toml allows
+	$(PYTHON) -m venv $(LOWEST)
+	$(LOWEST)/bin/pip install --quiet --disable-pip-version-check -c constraints-lowest.txt $(BOUND_NEEDS)
+	OMP_NUM_THREADS=1 $(LOWEST)/bin/python -m pytest $(BOUND_TESTS) $(PYTEST_ARGS)
+
+test-newest:  ## the tests on the newest versions that pyproject.toml allows
+	$(PYTHON) -m venv $(NEWEST)
+	$(NEWEST)/bin/pip install --quiet --disable-pip-version-check --upgrade $(BOUND_NEEDS)
+	OMP_NUM_THREADS=1 $(NEWEST)/bin/python -m pytest $(BOUND_TESTS) $(PYTEST_ARGS)
 
 lint: $(READY)  ## ruff: style and likely defects
 	$(BIN)/ruff check xmae_dist jobs tests bench cluster
@@ -53,4 +69,4 @@ cluster: $(READY)  ## a local Ray cluster and an S3 server to play with, until C
 	$(BIN)/python cluster/local.py
 
 clean:  ## remove what the targets made
-	rm -rf $(VENV) demo-out challenge2015-out model-study-out build dist *.egg-info
+	rm -rf $(VENV) $(LOWEST) $(NEWEST) demo-out challenge2015-out model-study-out build dist *.egg-info

@@ -7,8 +7,8 @@ Needs PyTorch, NumPy and the two small packages that bundles are made with (safe
 is named and left out. Windows are in memory: what data cost is in bench/loader.py.
 
 *Plain* is `published` without any of our engine: eager, masks as they come, PyTorch's default AdamW. All else runs in
-`TorchEngine`: *eager*; *blocks*, each transformer block compiled; *graphs*, the whole model compiled and launched as
-CUDA graphs. *Bare* steps are compared with the same steps made by the training loop. FLOPs are matrix products and
+`TorchEngine`: *eager*; *blocks*, each transformer block compiled; *graphs*, the whole model compiled, launched as CUDA
+graphs. *Bare* steps are compared with the same steps made by the training loop. FLOPs are matrix products and
 convolutions, forward and backward, two for a multiplication and an addition.
 """
 

@@ -44,8 +44,8 @@ column = "b"
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--files", type=int, nargs="+", default=[20_000])
-    parser.add_argument("--kinds", nargs="+", default=["wfdb", "csv"])
+    parser.add_argument("--files", type=int, nargs="*", default=[20_000])
+    parser.add_argument("--kinds", nargs="*", default=["wfdb", "csv"])
     parser.add_argument("--kill-after", type=float, default=0.0)
     parser.add_argument("--skip-edf", action="store_true")
     parser.add_argument("--json", type=Path, default=None)

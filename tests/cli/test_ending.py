@@ -50,7 +50,9 @@ def test_a_full_disk_under_standard_output(words: list[str], corpus: Path) -> No
     assert "standard output: got No space left on device" in one_line(done.stderr)
 
 
-@pytest.mark.parametrize("words", [["--help"], ["inspect", "--help"], ["inspect", "CORPUS", "--json"]])
+@pytest.mark.parametrize(
+    "words", [["--help"], ["inspect", "--help"], ["inspect", "CORPUS"], ["inspect", "CORPUS", "--json"]]
+)
 def test_a_reader_that_has_gone(words: list[str], corpus: Path) -> None:
     read, write = os.pipe()
     os.close(read)
@@ -103,7 +105,7 @@ def test_a_file_that_cannot_be_written(tmp_path: Path) -> None:
 def _wait(true: Callable[[], bool], process: subprocess.Popen[str], patience_s: float = 120) -> None:
     deadline = time.monotonic() + patience_s
     while not true():
-        assert process.poll() is None, "it ended by itself"
+        assert process.poll() is None, f"it ended by itself: {process.stderr and process.stderr.read()}"
         assert time.monotonic() < deadline
         time.sleep(0.05)
 

@@ -44,7 +44,7 @@ kind: RayJob
 metadata:
   name: xmae-pretrain
 spec:
-  entrypoint: python -m xmae_dist.cli pretrain large_h100x64_spot --corpus s3://BUCKET/corpus --run s3://BUCKET/runs/NAME
+  entrypoint: python -m xmae_dist.cli pretrain large_h100x64_spot --corpus s3://BUCKET/corpus --run s3://BUCKET/runs/N
   backoffLimit: 5
   shutdownAfterJobFinishes: true
   ttlSecondsAfterFinished: 3600

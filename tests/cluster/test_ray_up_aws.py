@@ -6,6 +6,7 @@ keep what they were asked, and answer as a machine with Docker would.
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -168,6 +169,31 @@ def test_the_head_can_start_a_machine_of_every_pool(up: Up) -> None:
         # /dev/shm is sized by Ray to a third of the memory that is free, and object stores must fit into it.
         assert kind["resources"]["object_store_memory"] < 0.3 * truth["MemoryInfo"]["SizeInMiB"] * 2**20, name
         assert truth["InstanceStorageSupported"], f"{name}: no local disk for spill and segments"
+
+
+def test_the_heads_role_grants_every_call_that_its_autoscaler_makes(up: Up, cluster_folder: Path) -> None:
+    from ray.autoscaler._private.providers import _get_node_provider
+
+    config = up.head_config
+    provider = _get_node_provider(config["provider"], config["cluster_name"])
+    called: set[str] = set()
+
+    def keep(model: Any, **_: Any) -> None:
+        called.add(f"ec2:{model.name}")
+
+    for resource in (provider.ec2, provider.ec2_fail_fast):
+        resource.meta.client.meta.events.register("before-call.ec2", keep)
+    labels = {"ray-node-type": "worker", "ray-launch-config": "role", "ray-user-node-type": "data"}
+    provider.create_node(config["available_node_types"]["data"]["node_config"], labels, 1)
+    (made,) = provider.non_terminated_nodes({"ray-launch-config": "role"})
+    assert provider.internal_ip(made).startswith("10.9.")
+    provider.set_node_tags(made, {"ray-node-status": "up-to-date"})
+    provider.terminate_node(made)
+    provider.fillout_available_node_types_resources(config)
+    policy = json.loads((cluster_folder / "aws/head-policy.json").read_text())
+    granted = {action for statement in policy["Statement"] for action in statement["Action"]}
+    assert {"ec2:RunInstances", "ec2:CreateTags", "ec2:TerminateInstances"} <= called
+    assert called <= granted, f"not granted: {called - granted}"
 
 
 def test_ray_down_ends_every_machine(up: Up) -> None:

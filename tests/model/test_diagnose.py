@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from xmae_dist.model import presets
-from xmae_dist.model.diagnose import another_subject, diagnose
+from xmae_dist.model.diagnose import another_subject, diagnose, window_errors
 from xmae_dist.model.loss import masked_error, masked_mse
 
 
@@ -59,3 +59,20 @@ def test_a_model_of_one_signal_has_no_other():
     mask_MN = np.tile(np.arange(50) >= 10, (6, 1))
     found = diagnose(presets.build("ppg_mae_50", width=32, heads=2, patch_s=0.2), *signals, np.arange(6), mask_MN)
     assert found["own"] == found["other"] == found["none"]
+
+
+def test_a_window_without_a_target_is_not_one_without_an_error():
+    torch.manual_seed(0)
+    model = presets.build("tiny", width=16, heads=2)
+    rng = np.random.default_rng(0)
+    ecg_ML, ppg_ML = rng.standard_normal((2, 6, 1000)).astype(np.float32)
+    mask_MN = np.tile(np.arange(100) > 20, (6, 1))
+    subject_M = np.arange(6)
+    whole = window_errors(model, ecg_ML, ppg_ML, subject_M, mask_MN)
+    ecg_ML[[1, 4]] = np.nan
+    found = window_errors(model, ecg_ML, ppg_ML, subject_M, mask_MN)
+    there = np.array([True, False, True, True, False, True])
+    for name, error_M in found.items():
+        assert np.array_equal(np.isnan(error_M), ~there), name
+    np.testing.assert_allclose(found["own"][there], whole["own"][there], rtol=1e-6)
+    assert diagnose(model, ecg_ML, ppg_ML, subject_M, mask_MN)["own"] == pytest.approx(whole["own"][there].mean())

@@ -70,7 +70,7 @@ def rows(name: str) -> list[str]:
     gflop = flops_per_window(model_config(config)) / 1e9
     model = (
         f"| `{name}` | {config.model.preset} | {found.parameters / 1e6:.1f} M | {gflop:.1f} | "
-        f"{found.activation_bytes / 2e6:.1f} MB | {12 * found.parameters / 1e6:,.0f} MB |"
+        f"{found.bf16_activation_bytes / 1e6:.1f} MB | {12 * found.parameters / 1e6:,.0f} MB |"
     )
     sizes = worlds(config)
     return [
@@ -86,7 +86,8 @@ def _row(name: str, config: PretrainConfig, found: Counted, world: int) -> str:
         state_need(found.parameters, dataclasses.replace(config.engine, zero_stage=stage), world).state / 2**30
         for stage in range(4)
     ]
-    activations = found.activation_bytes / 2 * -(-share // accumulation) / 2**30
+    kept = found.bf16_activation_bytes * -(-share // accumulation) + 2 * found.parameters
+    activations = kept / 2**30
     sent = sent_bytes(found.parameters, config.engine, world, accumulation) / 1e6
     return (
         f"| `{name}` | {world} | {share} | {accumulation} | "

@@ -7,12 +7,14 @@ traceback. What is one keeps it.
 from __future__ import annotations
 
 import contextlib
+import io
 import os
 import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 from xmae_dist.cluster import fanout
 from xmae_dist.core.errors import XmaeError
@@ -25,20 +27,20 @@ def ended(name: str, work: Callable[[], int]) -> int:
 
     With XMAE_TRACEBACK set, errors of ours and of the system are raised instead.
     """
-    with _sigterm() as received:
+    with _sigterm() as received, _watched_output() as output:
         try:
-            status = _caught(name, work)
+            status = _caught(name, work, output)
         except KeyboardInterrupt:
             fanout.leave()
             status = _said(name, "terminated", TERMINATED) if received else _said(name, "interrupted", 1)
-        except SystemExit:  # the parser has said what is wrong, or given its help
-            status = _flushed(name, 0)
-            if not status:
+        except SystemExit:  # the parser has said what is wrong or given its help, or rich found its pipe closed
+            if output.refusal() is None:
                 raise
-    return _flushed(name, status)
+            status = 0
+        return _written(name, status, output)
 
 
-def _caught(name: str, work: Callable[[], int]) -> int:
+def _caught(name: str, work: Callable[[], int], output: _Output) -> int:
     try:
         return work()
     except XmaeError as error:
@@ -46,8 +48,8 @@ def _caught(name: str, work: Callable[[], int]) -> int:
             raise
         return _said(name, f"error: {error}", error.exit_status)
     except OSError as error:
-        if _refused_output() is not None:
-            return 0  # told, and turned into a status, when output is flushed
+        if output.refusal() is not None:
+            return 0  # told by `_written`, which makes a status of it
         if os.environ.get("XMAE_TRACEBACK"):
             raise
         return _said(name, f"error: {_told(error)}", 1)
@@ -94,26 +96,61 @@ def _told(error: OSError) -> str:
     return f"{error.filename}: got {why}; expected a place that can be used; fix: free it, or name another"
 
 
-def _flushed(name: str, status: int) -> int:
+class _Output(io.FileIO):
+    """Standard output that remembers why it could not be written: the error itself does not say which file it was."""
+
+    refused: OSError | None = None
+
+    def write(self, data: Any, /) -> int:
+        try:
+            return super().write(data)
+        except OSError as error:
+            self.refused = error
+            raise
+
+    def refusal(self) -> OSError | None:
+        """Why what was printed cannot be written; None where it was."""
+        with contextlib.suppress(OSError):
+            if sys.stdout is not None:
+                sys.stdout.flush()
+        return self.refused
+
+
+@contextlib.contextmanager
+def _watched_output() -> Iterator[_Output]:
+    """Standard output through an `_Output`, where it is a file of the system's and not a test's."""
+    before: Any = sys.stdout  # a TextIOWrapper, as a rule
+    if before is None:  # closed by whoever started us; libraries ask it questions all the same
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115  (until the process ends)
+    buffer = getattr(sys.stdout, "buffer", None)
+    if not isinstance(getattr(buffer, "raw", buffer), io.FileIO):
+        with open(os.devnull, "wb") as nowhere:
+            yield _Output(nowhere.fileno(), "wb", closefd=False)
+        return
+    before.flush()
+    output = _Output(before.fileno(), "wb", closefd=False)
+    sys.stdout = io.TextIOWrapper(
+        output if isinstance(buffer, io.FileIO) else io.BufferedWriter(output),  # the first with PYTHONUNBUFFERED
+        encoding=before.encoding,
+        errors=before.errors,
+        line_buffering=before.line_buffering,
+        write_through=before.write_through,
+    )
+    try:
+        yield output
+    finally:
+        if output.refusal() is not None:
+            # What is left in the buffer would be tried once more, and complained of.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), before.fileno())
+        sys.stdout = before
+
+
+def _written(name: str, status: int, output: _Output) -> int:
     """`status`, or 1 where what was printed could not be written and nothing worse has happened."""
-    error = _refused_output()
-    if error is None:
-        return status
-    # Python would try once more when it closes standard output, and complain.
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    if isinstance(error, BrokenPipeError):
-        return status  # the reader (`| head`) has gone, and has what it wanted
+    error = output.refusal()
+    if error is None or isinstance(error, BrokenPipeError):
+        return status  # a reader (`| head`) that has gone has what it wanted
     told = (
         f"error: standard output: got {error.strerror}; expected room for what is printed; fix: redirect it elsewhere"
     )
     return _said(name, told, status or 1)
-
-
-def _refused_output() -> OSError | None:
-    """Why what was printed cannot be written; None where it was."""
-    try:
-        if sys.stdout is not None:
-            sys.stdout.flush()
-    except OSError as error:
-        return error
-    return None

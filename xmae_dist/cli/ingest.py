@@ -12,8 +12,8 @@ from rich.console import Console
 from xmae_dist.core.errors import UsageError
 from xmae_dist.ingest.datasets.catalogue import Archive, archive
 from xmae_dist.ingest.formats.mapping import Mapping, parse_mapping
-from xmae_dist.ingest.report import show
-from xmae_dist.ingest.run import IngestRequest, Manifest, ingest, parse_body_sites
+from xmae_dist.ingest.report import show, show_labels
+from xmae_dist.ingest.run import IngestRequest, Manifest, ingest, parse_body_sites, update_labels
 from xmae_dist.ingest.suggest import suggest
 from xmae_dist.storage import uri
 
@@ -39,6 +39,7 @@ class Args:
     cohort: str = ""
     """Name of this campaign of one device: letters, digits, '.', '_' and '-'."""
     mapping: str | None = None
+    """Mapping file (TOML or JSON) that says what the columns of tables mean; docs/mapping.md has every key."""
     adapter: str | None = None
     """Public data set that the folder is a download of: bidmc, dreamt, mimic_perform_af, ppg_dalia, pulsedb, vitaldb
     or wesad (docs/datasets.md); brings subjects and labels along.
@@ -50,6 +51,14 @@ class Args:
     subject_column: str | None = None
     """Column of the manifest that names the person. Splits are by person, so give it wherever one made
     several.
+    """
+    subject_pattern: str | None = None
+    """Regular expression whose first group, found in a recording's id (its path without suffix), is the subject:
+    'p(\\d{6})' for WFDB folders of one patient each. A manifest's subject goes before it.
+    """
+    update_labels: bool = False
+    """Change labels of recordings that are in the corpus to those of the table (--labels, or label_files of the
+    mapping): one commit, no signal is read, nothing is added. Inputs may be left out with --labels.
     """
     subject_prefix: str = ""
     """Put before every subject, to keep people of different campaigns apart who share a number."""
@@ -79,9 +88,12 @@ def run(args: Args) -> int:
         device=args.device,
         body_sites=parse_body_sites(args.body_site),
         subject_prefix=args.subject_prefix,
+        subject_pattern=args.subject_pattern,
         header_subjects=args.header_subjects,
         part_bytes=_part_bytes(args),
     )
+    if args.update_labels:
+        return _update_labels(request, args)
     report = ingest(request)
     if args.json:
         print(report.to_json())
@@ -96,8 +108,17 @@ def _given(option: str, value: str) -> str:
     return value
 
 
+def _update_labels(request: IngestRequest, args: Args) -> int:
+    report = update_labels(request)
+    if args.json:
+        print(report.to_json())
+    else:
+        show_labels(report, Console())
+    return 0
+
+
 def _inputs(args: Args) -> tuple[str, ...]:
-    if not args.inputs:
+    if not args.inputs and not args.update_labels:
         raise UsageError("inputs", value="none", expected="folders, records or files", fix="name what to ingest")
     return args.inputs
 

@@ -100,6 +100,9 @@ def _show(
     console.print(_channel_table(cohorts))
     if quality:
         console.print(_quality_table(quality))
+        for one in quality:
+            if one.doubt is not None:
+                console.print(f"cohort {one.cohort}: {one.doubt}", style="yellow", soft_wrap=True)
     if any(cohort.labels for cohort in cohorts):
         console.print(_label_table(cohorts))
     if picture is not None:

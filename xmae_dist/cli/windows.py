@@ -12,11 +12,12 @@ from rich.console import Console
 from rich.table import Table
 
 from xmae_dist.data.store.kept import KeptGroup, kept_by_label
-from xmae_dist.data.store.materialise import StoreConfig, materialise
+from xmae_dist.data.store.materialise import StoreConfig, materialise, missing_channel_hint
 from xmae_dist.data.store.window_store import WindowStore
 from xmae_dist.data.windows.spec import WindowSpec
 from xmae_dist.data.windows.split import SplitConfig
 from xmae_dist.data.windows.withdrawn import check_allow_withdrawn
+from xmae_dist.storage.corpus import Corpus
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,7 +26,7 @@ class Args:
 
     The store lies below `out` under a name made from the snapshot and every option below: the same command
     again finds it and returns at once. Prints its URL, and the windows kept and dropped by cohort, split
-    and reason.
+    and reason. A recording lacks a channel, as in a cohort of PPG alone: `--require ppg`.
     """
 
     corpus: str
@@ -54,7 +55,7 @@ class Args:
 
 
 def run(args: Args) -> int:
-    """Carries the command out and returns its exit status: 1 where no window at all was kept."""
+    """Carries the command out and returns its exit status: 1, and no store, where no window at all was kept."""
     check_allow_withdrawn(allow_withdrawn=args.allow_withdrawn, on_the_fly=args.on_the_fly)
     config = StoreConfig(
         spec=args.spec,
@@ -75,7 +76,15 @@ def run(args: Args) -> int:
         print(json.dumps(_summary(store, args.by)))
     else:
         _show(store, Console(), args.by)
-    return 0 if store.n_windows else 1
+        hint = missing_channel_hint(_channels(args), store.spec, store.dropped().values())
+        if hint is not None:
+            Console().print(f"note: {hint}", soft_wrap=True)
+    return 0
+
+
+def _channels(args: Args) -> set[str]:
+    snapshot = Corpus.open(args.corpus).snapshot(args.snapshot, allow_withdrawn=args.allow_withdrawn)
+    return {row.channel for name in args.cohorts or snapshot.cohorts() for row in snapshot.cohort(name).rows()}
 
 
 def _kept(store: WindowStore, by: tuple[str, ...]) -> list[KeptGroup]:

@@ -5,6 +5,8 @@ Bounds are wide: they catch a factor of a thousand or a wrong scale, not an unus
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 
@@ -61,3 +63,9 @@ def doubt(channel: str, unit: str, *, level: float, spread: float) -> str | None
         f"channel {channel}: {value:.4g} {unit} {measure} is implausible for {kind.what} "
         f"({kind.low:g} to {kind.high:g} {unit}){likely}: correct the unit or scale in its source"
     )
+
+
+def likely_pulse_waves(channels: Iterable[str]) -> list[str]:
+    """Those of a corpus's channels that may be a pulse wave under another name."""
+    words = r"pleth|ppg|bvp|puls|^ir(_|$)|infrared|^green(_|$)|^red(_|$)"
+    return sorted(name for name in channels if re.search(words, name) and not name.endswith(("_number", "_rate")))

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from xmae_dist.ingest.admission import left_out
+from xmae_dist.ingest.admission import left_out, subject_by
 from xmae_dist.ingest.labels import LabelBook
 from xmae_dist.ingest.register import Register, TakenItem, taken_items
 from xmae_dist.ingest.written import Note, Outcome, WrittenPart
@@ -32,13 +32,25 @@ class Gathered:
         self,
         books: Sequence[LabelBook],
         subject_prefix: str,
+        *,
+        subject_pattern: str | None = None,
+        known: Iterable[str] = (),
         withdrawn: frozenset[str] = frozenset(),
         there: There | None = None,
     ) -> None:
-        """`withdrawn`: subjects whose recordings are left out. `there`: what another run has just committed."""
-        self._books, self._prefix, self._withdrawn, self._there = books, subject_prefix, withdrawn, there or {}
+        """`known`: recordings of the cohort that were in before; a row of labels means one recording only.
+        `withdrawn`: subjects whose recordings are left out. `there`: what another run has just committed.
+        """
+        self._books, self._prefix, self._pattern = books, subject_prefix, subject_pattern
+        self._withdrawn, self._there = withdrawn, there or {}
         self.there = 0
         self.left_out: list[Outcome] = []
+        self._meant = {
+            (at, key): recording
+            for at, book in enumerate(books)
+            for recording in sorted(known)
+            if (key := book.key_of(recording)) is not None
+        }
         self.kept: list[Outcome] = []
         self.rejected: list[Outcome] = []
         self.parts = 0
@@ -65,11 +77,11 @@ class Gathered:
 
     def notes(self) -> tuple[str, ...]:
         """What a reader of the report should know of subjects and labels."""
-        notes = []
+        notes = [note for book in self._books for note in book.notes]
         if self._alone and not any(book.names_subjects for book in self._books):
             notes.append(
                 f"{self._alone} recordings count as a subject of their own: name subjects (--labels and "
-                "--subject-column, or subject_pattern in the mapping) if one person made several"
+                "--subject-column, --subject-pattern, or subject_pattern in the mapping) if one person made several"
             )
         if self._unlabelled:
             notes.append(
@@ -98,8 +110,8 @@ class Gathered:
         labelled: list[IndexRow] = []
         for recording_id, rows in by_recording:
             with_labels = self._labelled(recording_id, list(rows))
-            if with_labels is None:
-                orphans[recording_id] = _NO_SUBJECT
+            if isinstance(with_labels, str):
+                orphans[recording_id] = with_labels
                 continue
             if with_labels[0].subject_id in self._withdrawn:
                 withdrawn.add(recording_id)
@@ -117,13 +129,20 @@ class Gathered:
         self.parts += bool(labelled)
         yield from sorted(labelled, key=lambda row: (row.array_path, row.offset))
 
-    def _labelled(self, recording_id: str, rows: list[IndexRow]) -> list[IndexRow] | None:
-        """Rows of a recording with their subject and labels; None where its subject is unknown."""
+    def _labelled(self, recording_id: str, rows: list[IndexRow]) -> list[IndexRow] | str:
+        """Rows of a recording with their subject and labels; why not, where its subject is unknown."""
+        for at, book in enumerate(self._books):
+            key = book.key_of(recording_id)
+            if key is not None and (other := self._meant.setdefault((at, key), recording_id)) != recording_id:
+                return (
+                    f"label row {key!r} is ambiguous: it means {other} too, and two people must not become one; fix: "
+                    "write as much of the path into the table as tells them apart"
+                )
         found = [(book, book.of(recording_id)) for book in self._books]
         if any(book.names_subjects and (labels is None or labels.subject_id is None) for book, labels in found):
-            return None
+            return _NO_SUBJECT
         numbers, text = dict(rows[0].labels), dict(rows[0].label_text)
-        subject = rows[0].subject_id or recording_id
+        subject = rows[0].subject_id or subject_by(self._pattern, recording_id) or recording_id
         for _, labels in found:
             if labels is not None:
                 numbers.update(labels.numbers)

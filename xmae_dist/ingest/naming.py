@@ -8,7 +8,7 @@ it.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 from xmae_dist.ingest.formats.source import SourceChannel
 
@@ -116,11 +116,6 @@ def channel_names(source_names: Sequence[str], numbers: Sequence[bool] | None = 
         else:
             names.append(_number_name(source_name) if numbers[at] else _plain(source_name))
     return _distinct(names)
-
-
-def likely_ppg(names: Iterable[str]) -> list[str]:
-    """Those of a corpus's channels that may be a pulse wave under another name."""
-    return [name for name in names if re.search(r"pleth|ppg|bvp|puls|^ir(_|$)|infrared|^green|^red(_|$)", name)]
 
 
 def _is_number(source_name: str, unit: str, rate_hz: float) -> bool:

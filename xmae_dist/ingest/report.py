@@ -75,6 +75,8 @@ def show(report: IngestReport, console: Console) -> None:
     for note in report.notes:
         console.print(f"note: {note}", soft_wrap=True)
     if not report.kept and not report.rejected:
+        for note in report.notes:
+            console.print(f"note: {note}", soft_wrap=True)
         console.print(
             f"nothing new: {report.known} recording files are already in cohort {report.cohort}", style="green"
         )
@@ -82,6 +84,8 @@ def show(report: IngestReport, console: Console) -> None:
     lost = [outcome for outcome in report.kept if outcome.dropped]
     if report.rejected or lost:
         console.print(_faults(report.rejected, lost))
+    for note in [*report.notes, *_of_recordings(report)]:
+        console.print(f"note: {note}", soft_wrap=True)
     for names in report.same[:_SHOWN]:
         console.print(f"same samples: {_few(names)}", style="yellow", soft_wrap=True)
     known = f", {report.known} files already in" if report.known else ""
@@ -107,6 +111,48 @@ def _faults(rejected: tuple[Outcome, ...], lost: list[Outcome]) -> Table:
     if len(lines) > _SHOWN:
         table.add_row("…", f"{len(lines) - _SHOWN} more", "see the report")
     return table
+
+
+def _of_recordings(report: IngestReport) -> list[str]:
+    """What was noted of single recordings, a line each while they are few."""
+    notes = [f"{outcome.name}: {note}" for outcome in report.kept for note in outcome.notes]
+    more = [f"{len(notes) - _SHOWN} more of single recordings: see the report"] if len(notes) > _SHOWN else []
+    return notes[:_SHOWN] + more
+
+
+@dataclass(frozen=True, kw_only=True)
+class LabelReport:
+    """What an update of labels did. `version` is the new snapshot; None where nothing differed."""
+
+    corpus: str
+    cohort: str
+    version: int | None
+    changed: tuple[str, ...]
+    other_subjects: tuple[str, ...]
+    without_a_row: int
+    notes: tuple[str, ...] = ()
+
+    def to_json(self) -> str:
+        return json.dumps({"format": "xmae-label-report/v1", **dataclasses.asdict(self)}, indent=1)
+
+
+def show_labels(report: LabelReport, console: Console) -> None:
+    """Prints what an update of labels did."""
+    for note in report.notes:
+        console.print(f"note: {note}", soft_wrap=True)
+    if report.other_subjects:
+        console.print(
+            f"note: the table names another subject for {len(report.other_subjects)} recordings, such as "
+            f"{report.other_subjects[0]}: subjects stay as they are",
+            soft_wrap=True,
+        )
+    if report.without_a_row:
+        console.print(f"note: {report.without_a_row} recordings of the cohort have no row", soft_wrap=True)
+    console.print(
+        f"labels of {len(report.changed)} recordings changed; cohort {report.cohort}, "
+        + (f"snapshot {report.version}" if report.version is not None else "no new snapshot"),
+        soft_wrap=True,
+    )
 
 
 def _unread(report: IngestReport) -> list[str]:

@@ -3,25 +3,28 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from xmae_dist.cluster import fanout
 from xmae_dist.core.errors import UsageError
 from xmae_dist.core.progress import progress
+from xmae_dist.ingest import relabel
 from xmae_dist.ingest.admission import Admission, admission, left_out
 from xmae_dist.ingest.convert import PartTask, Wear
 from xmae_dist.ingest.datasets.catalogue import Archive
-from xmae_dist.ingest.discover import Offer, discover
+from xmae_dist.ingest.discover import discover
 from xmae_dist.ingest.formats.items import Item, Refusal
 from xmae_dist.ingest.formats.mapping import Mapping as TableMapping
+from xmae_dist.ingest.formats.mapping import check_pattern
 from xmae_dist.ingest.gather import Gathered
 from xmae_dist.ingest.grouping import groups
-from xmae_dist.ingest.labels import LabelBook, read_label_files, read_manifest
+from xmae_dist.ingest.labels import LabelBook, check_unambiguous, read_label_files, read_manifest
 from xmae_dist.ingest.noted import Done, NotedTask, write_noted
 from xmae_dist.ingest.register import Register
-from xmae_dist.ingest.report import IngestReport
+from xmae_dist.ingest.report import IngestReport, LabelReport
 from xmae_dist.ingest.written import Note, Outcome
 from xmae_dist.storage import uri
 from xmae_dist.storage.corpus import AlreadyThereError, Corpus
@@ -52,6 +55,7 @@ class IngestRequest:
     device: str = ""
     body_sites: Mapping[str, str] = field(default_factory=dict)
     subject_prefix: str = ""
+    subject_pattern: str | None = None
     header_subjects: bool = False
     part_bytes: int = 512 * 2**20
 
@@ -64,9 +68,11 @@ def ingest(request: IngestRequest) -> IngestReport:
     """
     started = time.monotonic()
     checked_name("cohort", request.cohort)
+    if request.subject_pattern is not None:
+        check_pattern(request.subject_pattern, "--subject-pattern")
     with progress(f"ingest {request.cohort}: looking", None, "files") as looked:
         found = discover(request.inputs, request.mapping, looked.advance)
-    books = _label_books(request, found)
+    books = _label_books(request, dict.fromkeys(item.folder_url for item in found.items))
     corpus = Corpus.open_or_create(request.corpus_url)
     wear = Wear(device=request.device, body_sites=request.body_sites)
     settings = [request.mapping, wear, *(["header_subjects"] if request.header_subjects else [])]
@@ -74,16 +80,27 @@ def ingest(request: IngestRequest) -> IngestReport:
     register.finish_interrupted()
     withdrawn = corpus.withdrawn.read()
     todo = register.sort(found.items, withdrawn)
-    admitted = admission(withdrawn.subjects, todo.there, books, request.subject_prefix)
     resumed = register.resumable(todo.new)
+    admitted = admission(withdrawn.subjects, todo.there, books, request.subject_prefix, request.subject_pattern)
+    there = _recordings_of(corpus, request.cohort) if books else set()
+    for book in books:
+        check_unambiguous(book, [*there, *(item.name for item in todo.new)])
     notes = resumed + _write_new(request, corpus, register, wear, _without(todo.new, resumed), admitted)
     txn = register.txn_id(todo.new)
-    gathered = Gathered(books, request.subject_prefix, withdrawn.subjects)
+    collect = functools.partial(
+        Gathered,
+        books,
+        request.subject_prefix,
+        subject_pattern=request.subject_pattern,
+        known=there,
+        withdrawn=withdrawn.subjects,
+    )
+    gathered = collect()
     earlier = corpus.index.read(columns=["cohort", "recording_id", "digest"]) if notes else None
     try:
         version = gathered.commit(register, notes, txn)
     except AlreadyThereError:  # another run has some of the same files, and was first
-        gathered = Gathered(books, request.subject_prefix, withdrawn.subjects, register.there())
+        gathered = collect(there=register.there())
         version = gathered.commit(register, notes, txn)
     if earlier is not None:
         gathered.compare(earlier)
@@ -98,7 +115,11 @@ def ingest(request: IngestRequest) -> IngestReport:
         left_out=(*gathered.left_out, *(left_out(item.name, item.name) for item in todo.left_out)),
         resumed_parts=len(resumed),
         parts=gathered.parts,
-        notes=(*gathered.notes(), *_on_the_list(corpus, withdrawn)),
+        notes=(
+            *gathered.notes(),
+            *_unchanged_labels(corpus, request, books, there),
+            *_on_the_list(corpus, withdrawn),
+        ),
         unread=found.unread,
         same=gathered.same(),
         took_s=round(time.monotonic() - started, 2),
@@ -106,13 +127,68 @@ def ingest(request: IngestRequest) -> IngestReport:
     return _stored(report)
 
 
-def _label_books(request: IngestRequest, found: Offer) -> list[LabelBook]:
+def update_labels(request: IngestRequest) -> LabelReport:
+    """Takes the labels of the request's tables over into recordings that are in the corpus, in one commit.
+
+    Reads no signals and no new recordings; inputs are the folders beside which label files of the mapping lie. Raises
+    InputError or UsageError where there is no table of labels, or a row of it means several recordings.
+    """
+    folders = [uri.normalise(url) for url in request.inputs]
+    books = _label_books(request, folders)
+    if not books:
+        raise UsageError(
+            "--update-labels",
+            value="no table of labels",
+            expected="--labels FILE, or a mapping with label_files and the folder that they lie in",
+        )
+    corpus = Corpus.open(request.corpus_url)
+    before = relabel.changes(corpus, request.cohort, books, request.subject_prefix)
+    there = _recordings_of(corpus, request.cohort)
+    if not there:
+        raise UsageError("--cohort", value=request.cohort, expected="a cohort that is in the corpus")
+    version = relabel.update(corpus, request.cohort, books)
+    return LabelReport(
+        corpus=corpus.url,
+        cohort=request.cohort,
+        version=version,
+        changed=before.labels,
+        other_subjects=before.subjects,
+        without_a_row=len([one for one in there if not any(book.of(one) for book in books)]),
+        notes=tuple(note for book in books for note in book.notes),
+    )
+
+
+def _recordings_of(corpus: Corpus, cohort: str) -> set[str]:
+    table = corpus.index.read(columns=["recording_id"], filters=[("cohort", "=", cohort)])
+    return set(table["recording_id"].to_pylist())
+
+
+def _unchanged_labels(
+    corpus: Corpus, request: IngestRequest, books: Sequence[LabelBook], there: set[str]
+) -> Iterator[str]:
+    """What the tables of labels say otherwise of recordings that were in before: a run adds, it does not change."""
+    if not there:
+        return
+    found = relabel.changes(corpus, request.cohort, books, request.subject_prefix)
+    if found.labels:
+        yield (
+            f"labels of {len(found.labels)} recordings that are in the corpus differ from those of the table, such as "
+            f"{found.labels[0]}: --update-labels takes them over"
+        )
+    if found.subjects:
+        yield (
+            f"the table names another subject for {len(found.subjects)} recordings, such as {found.subjects[0]}: "
+            "who is in which split stays as it is; withdraw and ingest them again to change it"
+        )
+
+
+def _label_books(request: IngestRequest, folders: Iterable[str]) -> list[LabelBook]:
     books = []
     if request.manifest is not None:
         manifest = request.manifest
         books.append(read_manifest(uri.normalise(manifest.url), manifest.record_column, manifest.subject_column))
     if isinstance(request.mapping, TableMapping) and request.mapping.label_files:
-        for folder_url in dict.fromkeys(item.folder_url for item in found.items):
+        for folder_url in folders:
             books.append(read_label_files(folder_url, request.mapping.label_files))
     return books
 

@@ -59,8 +59,9 @@ class Attention(nn.Module):
         """Attend; ``rotation`` places the tokens in time, ``allowed_QK`` (True = may attend) limits the reach."""
         query, key, value = self._project(query_BQD, memory_BKD)
         if rotation is not None:
-            query = rotate(query, rotation)
-            key = rotate(key, rotation if memory_rotation is None else memory_rotation)
+            tables = _typed(rotation, query.dtype)
+            query = rotate(query, tables)
+            key = rotate(key, tables if memory_rotation is None else _typed(memory_rotation, key.dtype))
         rate = self.dropout.p if self.training else 0.0
         mixed_BHQE = F.scaled_dot_product_attention(query, key, value, attn_mask=allowed_QK, dropout_p=rate)
         return self.out_proj(mixed_BHQE.transpose(1, 2).flatten(2))
@@ -109,5 +110,10 @@ def rotation_table(time_N: Tensor, features: int, longest: float = 1000.0) -> Ro
 
 def rotate(x_BHNE: Tensor, rotation: Rotation) -> Tensor:
     """Turn the feature pairs (first half, second half) of queries or keys by their tokens' angles."""
-    cos, sin = (table.to(x_BHNE.dtype) for table in rotation)
-    return x_BHNE * cos + x_BHNE.roll(x_BHNE.shape[-1] // 2, dims=-1) * sin
+    cos, sin = rotation
+    return (x_BHNE * cos).addcmul_(x_BHNE.roll(x_BHNE.shape[-1] // 2, dims=-1), sin)
+
+
+def _typed(rotation: Rotation, dtype: torch.dtype) -> Rotation:
+    cos, sin = rotation
+    return cos.to(dtype), sin.to(dtype)

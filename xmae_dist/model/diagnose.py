@@ -12,6 +12,7 @@ from torch import Tensor
 
 from xmae_dist.model.interface import PretrainModel
 from xmae_dist.model.loss import masked_error
+from xmae_dist.model.patch import visible_indices
 
 
 def diagnose(
@@ -22,9 +23,10 @@ def diagnose(
     mask_MN: ArrayLike,
     batch: int = 64,
 ) -> dict[str, float]:
-    """Mean squared errors over masked samples, averaged over windows: see `window_errors`."""
+    """Mean squared errors over masked samples, averaged over windows that have a target: see `window_errors`."""
     found = window_errors(model, ecg_ML, ppg_ML, subject_M, mask_MN, batch)
-    return {name: float(error_M.mean()) for name, error_M in found.items()}
+    compared_M = ~np.isnan(found["mean"])
+    return {name: float(error_M[compared_M].mean()) for name, error_M in found.items()}
 
 
 @torch.inference_mode()
@@ -39,9 +41,9 @@ def window_errors(
     """Mean squared error over the masked samples of each window, (M,), by what the model was given.
 
     ``own``: with the window's own source signal. ``other``: with a window of another subject (the same pairing at
-    every call). ``none``: with a constant (zero) source. ``mean``: predicting the mean of all
-    target samples, which needs no model. The target is what the model reconstructs; for a model with one
-    signal only, ``other`` and ``none`` equal ``own``. The model's training mode is put back afterwards.
+    every call). ``none``: with a constant (zero) source. ``mean``: predicting the mean of all target samples,
+    which needs no model; NaN, as all, for a window that has no target. The target is what the model reconstructs; for a
+    model with one signal only, ``other`` and ``none`` equal ``own``. The model's training mode is put back afterwards.
     """
     ecg_ML, ppg_ML = (torch.as_tensor(np.asarray(x)) for x in (ecg_ML, ppg_ML))
     mask_MN = torch.as_tensor(np.asarray(mask_MN))
@@ -52,7 +54,7 @@ def window_errors(
     model.eval()
     found = {name: _errors(model, source, target_ML, mask_MN, batch) for name, source in sources.items()}
     model.train(was_training)
-    level_ML = target_ML.mean().expand_as(target_ML)
+    level_ML = target_ML.nanmean().expand_as(target_ML)
     return {name: error_M.numpy() for name, error_M in found.items()} | {
         "mean": masked_error(level_ML, target_ML, mask_MN).numpy()
     }
@@ -80,7 +82,9 @@ def _errors(model: PretrainModel, source_ML: Tensor, target_ML: Tensor, mask_MN:
     parts = []
     for start in range(0, len(target_ML), batch):
         rows = slice(start, start + batch)
+        # What is visible is known here; a device would have to be asked for it.
+        visible_BV = visible_indices(mask_MN[rows]).to(device)
         source, target, mask = (x[rows].to(device) for x in (source_ML, target_ML, mask_MN))
         ppg, ecg = (source, target) if model.reconstructs == "ecg" else (target, source)
-        parts.append(masked_error(model.reconstruct(ppg, ecg, mask), target, mask).float())
+        parts.append(masked_error(model.reconstruct(ppg, ecg, mask, visible_BV), target, mask).float())
     return torch.cat(parts).cpu()

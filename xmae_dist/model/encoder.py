@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from xmae_dist.model.blocks import Block, Rotation, rotation_table
-from xmae_dist.model.patch import View, expand_mask, gather_visible
+from xmae_dist.model.patch import View, expand_mask
 from xmae_dist.model.stem import build_stem
 
 
@@ -51,7 +51,7 @@ class SignalEncoder(nn.Module):
             tokens, rotation = self.stem(signal_BCL), (self.cos, self.sin)
         else:
             seen_B1L = ~expand_mask(view.mask_BN, self.patch_length)[:, None]
-            tokens = gather_visible(self.stem(signal_BCL * seen_B1L), view.visible_BV)
+            tokens = self.stem(signal_BCL * seen_B1L, view.visible_BV)
             rotation = self._rotation_at(view.visible_BV)
         for block in self.blocks:
             tokens = block(tokens, rotation)

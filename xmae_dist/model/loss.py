@@ -34,9 +34,12 @@ def counted_samples(target_BL: Tensor, mask_BN: Tensor) -> Tensor:
 
 
 def masked_error(predicted_BL: Tensor, target_BL: Tensor, mask_BN: Tensor) -> Tensor:
-    """Mean squared error over the masked samples of each window, (B,): rows may be averaged over batches."""
+    """Mean squared error over the masked samples of each window, (B,): rows may be averaged over batches.
+
+    NaN where a window has no sample to compare with: it is no window without an error.
+    """
     square_B, counted_B = _squares(predicted_BL, target_BL, mask_BN)
-    return square_B / counted_B.clamp(min=1)
+    return square_B / counted_B
 
 
 def _squares(predicted_BL: Tensor, target_BL: Tensor, mask_BN: Tensor) -> tuple[Tensor, Tensor]:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from xmae_dist.core.errors import ConfigError
+from xmae_dist.model.patch import gather_visible
 
 
 def conv_norm_act(channels_in: int, channels_out: int, kernel: int, stride: int = 1) -> nn.Sequential:
@@ -91,25 +92,37 @@ class StridedStem(nn.Module):
             nn.Conv1d(middle, width, third, stride=third),
         )
 
-    def forward(self, x_BCL: Tensor) -> Tensor:
-        return self.convs(x_BCL).transpose(1, 2)
+    def forward(self, x_BCL: Tensor, wanted_BV: Tensor | None = None) -> Tensor:
+        return _wanted(self.convs(x_BCL).transpose(1, 2), wanted_BV)
+
+
+class Frames(nn.Conv1d):
+    """A strided convolution over frames that are cut already: ``(B, N, C, K) -> (B, N, D)``, one matrix product."""
+
+    def forward(self, frames_BNCK: Tensor) -> Tensor:
+        return F.linear(frames_BNCK.flatten(2), self.weight.flatten(1), self.bias)
 
 
 class FrameStem(nn.Module):
     """A patch with half a patch on either side, through one hidden layer: ``(B, C, L) -> (B, N, D)``.
 
-    No work at all is done at the full rate: this is two matrix products per patch.
+    No work at all is done at the full rate: this is two matrix products per patch, and of patches that are wanted
+    alone.
     """
 
     def __init__(self, channels: int, width: int, patch_length: int) -> None:
         super().__init__()
         self.reach = patch_length // 2
-        self.frame = nn.Conv1d(channels, width, patch_length + 2 * self.reach, stride=patch_length)
+        self.frame = Frames(channels, width, patch_length + 2 * self.reach, stride=patch_length)
         self.mix = nn.Linear(width, width)
 
-    def forward(self, x_BCL: Tensor) -> Tensor:
-        frames_BDN = self.frame(F.pad(x_BCL, (self.reach, self.reach)))
-        return self.mix(F.gelu(frames_BDN.transpose(1, 2)))
+    def forward(self, x_BCL: Tensor, wanted_BV: Tensor | None = None) -> Tensor:
+        padded_BCL = F.pad(x_BCL, (self.reach, self.reach))
+        frames_BNCK = padded_BCL.unfold(2, self.frame.kernel_size[0], self.frame.stride[0]).transpose(1, 2)
+        if wanted_BV is not None:
+            size = (-1, -1, *frames_BNCK.shape[2:])
+            frames_BNCK = frames_BNCK.gather(1, wanted_BV[:, :, None, None].expand(size))
+        return self.mix(F.gelu(self.frame(frames_BNCK)))
 
 
 class PatchedPyramidStem(nn.Module):
@@ -122,15 +135,19 @@ class PatchedPyramidStem(nn.Module):
         self.features = PyramidStem(32)
         self.patches = nn.Conv1d(32, width, patch_length, stride=patch_length)
 
-    def forward(self, x_B1L: Tensor) -> Tensor:
-        return self.patches(self.features(x_B1L)).transpose(1, 2)
+    def forward(self, x_B1L: Tensor, wanted_BV: Tensor | None = None) -> Tensor:
+        return _wanted(self.patches(self.features(x_B1L)).transpose(1, 2), wanted_BV)
+
+
+def _wanted(tokens_BND: Tensor, wanted_BV: Tensor | None) -> Tensor:
+    return tokens_BND if wanted_BV is None else gather_visible(tokens_BND, wanted_BV)
 
 
 STEMS = {"strided": StridedStem, "frames": FrameStem, "pyramid": PatchedPyramidStem}
 
 
 def build_stem(name: str, channels: int, width: int, patch_length: int) -> nn.Module:
-    """A stem that gives patch tokens, by name; ConfigError for an unknown one."""
+    """A stem that gives patch tokens, all or those wanted, by name; ConfigError for an unknown one."""
     if name not in STEMS:
         raise ConfigError("stem", value=name, expected=" | ".join(STEMS))
     return STEMS[name](channels, width, patch_length)

@@ -10,6 +10,7 @@ import numpy as np
 
 from xmae_dist.core import seeds
 from xmae_dist.core.errors import IntegrityError
+from xmae_dist.core.plausible import doubt
 from xmae_dist.storage.index import IndexRow
 from xmae_dist.storage.snapshot import Recording, Snapshot, read_row
 
@@ -68,6 +69,7 @@ class QualitySummary:
     flat: int  # one value for more than half of the window
     clipped: int  # more than a twentieth of the samples at the window's own extremes
     damaged: int
+    doubt: str | None = None  # what is implausible of its values in its unit, and the unit that would fit
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -152,7 +154,8 @@ def sample_quality(snapshot: Snapshot, *, windows: int = 24, seed: int = 0) -> l
         # In order of place, so that neighbouring windows share a chunk.
         picks = sorted(generator.integers(0, len(rows), windows))
         starts = generator.random(windows)
-        seen = Counter(_judge_row(snapshot.url, rows[i], at) for i, at in zip(picks, starts, strict=True))
+        looked = [_judge_row(snapshot.url, rows[i], at) for i, at in zip(picks, starts, strict=True)]
+        seen = Counter(judgement for judgement, _ in looked)
         summaries.append(
             QualitySummary(
                 cohort=cohort,
@@ -163,18 +166,33 @@ def sample_quality(snapshot: Snapshot, *, windows: int = 24, seed: int = 0) -> l
                 flat=seen["flat"],
                 clipped=seen["clipped"],
                 damaged=seen["damaged"],
+                doubt=_doubt(channel, rows, [values for _, values in looked if values is not None]),
             )
         )
     return summaries
 
 
-def _judge_row(url: str, row: IndexRow, at: float) -> str:
+def _doubt(channel: str, rows: Sequence[IndexRow], values: Sequence[tuple[float, float]]) -> str | None:
+    """What is implausible of the (level, spread) of sampled windows of a channel."""
+    if not values or len({row.unit for row in rows}) > 1:
+        return None
+    level, spread = np.median(np.array(values), axis=0)
+    return doubt(channel, rows[0].unit, level=float(level), spread=float(spread))
+
+
+def _judge_row(url: str, row: IndexRow, at: float) -> tuple[str, tuple[float, float] | None]:
+    """The judgement of one window, and its level and spread where it has finite samples."""
     length = min(row.length, round(WINDOW_S * row.rate_hz))
     start = int(at * (row.length - length + 1))
     try:
-        return judge(read_row(url, row, start, start + length))
+        signal = read_row(url, row, start, start + length)
     except IntegrityError:
-        return "damaged"
+        return "damaged", None
+    finite = signal[np.isfinite(signal)]
+    if not finite.size:
+        return judge(signal), None
+    low, level, high = np.percentile(finite, [0.5, 50, 99.5])
+    return judge(signal), (float(level), float(high - low))
 
 
 def judge(signal: np.ndarray) -> str:

@@ -32,6 +32,7 @@ from xmae_dist.train.config import PretrainConfig, ResourceConfig, check, model_
 from xmae_dist.train.observe.display import Display
 from xmae_dist.train.observe.startup import Marks, process_started_s
 from xmae_dist.train.survival.board import Board
+from xmae_dist.train.survival.grace import short_grace
 from xmae_dist.train.survival.lease import Held, hold
 
 _DRAW_EVERY_S = 60.0
@@ -55,6 +56,8 @@ def pretrain(config: PretrainConfig) -> Outcome:
     marks = Marks(process_started_s())
     marks.note("imports")
     check(config)
+    if warning := short_grace(os.environ):
+        print(f"pretrain: {warning}", file=sys.stderr, flush=True)
     config = _normalised(config)
     with hold(config.run) as held:
         return _pretrain(_pinned(config), held, marks)

@@ -11,7 +11,7 @@ import pytest
 from tests.data.conftest import WATCH, WORN
 from xmae_dist.core.errors import ConfigError
 from xmae_dist.data.clocks.alignment import estimate
-from xmae_dist.data.store.materialise import StoreConfig, materialise
+from xmae_dist.data.store.materialise import NoWindowsError, StoreConfig, materialise
 from xmae_dist.data.store.window_store import WindowStore
 from xmae_dist.data.windows.source import pairs_among, window_sources
 from xmae_dist.data.windows.spec import WindowSpec
@@ -96,9 +96,9 @@ def test_without_a_prior_nothing_is_paired_and_old_names_hold(corpus: Corpus) ->
     assert "arrival_prior_s" not in WindowSpec().to_dict()
     assert WindowSpec.from_dict(SPEC.to_dict()) == SPEC
     assert SPEC.source_only() == WindowSpec(min_quality=0.3).source_only()
-    plain = materialise(corpus.url, f"{corpus.url}/windows", StoreConfig(split=SPLIT))
-    assert plain.n_windows == 0
-    assert {name for reasons in plain.dropped().values() for name in reasons} == {"no_ecg", "no_ppg"}
+    with pytest.raises(NoWindowsError, match=r"no_ecg \d+, no_ppg|no_ppg [\d,]+, no_ecg") as caught:
+        materialise(corpus.url, f"{corpus.url}/windows", StoreConfig(split=SPLIT))
+    assert "--require ppg" in str(caught.value)
     with pytest.raises(ConfigError, match="arrival_prior_s"):
         WindowSpec(require=("ppg",), arrival_prior_s=0.25)
 

@@ -30,6 +30,7 @@ class Worker:
             {"kind": "step", "step": 6, "loss": 0.75},
             {"kind": "step", "step": 7, "loss": 0.5, "rss_mb": [300, 400]},
             {"kind": "validation", "step": 6, "own": 0.125},
+            {"kind": "checkpoint", "step": 6, "time_s": 1700000000.5, "url": "s3://bucket/run/x", "bytes": 9},
         ])
 
 worker = Worker.remote()
@@ -55,6 +56,8 @@ def test_the_newest_numbers_of_a_run_are_at_the_metrics_endpoint() -> None:
     found = {line.split("{")[0]: line for line in done.stdout.splitlines()}
     assert found["ray_xmae_train_loss"].endswith(" 0.5") and 'run="s3://bucket/run"' in found["ray_xmae_train_loss"]
     assert found["ray_xmae_train_step"].endswith(" 7.0")
+    assert found["ray_xmae_checkpoint_step"].endswith(" 6.0")
+    assert float(found["ray_xmae_checkpoint_time_s"].split()[-1]) == 1700000000.5
     assert found["ray_xmae_validation_own"].endswith(" 0.125")
     ranks = [line for line in done.stdout.splitlines() if line.startswith("ray_xmae_train_rss_mb")]
     assert sorted((line.split('rank="')[1][0], line.split()[-1]) for line in ranks) == [("0", "300.0"), ("1", "400.0")]

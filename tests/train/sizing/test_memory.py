@@ -16,7 +16,7 @@ from xmae_dist.train.config import EngineConfig, ModelConfig, PretrainConfig, Re
 from xmae_dist.train.sizing.memory import Counted, check_fits, check_memory, count, state_need
 
 GIB = 2**30
-BIG = Counted(parameters=1_372_000_000, activation_bytes=300 * 2**20)
+BIG = Counted(parameters=1_372_000_000, activation_bytes=300 * 2**20, bf16_activation_bytes=150 * 2**20)
 
 
 def config(workers: int = 2, micro: int = 8, gpus: bool = False, **engine: Any) -> PretrainConfig:

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import logging
 import pickle
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,6 +19,7 @@ import pyarrow as pa
 from xmae_dist.cluster import fanout
 from xmae_dist.core.errors import InputError, XmaeError
 from xmae_dist.core.fingerprint import canonical_json, digest_json
+from xmae_dist.core.plausible import likely_pulse_waves
 from xmae_dist.core.progress import progress
 from xmae_dist.data.clocks.pairing import Candidate
 from xmae_dist.data.clocks.record import estimates
@@ -48,6 +50,12 @@ _INDEX_SCHEMA = pa.schema(
         pa.field("dropped", pa.map_(pa.string(), pa.int64())),
     ]
 )
+
+
+class NoWindowsError(InputError):
+    """A snapshot of which no window can be kept under a specification."""
+
+    exit_status = 1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,7 +89,8 @@ def materialise(
     An old version with subjects that were withdrawn since is refused unless `allow_withdrawn`.
     `tasks` limits how many parts are written at once; it changes nothing in the result. Starts a local Ray
     where none is running and no RAY_ADDRESS is set. Raises InputError for an empty corpus, IntegrityError
-    for damaged recordings, naming them.
+    for damaged recordings, naming them, and NoWindowsError where not one window can be kept: such a store is not kept
+    either.
     """
     config = config or StoreConfig()
     corpus = Corpus.open(corpus_url)
@@ -97,9 +106,51 @@ def materialise(
         uri.write_bytes(uri.join(url, "store.json"), canonical_json(document))
         sources = window_sources(recordings, pairs, estimates(corpus, pairs))
         plans = plan_parts(sources, config.spec, config.split, url, config.chunk_windows, on_the_fly=config.on_the_fly)
-        commit_index(url, document["fingerprint"], list(_written(plans, tasks)))
+        rows = list(_written(plans, tasks))
+        if not any(row["n_windows"] for row in rows):
+            uri.delete(url, recursive=True)
+            raise _no_windows(snapshot, config, [dict(row["dropped"]) for row in rows])
+        commit_index(url, document["fingerprint"], rows)
     # The store is named by what this snapshot holds, so its recordings need no second look.
-    return WindowStore.open(url, origin=Origin(snapshot.url, snapshot.version), check_origin=allow_withdrawn)
+    store = WindowStore.open(url, origin=Origin(snapshot.url, snapshot.version), check_origin=allow_withdrawn)
+    if not store.n_windows:  # made by a version that kept empty ones
+        uri.delete(url, recursive=True)
+        raise _no_windows(snapshot, config, list(store.dropped().values()))
+    return store
+
+
+def missing_channel_hint(channels: Iterable[str], spec: WindowSpec, dropped: Iterable[Mapping[str, int]]) -> str | None:
+    """What to do where windows are dropped because a recording lacks a channel; None where none was."""
+    reasons: Counter[str] = Counter()
+    for one in dropped:
+        reasons.update(one)
+    there = set(channels)
+    if reasons[f"no_{spec.source}"]:
+        likely = likely_pulse_waves(there - {spec.source})
+        if likely:
+            target = f"{spec.target} " if spec.paired else ""
+            return (
+                f"{', '.join(likely)} may be the pulse wave: `--source {likely[0]} --require {target}{likely[0]}`, or "
+                f"ingest it as {spec.source!r} by a mapping"
+            )
+    if spec.paired and reasons[f"no_{spec.target}"] and spec.source in there:
+        return f"recordings without {spec.target!r} give windows with `--require {spec.source}`"
+    return None
+
+
+def _no_windows(snapshot: Snapshot, config: StoreConfig, dropped: Sequence[Mapping[str, int]]) -> NoWindowsError:
+    reasons: Counter[str] = Counter()
+    for one in dropped:
+        reasons.update(one)
+    said = ", ".join(f"{name} {count:,}" for name, count in reasons.most_common())
+    channels = {row.channel for name in _cohorts(snapshot, config) for row in snapshot.cohort(name).rows()}
+    return NoWindowsError(
+        f"windows of {snapshot.url}",
+        value=f"none of {sum(reasons.values()):,} possible ones kept ({said})" if said else "none",
+        expected="at least one",
+        fix=missing_channel_hint(channels, config.spec, dropped)
+        or "look at the reasons: `xmae inspect` shows channels and quality; `--min-quality` and others decide",
+    )
 
 
 def _cohorts(snapshot: Snapshot, config: StoreConfig) -> list[str]:

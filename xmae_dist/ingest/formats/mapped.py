@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import posixpath
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+from xmae_dist.core.fingerprint import digest_json
 from xmae_dist.ingest.formats.items import Folder, Found, Item
 from xmae_dist.ingest.formats.mapping import Mapping, picks
 from xmae_dist.ingest.formats.protocol import told
@@ -35,7 +36,16 @@ class MappedFormat:
         return Found(items=tuple(self._item(folder, name) for name in names))
 
     def _item(self, folder: Folder, name: str) -> Item:
-        return folder.whole_file(name, self.name, self.mapping.companions(name, folder.sizes))
+        beside = self.mapping.companions(name, folder.sizes)
+        item = folder.whole_file(name, self.name, beside)
+        if not beside:
+            return item
+        others = [folder.whole_file(other, self.name) for other in beside]
+        return replace(
+            item,
+            bytes=item.bytes + sum(other.bytes for other in others),
+            fingerprint=digest_json([item.fingerprint, *(other.fingerprint for other in others)]),
+        )
 
     def recordings(self, item: Item, folder: Path) -> Iterator[Opened]:
         return told(self._opened(folder / item.head, item.name), item.name)

@@ -301,6 +301,14 @@ def _check_time(mapping: Mapping, where: str) -> None:
 
 def _check_text(mapping: Mapping, where: str) -> None:
     _one_of(mapping.decimal, (".", ","), f"mapping {where}: decimal")
+    for name, signs in (("delimiter", mapping.delimiter), ("quote", mapping.quote or '"')):
+        if mapping.layout != "lines" and len(signs) != 1:
+            raise InputError(
+                f"mapping {where}: {name}",
+                value=repr(signs),
+                expected="one sign",
+                fix='a tab is "\\t" in double quotes',
+            )
     if mapping.format == "csv" and mapping.decimal == mapping.delimiter and mapping.layout != "lines":
         raise InputError(
             f"mapping {where}: decimal",

@@ -50,6 +50,7 @@ _DAMAGE = (
     AssertionError,
     NotImplementedError,
     MemoryError,
+    SyntaxError,  # XML within a file
     struct.error,
     zlib.error,
 )

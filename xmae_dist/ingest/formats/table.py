@@ -62,7 +62,7 @@ class ColumnsRecording:
     def blocks(self) -> Iterator[Block]:
         """The samples; channels of other rates follow one another, each with its missing samples in front."""
         leads, _ = self._leads
-        nothing = {channel.key: np.empty(0, dtype=channel.dtype) for channel in self.channels}
+        nothing: dict[str, Raw] = {channel.key: np.empty(0, dtype=channel.dtype) for channel in self.channels}
         for strand, lead in zip(self._strands, leads, strict=True):
             if lead:
                 yield nothing | {
@@ -70,7 +70,7 @@ class ColumnsRecording:
                     for channel in strand.channels
                 }
             for block in strand.blocks():
-                yield nothing | block
+                yield {**nothing, **block}
 
     @cached_property
     def _leads(self) -> tuple[list[int], float]:
@@ -87,7 +87,7 @@ class ColumnsRecording:
                 for one in mapping.channels
                 if (one.rate_hz or file.rate_hz) == rate_hz
             ]
-            strands.append(Strand(file, channels, rate_hz, sparse=len(rates) > 1))
+            strands.append(Strand(file, channels, rate_hz, sparse=len(rates) > 1, named=bool(self._mapping.joined)))
         return strands
 
     def _column(self, file: TableFile, channel: ChannelMapping) -> str:

@@ -95,20 +95,24 @@ class _Placed:
 
 class Strand:
     """Channels of one rate in one file. `sparse`: their values stand in some rows only, where another rate is read
-    from the same file.
+    from the same file; `named`: its notes name the file, of several in a recording.
 
     Reading raises InputError where times contradict the declared rate.
     """
 
-    def __init__(self, file: TableFile, channels: Sequence[SourceChannel], rate_hz: float, *, sparse: bool) -> None:
-        self._file, self.channels, self.rate_hz, self._sparse = file, tuple(channels), rate_hz, sparse
+    def __init__(
+        self, file: TableFile, channels: Sequence[SourceChannel], rate_hz: float, *, sparse: bool, named: bool
+    ) -> None:
+        self._file, self.channels, self.rate_hz = file, tuple(channels), rate_hz
+        self._sparse, self._named = sparse, named
         self._thing = f"times of {file.path.name}"
         if sparse:
             self._thing += f", column {self.channels[0].source_name!r}"
 
     @property
     def notes(self) -> tuple[str, ...]:
-        return self._placed.notes
+        where = f"{self._file.path.name}: " if self._named else ""
+        return tuple(where + note for note in self._placed.notes)
 
     @cached_property
     def start_ns(self) -> int | None:
@@ -210,7 +214,7 @@ class Strand:
             found = timeline(times_s, limits, self._thing)
         notes = self._noted(found, int(repeats.sum()) if drop else 0)
         if cells is not None and cells.absolute and cells.first_ns() is None:
-            notes.append(f"{self._file.path.name}: its dates lie beyond the year 2262: the start is left unknown")
+            notes.append("its dates lie beyond the year 2262: the start is left unknown")
         return _Placed(
             timeline=found,
             repeats=repeats if drop else None,
@@ -222,19 +226,19 @@ class Strand:
         )
 
     def _noted(self, found: Timeline, dropped: int) -> list[str]:
-        name, notes = self._file.path.name, []
+        notes: list[str] = []
         if dropped:
-            notes.append(f"{name}: {dropped:,} repeated rows dropped (equal in time and in every value)")
+            notes.append(f"{dropped:,} repeated rows dropped (equal in time and in every value)")
         drift = found.rate_hz / self.rate_hz - 1
         # Of a short file's span half a sample is a notable part.
         if abs(drift) > _WORTH_NOTING + 1 / max(found.rows, 1):
             notes.append(
-                f"{name}: {found.rate_hz:.5g} samples per second measured where {self.rate_hz:g} are declared: "
+                f"{found.rate_hz:.5g} samples per second measured where {self.rate_hz:g} are declared: "
                 f"times within it are out by up to {abs(drift):.2%}"
             )
         if found.scatter_samples > 0.5:
             notes.append(
-                f"{name}: its times scatter by up to {found.scatter_samples / self.rate_hz * 1e3:.0f} ms around steady "
+                f"its times scatter by up to {found.scatter_samples / self.rate_hz * 1e3:.0f} ms around steady "
                 "ones and are taken as times of arrival; set resample = true if samples were taken then"
             )
         return notes
@@ -323,10 +327,7 @@ class Strand:
                 fix="correct time.format or rate_hz in the mapping file",
             )
         self._check_resampled_gaps(steps_s)
-        note = (
-            f"{self._file.path.name}: resampled from {rows_per_s:.5g} rows per second to {self.rate_hz:g} Hz "
-            f"({steps_of(times_s)})"
-        )
+        note = f"resampled from {rows_per_s:.5g} rows per second to {self.rate_hz:g} Hz ({steps_of(times_s)})"
         return _Placed(
             timeline=None,
             repeats=None,

@@ -88,10 +88,8 @@ class WfdbRecording:
         if not self._channels:
             raise InputError(f"record {header.name}", value="no samples", expected="at least one signal with samples")
         start_ns, dated = _start_time_ns(record, self._headers[0].start)
-        notes = [*self._notes(), *dated]
-        self._origin = Origin(
-            recording_id=recording_id, start_time_ns=start_ns, notes=tuple(f"{header.stem}: {note}" for note in notes)
-        )
+        notes = (*self._notes(), *dated)
+        self._origin = Origin(recording_id=recording_id, start_time_ns=start_ns, notes=notes)
 
     @property
     def origin(self) -> Origin:

@@ -7,6 +7,7 @@ that links to the signal files. Format: https://wfdb.io/spec/header-files.html
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import re
 import tempfile
@@ -80,27 +81,23 @@ def _record_line(line: str, found: Header) -> str:
 
 
 def _start(when: str, found: Header) -> datetime.datetime | None:
-    for form in _FORMS:
-        try:
-            start = datetime.datetime.strptime(when, form)
-        except ValueError:
-            continue
-        found.notes.append(f"the header says {when!r} for its start, read as {start.isoformat()}")
-        return start
-    try:
-        start = datetime.datetime.fromisoformat(when) if re.search(r"\d{4}-\d\d-\d\d.\d", when) else None
-    except ValueError:
-        start = None
-    for form in _TWO_DIGITS if start is None else ():
-        try:
-            start = datetime.datetime.strptime(when, form)
-        except ValueError:
-            continue
+    start = _in_form(when, _FORMS)
+    if start is None and re.search(r"\d{4}-\d\d-\d\d.\d", when):
+        with contextlib.suppress(ValueError):
+            start = datetime.datetime.fromisoformat(when)
+    start = start or _in_form(when, _TWO_DIGITS)
     if start is None:
         found.notes.append(f"the header says {when!r} for its start, which is no date and time: the start is unknown")
         return None
     found.notes.append(f"the header says {when!r} for its start, read as {start.isoformat()}")
     return start.astimezone(datetime.UTC).replace(tzinfo=None) if start.tzinfo else start
+
+
+def _in_form(when: str, forms: tuple[str, ...]) -> datetime.datetime | None:
+    for form in forms:
+        with contextlib.suppress(ValueError):
+            return datetime.datetime.strptime(when, form)
+    return None
 
 
 def _without_place(line: str, found: Header, folder: Path) -> str:

@@ -30,6 +30,8 @@ from xmae_dist.ingest.formats.source import (
 
 # A stream whose samples come at another rate than it says cannot be laid on its grid.
 _RATE_TOLERANCE = 0.02
+# A pause between samples from which on it is a hole; the library would smooth times over one of a second.
+_HOLE_S, _HOLE_SAMPLES = 0.2, 5
 _UNIT_WORDS = {"microvolts": "uV", "millivolts": "mV", "volts": "V", "microsiemens": "uS"}
 
 
@@ -38,7 +40,12 @@ def opened(path: Path, name: str, header_subjects: bool) -> Iterator[Opened]:
     pyxdf = library("pyxdf", "xdf")
     with parsing(path, "an XDF file"):
         _check_whole(path)
-        streams, header = pyxdf.load_xdf(str(path), verbose=False)
+        streams, header = pyxdf.load_xdf(
+            str(path),
+            jitter_break_threshold_seconds=_HOLE_S,
+            jitter_break_threshold_samples=_HOLE_SAMPLES,
+            verbose=False,
+        )
         regular = [stream for stream in streams if _is_signal(stream)]
         markers = [stream for stream in streams if not _is_signal(stream)]
         opened_at = (header.get("info", {}).get("datetime") or [""])[0]

@@ -2,8 +2,9 @@
 
 Per parameter: weights (4 bytes, float32), gradients (4), AdamW's moments (8), and under DeepSpeed the optimizer's own
 copy of the weights (4), each divided among R ranks from the ZeRO stage that divides it. On top come the activations
-that a micro-batch keeps for its backward pass, counted by running the model on tensors without memory. Communication
-buffers, the allocator's slack and the libraries themselves are not in it, so a prediction is a lower bound.
+that a micro-batch keeps for its backward pass, counted by running the model on tensors without memory, in the precision
+of training; beside bfloat16 these hold a copy of the weights in it (2 bytes a parameter). Communication buffers, the
+allocator's slack and the libraries themselves are not in it, so a prediction is a lower bound.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch.overrides import TorchFunctionMode
 
 from xmae_dist.core.errors import ConfigError
 from xmae_dist.model import kinds, presets
@@ -65,19 +67,23 @@ def state_need(parameters: int, engine: EngineConfig, ranks: int, activations: f
 
 @dataclass(frozen=True, kw_only=True)
 class Counted:
-    """A model's trained and frozen parameters, and the bytes of activations a window keeps, in float32."""
+    """A model's trained and frozen parameters, and the bytes of activations a window keeps, by precision."""
 
     parameters: int
     activation_bytes: int
+    """In float32."""
+    bf16_activation_bytes: int
+    """Beside bfloat16, in which matrix products read and write; norms and the sums between blocks stay float32."""
 
     def need(self, config: PretrainConfig) -> Need:
-        """Of one worker of the fewest that the run may have. bf16 halves activations."""
+        """Of one worker of the fewest that the run may have."""
         train = config.train
         ranks = train.min_workers or train.workers
         half = config.engine.precision == "bf16" or (config.engine.precision == "auto" and config.resources.gpus)
         windows = min(train.micro_batch, -(-train.global_batch // ranks))
-        activations = self.activation_bytes * windows * (0.5 if half else 1.0)
-        return state_need(self.parameters, config.engine, ranks, activations)
+        activations = (self.bf16_activation_bytes if half else self.activation_bytes) * windows
+        copies = 2 * self.parameters if half else 0  # of the weights, kept from the forward to the backward pass
+        return state_need(self.parameters, config.engine, ranks, activations + copies)
 
 
 def count(config: presets.Config, *, fused: bool) -> Counted:
@@ -93,12 +99,34 @@ def count(config: presets.Config, *, fused: bool) -> Counted:
     else:
         pretended = torch.device("meta")
     with pretended:
-        return _counted(kinds.from_config(config), config)
+        model = kinds.from_config(config)
+        full = _kept_bytes(model, config, _COUNTED) // _COUNTED
+        if not fused:  # autocast knows no device without memory; some more than what fused kernels show
+            return Counted(parameters=_elements(model), activation_bytes=full, bf16_activation_bytes=full * 6 // 10)
+        with torch.autocast("cpu", torch.bfloat16), _NormsInFloat32():
+            few, many = (_kept_bytes(model, config, size) for size in (_COUNTED, 2 * _COUNTED))
+    half = (many - few) // _COUNTED
+    return Counted(parameters=_elements(model), activation_bytes=full, bf16_activation_bytes=half)
 
 
-def _counted(model: torch.nn.Module, config: presets.Config) -> Counted:
-    signal_BL = torch.zeros(_COUNTED, config.length)
-    mask_BN = torch.zeros(_COUNTED, config.n_patches, dtype=torch.bool)
+class _NormsInFloat32(TorchFunctionMode):
+    """CUDA's autocast where the CPU's is other: layer norms read and give float32."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is not torch.nn.functional.layer_norm:
+            return func(*args, **(kwargs or {}))
+        with torch.autocast("cpu", enabled=False):
+            return func(args[0].float(), *args[1:], **(kwargs or {}))
+
+
+def _elements(model: torch.nn.Module) -> int:
+    return sum(p.numel() for p in model.parameters())
+
+
+def _kept_bytes(model: torch.nn.Module, config: presets.Config, windows: int) -> int:
+    """What a forward pass over so many windows keeps for the backward pass, beside the weights."""
+    signal_BL = torch.zeros(windows, config.length)
+    mask_BN = torch.zeros(windows, config.n_patches, dtype=torch.bool)
     visible = config.n_patches - masked_count(config.n_patches, config.mask_ratio)
     kept = {p.untyped_storage()._cdata: p.untyped_storage() for p in model.parameters()}
     weights = sum(storage.nbytes() for storage in kept.values())
@@ -109,9 +137,8 @@ def _counted(model: torch.nn.Module, config: presets.Config) -> Counted:
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        model(signal_BL, signal_BL, mask_BN, torch.arange(visible).expand(_COUNTED, -1))
-    activations = sum(storage.nbytes() for storage in kept.values()) - weights
-    return Counted(parameters=sum(p.numel() for p in model.parameters()), activation_bytes=activations // _COUNTED)
+        model(signal_BL, signal_BL, mask_BN, torch.arange(visible).expand(windows, -1))
+    return sum(storage.nbytes() for storage in kept.values()) - weights
 
 
 def check_fits(config: PretrainConfig, nodes: Iterable[Mapping[str, Any]]) -> None:

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from xmae_dist.data.store.window_store import WindowStore
 from xmae_dist.model.interface import PretrainModel
 from xmae_dist.model.mask import masks
+from xmae_dist.model.patch import visible_indices
 from xmae_dist.storage import uri
 from xmae_dist.train.observe.losses import Cohorts
 from xmae_dist.train.step.batch import Masking
@@ -78,7 +79,8 @@ def rebuilt_panel(model: PretrainModel, share: HeldOut, device: torch.device) ->
     ecg, ppg, mask, _ = share.panel
     was_training = model.training
     model.eval()
-    inputs = (torch.from_numpy(x).to(device) for x in (ppg, ecg, mask))
+    visible = visible_indices(torch.from_numpy(mask)).numpy()
+    inputs = (torch.from_numpy(x).to(device) for x in (ppg, ecg, mask, visible))
     rebuilt = model.reconstruct(*inputs).float().cpu().numpy()
     model.train(was_training)
     return np.asarray(rebuilt, np.float32)

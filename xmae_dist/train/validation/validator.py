@@ -147,9 +147,10 @@ class Validator:
         """(sum, number) of errors by source, then of own errors by cohort, flat; keeps the panel on rank 0."""
         share = self._share
         found = window_errors(model, share.ecg, share.ppg, share.subject, share.mask, self._batch)
-        pairs = [(float(found[source].sum()), len(found[source])) for source in SOURCES]
+        compared = ~np.isnan(found["mean"])  # not those that lack the target
+        pairs = [(float(found[source][compared].sum()), int(compared.sum())) for source in SOURCES]
         for place in range(len(share.cohorts)):
-            own = found["own"][share.cohort == place]
+            own = found["own"][compared & (share.cohort == place)]
             pairs.append((float(own.sum()), len(own)))
         rebuilt_BL = rebuilt_panel(model, share, device)
         if self._ranks.rank == 0:
