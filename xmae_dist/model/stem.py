@@ -106,12 +106,8 @@ class Frames(nn.Conv1d):
 class FrameStem(nn.Module):
     """A patch with half a patch on either side, through one hidden layer: ``(B, C, L) -> (B, N, D)``.
 
-<<<<<<< HEAD
     No work at all is done at the full rate: this is two matrix products per patch, and of patches that are wanted
     alone.
-=======
-    No work at all is done at the full rate: this is two matrix products per patch, of those patches that are wanted.
->>>>>>> 5879aec (diagnose: test of windows without a target)
     """
 
     def __init__(self, channels: int, width: int, patch_length: int) -> None:
