@@ -119,7 +119,7 @@ class _Output(io.FileIO):
 @contextlib.contextmanager
 def _watched_output() -> Iterator[_Output]:
     """Standard output through an `_Output`, where it is a file of the system's and not a test's."""
-    before = sys.stdout
+    before: Any = sys.stdout  # a TextIOWrapper, as a rule
     if before is None:  # closed by whoever started us; libraries ask it questions all the same
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115  (until the process ends)
     buffer = getattr(sys.stdout, "buffer", None)
@@ -127,7 +127,6 @@ def _watched_output() -> Iterator[_Output]:
         with open(os.devnull, "wb") as nowhere:
             yield _Output(nowhere.fileno(), "wb", closefd=False)
         return
-    before = sys.stdout
     before.flush()
     output = _Output(before.fileno(), "wb", closefd=False)
     sys.stdout = io.TextIOWrapper(

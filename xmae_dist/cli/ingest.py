@@ -102,6 +102,12 @@ def run(args: Args) -> int:
     return report.exit_status
 
 
+def _given(option: str, value: str) -> str:
+    if not value:
+        raise UsageError(option, value="none", expected="one", fix=f"add {option}; `xmae ingest --help` explains it")
+    return value
+
+
 def _update_labels(request: IngestRequest, args: Args) -> int:
     report = update_labels(request)
     if args.json:
@@ -109,12 +115,6 @@ def _update_labels(request: IngestRequest, args: Args) -> int:
     else:
         show_labels(report, Console())
     return 0
-
-
-def _given(option: str, value: str) -> str:
-    if not value:
-        raise UsageError(option, value="none", expected="one", fix=f"add {option}; `xmae ingest --help` explains it")
-    return value
 
 
 def _inputs(args: Args) -> tuple[str, ...]:

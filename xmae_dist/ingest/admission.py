@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from xmae_dist.ingest.formats.source import Origin
-from xmae_dist.ingest.labels import LabelBook, by_pattern
+from xmae_dist.ingest.labels import LabelBook
 from xmae_dist.ingest.written import Outcome
 
 
@@ -30,9 +31,10 @@ class Admission:
         return left_out(origin.recording_id, item)
 
     def _subject(self, origin: Origin) -> str:
-        subject = origin.subject_id or by_pattern(self.subject_pattern, origin.recording_id) or origin.recording_id
+        name = origin.recording_id
+        subject = origin.subject_id or subject_by(self.subject_pattern, name) or name
         for book in self.books:
-            labels = book.of(origin.recording_id)
+            labels = book.of(name)
             subject = (labels.subject_id if labels is not None else None) or subject
         return self.subject_prefix + subject
 
@@ -55,6 +57,12 @@ def admission(
         subject_prefix=subject_prefix,
         subject_pattern=subject_pattern,
     )
+
+
+def subject_by(pattern: str | None, recording_id: str) -> str | None:
+    """The first group of `pattern` in the name of a recording; None where there is no pattern or it is not found."""
+    found = re.search(pattern, recording_id) if pattern is not None else None
+    return found.group(1) if found else None
 
 
 def left_out(recording_id: str, item: str) -> Outcome:

@@ -9,8 +9,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from xmae_dist.ingest.admission import left_out
-from xmae_dist.ingest.labels import LabelBook, by_pattern
+from xmae_dist.ingest.admission import left_out, subject_by
+from xmae_dist.ingest.labels import LabelBook
 from xmae_dist.ingest.register import Register, TakenItem, taken_items
 from xmae_dist.ingest.written import Note, Outcome, WrittenPart
 from xmae_dist.storage.index import IndexRow
@@ -32,25 +32,25 @@ class Gathered:
         self,
         books: Sequence[LabelBook],
         subject_prefix: str,
-        withdrawn: frozenset[str] = frozenset(),
-        there: There | None = None,
         *,
         subject_pattern: str | None = None,
         known: Iterable[str] = (),
+        withdrawn: frozenset[str] = frozenset(),
+        there: There | None = None,
     ) -> None:
-        """`withdrawn`: subjects whose recordings are left out. `there`: what another run has just committed. `known`:
-        recordings of the cohort that were in before; a row of labels means one recording only.
+        """`known`: recordings of the cohort that were in before; a row of labels means one recording only.
+        `withdrawn`: subjects whose recordings are left out. `there`: what another run has just committed.
         """
-        self._books, self._prefix, self._withdrawn, self._there = books, subject_prefix, withdrawn, there or {}
-        self._pattern = subject_pattern
+        self._books, self._prefix, self._pattern = books, subject_prefix, subject_pattern
+        self._withdrawn, self._there = withdrawn, there or {}
+        self.there = 0
+        self.left_out: list[Outcome] = []
         self._meant = {
             (at, key): recording
             for at, book in enumerate(books)
             for recording in sorted(known)
             if (key := book.key_of(recording)) is not None
         }
-        self.there = 0
-        self.left_out: list[Outcome] = []
         self.kept: list[Outcome] = []
         self.rejected: list[Outcome] = []
         self.parts = 0
@@ -142,7 +142,7 @@ class Gathered:
         if any(book.names_subjects and (labels is None or labels.subject_id is None) for book, labels in found):
             return _NO_SUBJECT
         numbers, text = dict(rows[0].labels), dict(rows[0].label_text)
-        subject = rows[0].subject_id or by_pattern(self._pattern, recording_id) or recording_id
+        subject = rows[0].subject_id or subject_by(self._pattern, recording_id) or recording_id
         for _, labels in found:
             if labels is not None:
                 numbers.update(labels.numbers)

@@ -56,30 +56,33 @@ class Register:
         self._taken: dict[str, str] = {}
         self._recordings: dict[str, list[str]] = {}
         self._times: Counter[str] = Counter()
-        self._aliases: dict[str, str] = {}
         for url in uri.list_urls(uri.join(self._base, "runs")):
             document = json.loads(uri.read_bytes(url))
             self._taken.update(document["items"])
             self._times.update(list(document["items"]))
             self._recordings.update(document.get("recordings") or self._reported(document, url))
+        self._alike: dict[tuple[str, str], list[str]] = {}
+        for name, mark in self._taken.items():
+            self._alike.setdefault((posixpath.basename(name), mark), []).append(name)
 
     def sort(self, items: Iterable[Item], withdrawn: Withdrawn) -> Sorted:
-        """Items already in, items whose files changed since they were taken in, new ones, and withdrawn ones."""
+        """Items already in (also under a shorter or longer path), items whose files changed since they were taken in,
+        new ones, and withdrawn ones.
+        """
         items = list(items)
-        self._aliases = self._known_elsewhere(items)
-        present = self._present() if any(self._name_of(item) in self._taken for item in items) else frozenset()
+        present = self._present() if any(self._name_of(item) for item in items) else frozenset()
         sorted_: dict[str, list[Item]] = {"known": [], "changed": [], "new": [], "left_out": []}
         there: set[str] = set()
         for item in items:
             state = self._state(item, present, withdrawn)
             sorted_[state].append(item)
-            if state == "new" and self._name_of(item) in self._taken:
+            if state == "new":
                 there |= present.intersection(self._recordings_of(item))
         return Sorted(**{name: tuple(some) for name, some in sorted_.items()}, there=frozenset(there))
 
     def _state(self, item: Item, present: frozenset[str], withdrawn: Withdrawn) -> str:
-        before = self._taken.get(self._name_of(item))
-        if before is None:
+        name = self._name_of(item)
+        if name is None:
             return "new"
         recordings = self._recordings_of(item)
         gone = [name for name in recordings if name not in present]
@@ -87,32 +90,21 @@ class Register:
             return "new"
         if recordings and len(gone) == len(recordings):
             return "left_out"
-        return "known" if before == item.fingerprint else "changed"
+        return "known" if self._taken[name] == item.fingerprint else "changed"
+
+    def _name_of(self, item: Item) -> str | None:
+        """The name under which an item was taken in: its own, or that of the same file seen from another folder."""
+        if item.name in self._taken:
+            return item.name
+        same = self._alike.get((posixpath.basename(item.name), item.fingerprint), ())
+        return next((name for name in same if _one_path(item.name, name)), None)
 
     def _is_withdrawn(self, recording: str, withdrawn: Withdrawn) -> bool:
         return any((cohort, recording) in withdrawn.recordings for cohort in self._cohorts)
 
     def _recordings_of(self, item: Item) -> list[str]:
         """What the index had of an item; nothing where nobody wrote that down."""
-        return self._recordings.get(self._name_of(item), [])
-
-    def _name_of(self, item: Item) -> str:
-        """The name under which an item was taken in, if it was."""
-        return self._aliases.get(item.name, item.name)
-
-    def _known_elsewhere(self, items: Iterable[Item]) -> dict[str, str]:
-        """Items that were taken in under a shorter or longer path, as another folder was named: name -> name then."""
-        names: dict[tuple[str, str], list[str]] = {}
-        for name, mark in self._taken.items():
-            names.setdefault((posixpath.basename(name), mark), []).append(name)
-        aliases: dict[str, str] = {}
-        for item in items:
-            if self._taken.get(item.name) == item.fingerprint:
-                continue
-            for name in names.get((posixpath.basename(item.name), item.fingerprint), ()):
-                if item.name.endswith("/" + name) or name.endswith("/" + item.name):
-                    aliases[item.name] = name
-        return aliases
+        return self._recordings.get(self._name_of(item) or item.name, [])
 
     def _present(self) -> frozenset[str]:
         found = self._corpus.index.read(columns=["recording_id"], filters=[("cohort", "in", list(self._cohorts))])
@@ -225,6 +217,11 @@ class Register:
         """Whether the arrays are still there: `vacuum` may have collected an old unfinished part."""
         paths = {row.array_path for row in written.rows}
         return all(uri.exists(uri.join(self._corpus.url, path, "zarr.json")) for path in paths)
+
+
+def _one_path(one: str, other: str) -> bool:
+    """Whether two names may be one file, seen from two folders."""
+    return one == other or one.endswith("/" + other) or other.endswith("/" + one)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -75,6 +75,8 @@ def show(report: IngestReport, console: Console) -> None:
     for note in report.notes:
         console.print(f"note: {note}", soft_wrap=True)
     if not report.kept and not report.rejected:
+        for note in report.notes:
+            console.print(f"note: {note}", soft_wrap=True)
         console.print(
             f"nothing new: {report.known} recording files are already in cohort {report.cohort}", style="green"
         )
@@ -82,7 +84,7 @@ def show(report: IngestReport, console: Console) -> None:
     lost = [outcome for outcome in report.kept if outcome.dropped]
     if report.rejected or lost:
         console.print(_faults(report.rejected, lost))
-    for note in _of_recordings(report):
+    for note in [*report.notes, *_of_recordings(report)]:
         console.print(f"note: {note}", soft_wrap=True)
     for names in report.same[:_SHOWN]:
         console.print(f"same samples: {_few(names)}", style="yellow", soft_wrap=True)

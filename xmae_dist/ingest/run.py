@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 from xmae_dist.cluster import fanout
 from xmae_dist.core.errors import UsageError
@@ -80,20 +80,27 @@ def ingest(request: IngestRequest) -> IngestReport:
     register.finish_interrupted()
     withdrawn = corpus.withdrawn.read()
     todo = register.sort(found.items, withdrawn)
-    admitted = admission(withdrawn.subjects, todo.there, books, request.subject_prefix, request.subject_pattern)
     resumed = register.resumable(todo.new)
-    known = _recordings_of(corpus, request.cohort) if books else set()
+    admitted = admission(withdrawn.subjects, todo.there, books, request.subject_prefix, request.subject_pattern)
+    there = _recordings_of(corpus, request.cohort) if books else set()
     for book in books:
-        check_unambiguous(book, [*known, *(item.name for item in todo.new)])
+        check_unambiguous(book, [*there, *(item.name for item in todo.new)])
     notes = resumed + _write_new(request, corpus, register, wear, _without(todo.new, resumed), admitted)
     txn = register.txn_id(todo.new)
-    joining: dict[str, Any] = {"subject_pattern": request.subject_pattern, "known": known}
-    gathered = Gathered(books, request.subject_prefix, withdrawn.subjects, **joining)
+    collect = functools.partial(
+        Gathered,
+        books,
+        request.subject_prefix,
+        subject_pattern=request.subject_pattern,
+        known=there,
+        withdrawn=withdrawn.subjects,
+    )
+    gathered = collect()
     earlier = corpus.index.read(columns=["cohort", "recording_id", "digest"]) if notes else None
     try:
         version = gathered.commit(register, notes, txn)
     except AlreadyThereError:  # another run has some of the same files, and was first
-        gathered = Gathered(books, request.subject_prefix, withdrawn.subjects, register.there(), **joining)
+        gathered = collect(there=register.there())
         version = gathered.commit(register, notes, txn)
     if earlier is not None:
         gathered.compare(earlier)
@@ -110,8 +117,8 @@ def ingest(request: IngestRequest) -> IngestReport:
         parts=gathered.parts,
         notes=(
             *gathered.notes(),
+            *_unchanged_labels(corpus, request, books, there),
             *_on_the_list(corpus, withdrawn),
-            *_unchanged_labels(corpus, request, books, known),
         ),
         unread=found.unread,
         same=gathered.same(),

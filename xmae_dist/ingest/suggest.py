@@ -241,7 +241,7 @@ def _header(rows: list[list[str]], first: int, width: int, draft: Draft) -> tupl
     between = first - names_at - 1
     draft.fields |= {"rows_after_header": between} if between else {}
     names = [cell.strip() for cell in rows[names_at]]
-    units = {}
+    units: dict[str, str] = {}
     for row in rows[names_at + 1 : first]:
         units |= {name: cell.strip() for name, cell in zip(names, row, strict=False) if _unit(cell.strip())}
     return names, units

@@ -27,7 +27,7 @@ def _packets(of: int, spread_s: float) -> NDArray[np.float64]:
 
 def _stalled(seconds: float) -> NDArray[np.float64]:
     """A phone that holds samples back and hands them over at once."""
-    return np.where(np.abs(TRUE_S - 50 - seconds / 2) < seconds / 2, 50 + seconds, TRUE_S)
+    return np.where((TRUE_S > 50) & (50 + seconds > TRUE_S), 50 + seconds, TRUE_S)
 
 
 WHOLE = {

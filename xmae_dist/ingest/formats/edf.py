@@ -152,7 +152,9 @@ class _RecordFile:
         """
         if not self.annotations:
             return [_Run(first=0, count=self.records, start_s=0.0)], []
-        runs, events, origin_s = [], [], 0.0
+        runs: list[_Run] = []
+        events: list[Event] = []
+        origin_s = 0.0
         half_sample_s = self.duration_s / (2 * max((slot.width for slot in self.signals), default=1))
         for record, lists in enumerate(self._annotation_bytes()):
             stamps = [_annotations(raw, self.path, record) for raw in lists]
@@ -226,7 +228,9 @@ class _RecordFile:
         return slot.start + slot.width * self.bytes_per_sample
 
     def _layout(self, described: bytes, total: int) -> tuple[list[_Slot], list[_Slot], int]:
-        signals, annotations, at = [], [], 0
+        signals: list[_Slot] = []
+        annotations: list[_Slot] = []
+        at = 0
         for number in range(total):
             label = described[number * _LABEL_BYTES : (number + 1) * _LABEL_BYTES].rstrip()
             place = total * _BEFORE_WIDTHS + number * _WIDTH_BYTES

@@ -105,8 +105,8 @@ class Mapping:
     """How to read the files of one device. `files` is the glob that picks them in a folder, by name or by path.
 
     The recording id is the file's name without suffix (`columns`, `lines`) or the column `recording_column` (`rows`).
-    The subject is the column `subject_column`, or the first group of `subject_pattern` in the recording id, or
-    unknown.
+    The subject is the column `subject_column`, or the first group of `subject_pattern` in the recording id or in the
+    path with its folders, or unknown.
     `labels` maps label name -> column, for the layout `rows`, or variable, for the layout `variables`.
 
     Above the table `skip_rows` lines are passed over; then comes the line of column names, or none where

@@ -131,8 +131,8 @@ class SavedRanges:
         held: dict[tuple[int, int], bytes] = {}
         by_file: dict[int, set[int]] = {}
         for cut in cuts:
-            numbers = range(cut.first // BLOCK_BYTES, -(-cut.last // BLOCK_BYTES))
-            by_file.setdefault(cut.file, set()).update(numbers)
+            blocks = range(cut.first // BLOCK_BYTES, -(-cut.last // BLOCK_BYTES))
+            by_file.setdefault(cut.file, set()).update(blocks)
         for file, numbers in by_file.items():
             runs = _runs(sorted(numbers))
             for (first, last), data in zip(runs, self._read(file, runs), strict=True):

@@ -239,7 +239,12 @@ def _load_weights(module: nn.Module, saved: Saved, device: torch.device) -> None
     divided = [(name, tensor) for _, name, tensor in targets if hasattr(tensor, "ds_id")]
     load_replicated([one for one in targets if not hasattr(one[2], "ds_id")], saved, rank=rank, world=world)
     mine = divided[rank::world]
-    parts = saved.parts([Slice(WEIGHT, name, 0, tensor.ds_numel) for name, tensor in mine])
+    parts = saved.parts(
+        [
+            Slice(WEIGHT, name, 0, tensor.ds_numel)  # type: ignore[attr-defined]
+            for name, tensor in mine
+        ]
+    )
     with torch.no_grad():
         for place, (_, tensor) in enumerate(divided):
             reader = place % world

@@ -77,7 +77,7 @@ class Share:
     def micro_batches(self, count: int, device: torch.device) -> Iterator[Inputs]:
         """In `count` parts, equal in size to within a window, in order; on a GPU by copies that nothing waits for."""
         bounds = [len(self.mask_BN) * part // count for part in range(count + 1)]
-        whole = (self.ppg_BL, self.ecg_BL, self.mask_BN, self.visible_BV, self.cohort_B)
+        whole: tuple[torch.Tensor, ...] = (self.ppg_BL, self.ecg_BL, self.mask_BN, self.visible_BV, self.cohort_B)
         if device.type == "cuda":  # signals are pinned already
             whole = tuple(tensor if tensor.is_pinned() else tensor.pin_memory() for tensor in whole)
         for start, stop in itertools.pairwise(bounds):
