@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import io
 import posixpath
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -55,12 +54,6 @@ class LabelBook:
             if (key := self.key_of(recording_id)) is not None:
                 meant.setdefault(key, []).append(recording_id)
         return {key: tuple(ids) for key, ids in meant.items() if len(ids) > 1}
-
-
-def by_pattern(pattern: str | None, recording_id: str) -> str | None:
-    """The subject that the first group of `pattern` finds in a recording's id; None where it finds none."""
-    found = re.search(pattern, recording_id) if pattern is not None else None
-    return found.group(1) if found else None
 
 
 def check_unambiguous(book: LabelBook, recording_ids: Iterable[str]) -> None:
