@@ -10,11 +10,7 @@ import pytest
 import wfdb
 from wfdb_files import pulse, write_record
 
-<<<<<<< HEAD
 from xmae_dist.ingest.formats import table_cells
-=======
-from xmae_dist.ingest.formats import table_cells as table_reader
->>>>>>> wt_formats
 from xmae_dist.ingest.formats import wfdb as wfdb_reader
 from xmae_dist.ingest.formats.mapped import MappedFormat
 from xmae_dist.ingest.formats.mapping import parse_mapping
