@@ -68,6 +68,19 @@ def test_a_place_in_the_names_of_files_that_lie_beside(tmp_path: Path) -> None:
     assert "made/elsewhere" in recording.origin.notes[0]
 
 
+def test_signal_files_in_a_folder_below_are_read_and_none_outside(tmp_path: Path) -> None:
+    header = write_record(tmp_path / "in", "r", {"II": pulse(N, 1)})
+    (tmp_path / "in" / "signals").mkdir()
+    (tmp_path / "in" / "r.dat").rename(tmp_path / "in" / "signals" / "r.dat")
+    text = header.read_text()
+    header.write_text(text.replace("r.dat", "signals/r.dat"))
+    np.testing.assert_allclose(values(WfdbRecording(header, "r"))["ecg"], pulse(N, 1), atol=6e-4)
+    (tmp_path / "in" / "signals" / "r.dat").rename(tmp_path / "r.dat")
+    header.write_text(text.replace("r.dat", "../r.dat"))
+    with pytest.raises(InputError, match="stays below"):
+        WfdbRecording(header, "r")
+
+
 def test_sums_of_nought_are_no_sums(tmp_path: Path) -> None:
     header = write_record(tmp_path, "r", {"II": pulse(N, 1), "V": pulse(N, 2)})
     lines = [line.split() for line in header.read_text().splitlines()]

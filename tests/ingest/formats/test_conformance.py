@@ -10,7 +10,7 @@ import pytest
 import wfdb
 from wfdb_files import pulse, write_record
 
-from xmae_dist.ingest.formats import table_cells as table_reader
+from xmae_dist.ingest.formats import table_cells
 from xmae_dist.ingest.formats import wfdb as wfdb_reader
 from xmae_dist.ingest.formats.mapped import MappedFormat
 from xmae_dist.ingest.formats.mapping import parse_mapping
@@ -94,7 +94,7 @@ class TestTable(FormatConformance):
 
     @pytest.fixture
     def longer(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[int], Path]:
-        monkeypatch.setattr(table_reader, "_BATCH_BYTES", 2**18)
+        monkeypatch.setattr(table_cells, "_BATCH_BYTES", 2**18)
 
         def written(times: int) -> Path:
             n = 30_000 * times

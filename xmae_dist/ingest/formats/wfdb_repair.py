@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from xmae_dist.core.errors import InputError
+from xmae_dist.storage import uri
 
 _PLAIN_TIME = r"\d{1,2}:\d{1,2}:\d{1,2}(\.\d+)?"
 _PLAIN_DATE = r"\d{1,2}/\d{1,2}/\d{4}"
@@ -40,6 +41,7 @@ class Header:
     path: Path
     start: datetime.datetime | None = None
     notes: list[str] = field(default_factory=list)
+    links: dict[str, Path] = field(default_factory=dict)  # name -> a signal file in a folder below the header's
     folder: tempfile.TemporaryDirectory[str] | None = None
 
 
@@ -104,8 +106,12 @@ def _without_place(line: str, found: Header, folder: Path) -> str:
     """A line of a signal or segment with the file's name alone, where the file lies beside its header."""
     name = line.split()[0]
     bare = name.rsplit("/", 1)[-1]
-    if bare == name or (folder / name).exists() or (folder / f"{name}.hea").exists():
+    if bare == name or (folder / f"{name}.hea").exists():
         return line
+    if (folder / name).exists():
+        # The library takes no folder in a name; what leads out of ours is no file of this record.
+        found.links[bare] = uri.path_below(folder, name)
+        return line.replace(name, bare, 1)
     note = f"the header names files in {name.rsplit('/', 1)[0]!r}; those beside it are read"
     if note not in found.notes:
         found.notes.append(note)
@@ -116,7 +122,9 @@ def _copy(found: Header, header: Path, lines: list[str]) -> None:
     found.folder = tempfile.TemporaryDirectory(prefix="xmae-header-")
     copied = Path(found.folder.name)
     for file in header.parent.iterdir():
-        if file.name != header.name:
+        if file.name != header.name and file.name not in found.links:
             (copied / file.name).symlink_to(file.resolve())
+    for name, place in found.links.items():
+        (copied / name).symlink_to(place.resolve())
     found.path = copied / header.name
     found.path.write_text("\n".join(lines) + "\n", encoding="utf-8")
