@@ -121,11 +121,13 @@ class Lines(threading.Thread):
     def __init__(self, process: subprocess.Popen[str]) -> None:
         super().__init__(daemon=True)
         self.seen: list[tuple[float, str]] = []
+        self.all: list[str] = []
         self._process, self._start_s = process, time.monotonic()
         self.start()
 
     def run(self) -> None:
         for line in self._process.stderr or ():
+            self.all.append(line)
             if line.startswith("ingest "):
                 self.seen.append((time.monotonic() - self._start_s, line.strip()))
 
@@ -149,7 +151,7 @@ def measured(source: Path, kind: str, count: int, corpus: Path) -> dict[str, flo
     took_s = time.monotonic() - start_s
     if process.returncode:
         told = process.stdout.read() if process.stdout else ""
-        raise SystemExit(f"{told[-2000:]}\nexit status {process.returncode}")
+        raise SystemExit(f"{told[-2000:]}\n{''.join(lines.all[-10:])}\nexit status {process.returncode}")
     return {
         "files/s": round(count / took_s, 1),
         "took_s": round(took_s, 1),

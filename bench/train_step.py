@@ -4,6 +4,7 @@ Needs PyTorch and NumPy alone (no Ray), so it runs on a bare machine:
 
     python bench/train_step.py --device cuda --dtype bf16 --compile --peak-tflops 989
     python bench/train_step.py --presets published paper tiny --threads 2 --json FILE
+    python bench/train_step.py --turns 20 --presets paper tiny --threads 1   # CPU: a step each, in turns, one process
 
 The reference is always the `published` preset, eager, in float32: the straightforward path. FLOPs are counted by
 PyTorch's own counter over one eager step (a multiplication and an addition are two).
@@ -41,6 +42,9 @@ def main() -> int:
             print("not run: no CUDA device here")
             return 0
         torch.set_float32_matmul_precision("high")
+    if args.turns:
+        print(json.dumps(in_turns(args)), flush=True)
+        return 0
     reference = measure("published", args, eager_float32=True)
     rows = [_compared(reference, reference, args)]
     print(_line(rows[0]), flush=True)
@@ -90,6 +94,38 @@ def measure(name: str, args: argparse.Namespace, *, eager_float32: bool = False)
         "train_windows_per_cpu_s": train_cpu,
         "embed_windows_per_s": embedding,
     }
+
+
+def in_turns(args: argparse.Namespace) -> dict[str, Any]:
+    """Windows per CPU second of a training step of `published` and of each preset, a step each in turns; medians.
+
+    Processes differ in speed, and a busy machine changes while one runs: in turns both do to all alike.
+    """
+    steps = {name: _training_step(name, args) for name in ("published", *args.presets)}
+    found: dict[str, list[float]] = {name: [] for name in steps}
+    for turn in range(args.turns + 1):
+        for name, step in steps.items():
+            began = _cpu_s()
+            step()
+            if turn:  # the first warms up
+                found[name].append(args.batch / (_cpu_s() - began))
+    rates = {name: float(np.median(of)) for name, of in found.items()}
+    ratios = {name: round(rate / rates["published"], 3) for name, rate in rates.items()}
+    return {"windows_per_cpu_s": {name: round(rate, 1) for name, rate in rates.items()}, "of_published": ratios}
+
+
+def _training_step(name: str, args: argparse.Namespace) -> Callable[[], None]:
+    torch.manual_seed(0)
+    model = presets.build(name).to(args.device).train()
+    batch = _batch(model, args)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, fused=None if name == "published" else True)
+
+    def step() -> None:
+        model(*batch).backward()
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+
+    return step
 
 
 def _batch(model: PretrainModel, args: argparse.Namespace) -> tuple[Tensor, Tensor, Tensor]:
@@ -148,6 +184,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--compile", action="store_true")
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--steps", type=int, default=5)
+    parser.add_argument("--turns", type=int, default=0, help="steps of each preset in turns with published, no more")
     parser.add_argument("--warmup", type=int, default=2)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--peak-tflops", type=float, default=0.0, help="the chip's peak in this precision")

@@ -4,15 +4,15 @@
 #    Without any the folder lies on the root disk.
 mkdir -p /mnt/xmae
 if systemctl cat dlami-nvme.service > /dev/null 2>&1; then systemctl start dlami-nvme.service; fi
-disks=$(ls /dev/disk/by-id/nvme-Amazon_EC2_NVMe_Instance_Storage_* /dev/disk/by-id/google-local-nvme-ssd-* 2> /dev/null \
-  | grep -v -e -part | xargs -r -n 1 readlink -f | sort -u)
+mapfile -t disks < <(find /dev/disk/by-id \( -name 'nvme-Amazon_EC2_NVMe_Instance_Storage_*' \
+  -o -name 'google-local-nvme-ssd-*' \) ! -name '*-part*' -exec readlink -f {} + 2> /dev/null | sort -u)
 if mountpoint -q /opt/dlami/nvme; then
   mount --bind /opt/dlami/nvme /mnt/xmae
-elif [ -n "$disks" ]; then
-  target=$disks
-  if [ "$(echo "$disks" | wc -l)" -gt 1 ]; then
+elif [ "${#disks[@]}" -gt 0 ]; then
+  target=${disks[0]}
+  if [ "${#disks[@]}" -gt 1 ]; then
     target=/dev/md/xmae
-    mdadm --create "$target" --run --level=0 --raid-devices="$(echo "$disks" | wc -l)" $disks
+    mdadm --create "$target" --run --level=0 --raid-devices="${#disks[@]}" "${disks[@]}"
   fi
   mkfs.ext4 -q -E nodiscard "$target" && mount -o noatime "$target" /mnt/xmae
 fi

@@ -8,6 +8,7 @@ from __future__ import annotations
 import copy
 import json
 import re
+import shutil
 import subprocess
 from importlib import resources
 from pathlib import Path
@@ -123,6 +124,13 @@ def test_every_machine_boots_with_the_same_script(config: dict[str, Any], cluste
 def test_the_boot_script_is_valid_bash(cluster_folder: Path) -> None:
     checked = subprocess.run(["bash", "-n", str(cluster_folder / "boot.sh")], capture_output=True, text=True)
     assert checked.returncode == 0, checked.stderr
+
+
+def test_shellcheck_finds_nothing(cluster_folder: Path) -> None:
+    if shutil.which("shellcheck") is None:
+        pytest.skip("shellcheck (Debian's package) is not installed")
+    checked = subprocess.run(["shellcheck", str(cluster_folder / "boot.sh")], capture_output=True, text=True)
+    assert checked.returncode == 0, checked.stdout
 
 
 @pytest.mark.parametrize(("running", "minutes"), [(0, 20), (15, 35)])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import shutil
 from pathlib import Path
 
@@ -57,6 +58,19 @@ def test_a_store_that_is_made_for_an_evaluation_has_the_split_of_the_bundle(tmp_
     split = dataclasses.replace(CONFIG.split, seed=11)
     made = find_store(f"{tmp_path}/w", corpus_url=corpus.url, spec=CONFIG.spec, split=split)
     assert made.split_config == split and made.n_windows
+
+
+def test_a_store_of_earlier_measures_is_read_where_it_is_named_and_not_chosen(tmp_path: Path, ray_local: None) -> None:
+    corpus = corpus_of(f"{tmp_path}/c", subjects=3)
+    old = plain_store(corpus, f"{tmp_path}/w")
+    document = Path(old.url.removeprefix("file://"), "store.json")
+    values = json.loads(document.read_text())
+    assert values.pop("measures")
+    document.write_text(json.dumps(values))
+    assert find_store(old.url).n_windows == old.n_windows
+    shutil.move(old.url.removeprefix("file://"), f"{tmp_path}/w/of-an-earlier-version")
+    chosen = find_store(f"{tmp_path}/w", corpus_url=corpus.url, spec=CONFIG.spec, split=CONFIG.split)
+    assert chosen.url != f"file://{tmp_path}/w/of-an-earlier-version" and chosen.document["measures"]
 
 
 def test_an_old_store_of_withdrawn_subjects_does_not_stop_the_newest(tmp_path: Path) -> None:

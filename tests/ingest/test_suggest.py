@@ -90,7 +90,39 @@ def test_gaps_and_irregular_times_are_said(tmp_path: Path) -> None:
     times[2000:] += 30
     rows = [[f"{time:.2f}", *row] for time, row in zip(times, waves(), strict=True)]
     text, mapping = drafted(table(tmp_path / "r.csv", "time,PPG,ECG", rows))
-    assert mapping.rate_hz == 100 and "gaps, or times are irregular" in text
+    assert mapping.rate_hz == 100 and "what became of 30 s without rows" in text
+    rng = np.random.default_rng(1)
+    rows = [
+        [f"{time:.4f}", *row] for time, row in zip(np.arange(N) / 50 + rng.uniform(0, 0.019, N), waves(), strict=True)
+    ]
+    text, mapping = drafted(table(tmp_path / "j.csv", "t_s,PPG,ECG", rows))
+    assert mapping.rate_hz == 50 and "whether rows are even" in text and "without rows" not in text
+
+
+def test_rounded_times_give_no_false_rate(tmp_path: Path) -> None:
+    """64 Hz in whole milliseconds: most steps are 16 ms, which would be 62.5 Hz."""
+    times = 1_800_000_000_000 + np.round(np.arange(N) * 1000 / 64).astype(np.int64)
+    rows = [[str(time), *row] for time, row in zip(times, waves(), strict=True)]
+    text, mapping = drafted(table(tmp_path / "r.csv", "ts,PPG,ECG", rows))
+    assert mapping.rate_hz == 64 and "even" not in text and "without rows" not in text
+    rows = [row for at, row in enumerate(rows) for _ in range(2 if at % 100 == 7 else 1)]
+    text, mapping = drafted(table(tmp_path / "r.csv", "ts,PPG,ECG", rows))
+    assert mapping.rate_hz == 64 and "are those before again" in text
+    rows[500:600], rows[600:700] = rows[600:700], rows[500:600]
+    text = suggest(table(tmp_path / "r.csv", "ts,PPG,ECG", rows))
+    assert "step back" in text and "rate_hz = 0" in text and 'column = "ts"' not in text
+
+
+def test_times_of_packets_and_of_arrival(tmp_path: Path) -> None:
+    packets = 1_800_000_000_000 + np.arange(N) // 73 * 73_000 // 130
+    rows = [[str(time), *row] for time, row in zip(packets, waves(), strict=True)]
+    text, mapping = drafted(table(tmp_path / "r.csv", "ts,PPG,ECG", rows))
+    assert mapping.rate_hz == 130 and "time of their packet" in text
+    rng = np.random.default_rng(2)
+    arrivals = 1_800_000_000_000 + np.maximum.accumulate(np.arange(N) * 20 + rng.integers(0, 40, N))
+    rows = [[str(time), *row] for time, row in zip(arrivals, waves(), strict=True)]
+    text, mapping = drafted(table(tmp_path / "r.csv", "ts,PPG,ECG", rows))
+    assert mapping.rate_hz == 50 and "whether rows are even" in text
 
 
 def test_iso_times_and_columns_of_texts(tmp_path: Path) -> None:

@@ -24,8 +24,10 @@ def test_the_error_is_over_masked_samples_alone():
     predicted_BL[0, :2] = 3.0
     predicted_BL[:, 4:] = 100.0
     assert masked_error(predicted_BL, target_BL, mask_BN).tolist() == [9.0, 1.0]
-    loss, error_B = masked_mse(predicted_BL, target_BL, mask_BN)
-    assert float(loss) == 5.0 and error_B.tolist() == [9.0, 1.0]
+    loss, (square_B, counted_B) = masked_mse(predicted_BL, target_BL, mask_BN)
+    assert float(loss) == 5.0
+    assert square_B.tolist() == [18.0, 2.0] and counted_B.tolist() == [2, 2]
+    assert float(masked_mse(predicted_BL, target_BL, mask_BN, torch.tensor(10.0))[0]) == 2.0
 
 
 class _Copier(torch.nn.Module):
@@ -37,7 +39,7 @@ class _Copier(torch.nn.Module):
         super().__init__()
         self.scale = torch.nn.Parameter(torch.ones(()))
 
-    def reconstruct(self, ppg_BL, ecg_BL, mask_BN):
+    def reconstruct(self, ppg_BL, ecg_BL, mask_BN, visible_BV=None):
         return ppg_BL * self.scale
 
 

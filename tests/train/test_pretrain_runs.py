@@ -13,6 +13,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from xmae_dist.data.windows.split import SplitConfig
 from xmae_dist.model import bundle
 from xmae_dist.train.checkpoints import checkpoint
 from xmae_dist.train.observe.metrics import read_metrics
@@ -143,6 +144,21 @@ def test_a_run_that_cannot_store_its_last_step_fails_and_export_takes_no_older_o
 
 
 @pytest.mark.timeout(1800)
+def test_a_second_driver_of_a_run_is_refused_and_the_first_goes_on(
+    corpus: str, uninterrupted: Path, tmp_path: Path
+) -> None:
+    run = tmp_path / "shared"
+    first = pretrain(corpus, run)
+    while not (run / "lease" / "00000001.beat").exists():
+        assert first.poll() is None, finished(first)[1]
+        time.sleep(0.05)
+    status, said = finished(pretrain(corpus, run, "--train.seed", "7"))
+    assert status == 2 and f"process {first.pid} on " in said.splitlines()[-1], said
+    status, said = finished(first)
+    assert status == 0 and losses(run) == losses(uninterrupted), said
+
+
+@pytest.mark.timeout(1800)
 def test_stopped_before_anything_is_stored_it_says_so(corpus: str, tmp_path: Path) -> None:
     run = tmp_path / "full"
     run.mkdir()
@@ -183,6 +199,8 @@ def test_export_writes_a_bundle_that_loads(uninterrupted: Path, tmp_path: Path) 
     assert status == 0, said
     loaded = bundle.load(str(tmp_path / "bundle"))
     assert loaded.lineage["step"] == 24 and loaded.window_spec["rate_hz"] == 100.0
+    assert loaded.pretrained_on["cohorts"] == ["bedside"]
+    assert SplitConfig.from_dict(loaded.pretrained_on["split"]) == SplitConfig()
 
 
 @pytest.mark.timeout(1800)

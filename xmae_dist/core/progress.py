@@ -21,11 +21,14 @@ class Progress:
         self.what, self.total, self.unit, self._every_s = what, total, unit, every_s
         self.done = 0.0
         self._started = time.monotonic()
+        self._first = (self._started, 0.0)
         self._said = self._started - every_s + min(every_s, _FIRST_LINE_S)
         self._bar = _bar(what, total, unit) if sys.stderr.isatty() else None
 
     def advance(self, amount: float = 1.0, note: str = "") -> None:
         """Adds `amount` of `unit`; `note` is shown beside the count."""
+        if not self.done:
+            self._first = (time.monotonic(), amount)
         self.done += amount
         if self._bar is not None:
             display, task = self._bar
@@ -48,12 +51,19 @@ class Progress:
         elif self.done:
             print(self._line("done"), file=sys.stderr, flush=True)
 
+    def _rate(self) -> float:
+        """Done in a second, from the first on: until then it is starting up, which is not done again."""
+        first_s, first = self._first
+        now_s = time.monotonic()
+        if self.done > first and now_s > first_s:
+            return (self.done - first) / (now_s - first_s)
+        return self.done / max(now_s - self._started, 1e-9)
+
     def _line(self, note: str) -> str:
-        took_s = max(time.monotonic() - self._started, 1e-9)
-        rate = self.done / took_s
+        rate = self._rate()
         of = f"/{self.total:g}" if self.total else ""
         left = ""
-        # The first of many things says nothing of how long all take: starting up is in its time.
+        # The first of many things say little of how long all take.
         if self.total and self.total > self.done >= self.total * _TELLING_SHARE:
             left = f", {(self.total - self.done) / rate:.0f} s left"
         return (

@@ -84,7 +84,7 @@ def show(report: IngestReport, console: Console) -> None:
     lost = [outcome for outcome in report.kept if outcome.dropped]
     if report.rejected or lost:
         console.print(_faults(report.rejected, lost))
-    for note in [*report.notes, *_of_recordings(report)]:
+    for note in _of_recordings(report):
         console.print(f"note: {note}", soft_wrap=True)
     for names in report.same[:_SHOWN]:
         console.print(f"same samples: {_few(names)}", style="yellow", soft_wrap=True)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import csv
 import io
+import itertools
 import json
 import re
 from collections import Counter
@@ -121,7 +122,8 @@ def _variables(path: Path) -> Draft:
             rate_hz = _stated_rate(array)
             for number in range(across):
                 name = place if across == 1 else f"{place}[{number}]"
-                draft.channels.append({"name": "", "column": name} | ({"rate_hz": rate_hz} if rate_hz else {}))
+                bare = name.rsplit("/", 1)[-1].rstrip("]").replace("[", "_")
+                draft.channels.append({"name": bare, "column": name} | ({"rate_hz": rate_hz} if rate_hz else {}))
             draft.found.append(f"{place}, {shape}" + (f", {rate_hz:g} Hz in its attributes" if rate_hz else ""))
     if not draft.channels:
         raise InputError(f"file {path.name}", value="no array of 100 numbers or more", expected="signals")
@@ -185,6 +187,7 @@ def _text(path: Path) -> Draft:
     draft = Draft(fields={"layout": "columns", "files": f"*{path.suffix}"})
     draft.fields |= {"delimiter": delimiter} if delimiter != "," else {}
     draft.fields |= {"decimal": decimal} if decimal != "." else {}
+    draft.fields |= {"quote": "'"} if _quote(lines) == "'" else {}
     draft.fields |= {"encoding": encoding} if encoding != "utf-8" else {}
     names, units = _header(rows, first, width, draft)
     draft.fields["rate_hz"] = 0.0
@@ -205,20 +208,28 @@ def _encoding(raw: bytes) -> str:
 
 
 def _delimiter(lines: Sequence[str]) -> str:
-    """The sign that cuts most lines into equally many cells, more than one."""
-    some = lines[-min(len(lines), 200) :]
+    """The sign that cuts most lines into equally many cells, most of them numbers."""
+    some = [line for line in lines[-min(len(lines), 200) :] if line.strip()]
 
-    def even(delimiter: str) -> tuple[float, int]:
-        counts = Counter(line.count(delimiter) for line in some if line.strip())
-        count, times = counts.most_common(1)[0]
-        return (times / len(some) if count else 0.0), count
+    def fit(delimiter: str) -> tuple[float, float, int]:
+        rows = [_split(line, delimiter) for line in some]
+        width, times = Counter(map(len, rows)).most_common(1)[0]
+        cells = [cell.strip() for row in rows for cell in row]
+        numbers = sum(bool(_NUMBER.fullmatch(cell) or _COMMA_NUMBER.fullmatch(cell)) for cell in cells)
+        return (numbers / len(cells) if width > 1 else 0.0), times / len(rows), width
 
-    best = max(_DELIMITERS, key=even)
-    return best if even(best)[0] > 0.5 else ","
+    best = max(_DELIMITERS, key=fit)
+    return best if fit(best)[0] > 0 else ","
 
 
 def _split(line: str, delimiter: str) -> list[str]:
-    return next(csv.reader(io.StringIO(line), delimiter=delimiter), [])
+    return next(csv.reader(io.StringIO(line), delimiter=delimiter, quotechar=_quote([line])), [])
+
+
+def _quote(lines: Sequence[str]) -> str:
+    """The sign around texts: some tools write apostrophes."""
+    single = any(re.search(r"(^|[,;\t|])'[^']*'($|[,;\t|])", line) for line in lines)
+    return "'" if single and not any('"' in line for line in lines) else '"'
 
 
 def _mostly_numbers(row: Sequence[str], decimal: str) -> bool:
@@ -253,8 +264,15 @@ def _columns(draft: Draft, columns: dict[str, list[str]], units: dict[str, str],
     if time is None:
         draft.untold.append("rate_hz, in samples per second: no column looks like times")
     else:
-        _measure(draft, time, columns[time], numbers.get(time))
-    left_out = [name for name in columns if name not in numbers and name != time]
+        again = _repeated(columns)
+        if again.any():
+            draft.untold.append(f"why {again.mean():.2%} of the rows are those before again")
+        _measure(draft, time, columns[time], numbers.get(time), again)
+    falling = [name for name in numbers if name != time and _TIME_NAME.search(name) and _stamps_like(numbers[name])]
+    for name in falling:
+        draft.untold.append(f"why the times in column {name!r}, which is left out, step back")
+        del numbers[name]
+    left_out = [name for name in columns if name not in numbers and name != time and name not in falling]
     if left_out:
         draft.untold.append(f"what the columns without numbers mean, which are left out: {some_of(left_out)}")
     for name, values in numbers.items():
@@ -275,6 +293,11 @@ def _columns(draft: Draft, columns: dict[str, list[str]], units: dict[str, str],
         f"{len(draft.channels)} columns of numbers in {len(next(iter(columns.values()))):,} rows looked at"
     )
     return _named(draft)
+
+
+def _stamps_like(values: NDArray[np.float64]) -> bool:
+    """Whether numbers are so large that they can only be wall times."""
+    return bool(np.isfinite(values).all() and values.min() >= _COUNTS[-1][2])
 
 
 def _floats(cells: Iterable[str]) -> NDArray[np.float64] | None:
@@ -301,7 +324,15 @@ def _time_column(columns: dict[str, list[str]], numbers: dict[str, NDArray[np.fl
     return named[0] if named else first if first in rising and len(columns) > 1 else None
 
 
-def _measure(draft: Draft, name: str, cells: Sequence[str], values: NDArray[np.float64] | None) -> None:
+def _repeated(columns: dict[str, list[str]]) -> NDArray[np.bool_]:
+    """(rows,) whether a row is the one before it again, in every column."""
+    rows = list(zip(*columns.values(), strict=True))
+    return np.array([False, *(one == before for before, one in itertools.pairwise(rows))])
+
+
+def _measure(
+    draft: Draft, name: str, cells: Sequence[str], values: NDArray[np.float64] | None, again: NDArray[np.bool_]
+) -> None:
     draft.time["column"] = name
     if values is None:
         iso = bool(_ISO.fullmatch(cells[0]))
@@ -310,18 +341,33 @@ def _measure(draft: Draft, name: str, cells: Sequence[str], values: NDArray[np.f
         draft.found.append(f"the first time is {cells[0]}")
     else:
         seconds = _counted(draft, name, values)
-    rate_hz = (len(seconds) - 1) / max(float(seconds[-1] - seconds[0]), 1e-12)
-    usual_s = float(np.median(np.diff(seconds)))
-    draft.fields["rate_hz"] = _round_rate(rate_hz)
-    draft.found.append(f"{rate_hz:.5g} rows per second of the times in column {name!r}")
-    if usual_s <= 0:
+    seconds = seconds[~again]
+    packets = float((np.diff(seconds) == 0).mean()) > 0.5
+    if packets:
         draft.untold.append("whether rows share the time of their packet (time.packet_stamp), as many here do")
-    elif abs(usual_s * rate_hz - 1) > 0.02:
-        draft.fields["rate_hz"] = _round_rate(1 / usual_s)
+    rate_hz = _usual_rate(seconds)
+    draft.fields["rate_hz"] = _round_rate(rate_hz)
+    lost_s = float(seconds[-1] - seconds[0]) - (len(seconds) - 1) / rate_hz
+    draft.found.append(f"{rate_hz:.5g} rows per second of the times in column {name!r}")
+    if lost_s > max(2 / rate_hz, 0.002 * (seconds[-1] - seconds[0])):
+        draft.untold.append(f"what became of {lost_s:.3g} s without rows: gaps, as an ingest takes them")
+    steps_s = np.diff(seconds)
+    low, high = np.quantile(steps_s, [0.1, 0.9])
+    # Times in whole milliseconds have steps of two kinds, which is no irregularity.
+    apart = np.diff(np.unique(np.round(steps_s, 9)))
+    if not packets and high - low > max(0.3 / rate_hz, 1.5 * float(apart.min(initial=np.inf))):
         draft.untold.append(
-            f"the rate for sure: most steps are {usual_s:.6g} s ({1 / usual_s:.5g} Hz), so that there are gaps, or "
-            "times are irregular (resample = true)"
+            f"whether rows are even: steps go from {low:.4g} to {high:.4g} s. Times of arrival are put right; where "
+            "samples were taken unevenly, resample = true"
         )
+
+
+def _usual_rate(seconds: NDArray[np.float64]) -> float:
+    """Rows per second over many rows at a time: the median, which gaps do not move, nor jitter, nor rounding."""
+    times_s, counts = np.unique(seconds, return_counts=True)
+    before = np.concatenate([[0], np.cumsum(counts)[:-1]])
+    lag = max(1, min(len(times_s) - 1, max(10, len(times_s) // 20)))
+    return float(np.median((before[lag:] - before[:-lag]) / np.maximum(times_s[lag:] - times_s[:-lag], 1e-12)))
 
 
 def _counted(draft: Draft, name: str, values: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -379,7 +425,7 @@ def _unit(word: str) -> bool:
 
 def _named(draft: Draft) -> Draft:
     """Channels by the names that they will have in a corpus."""
-    given = [channel["name"] or channel["column"] for channel in draft.channels]
+    given = [channel["name"] for channel in draft.channels]
     for channel, name in zip(draft.channels, channel_names(given), strict=True):
         channel["name"] = name if re.match(r"[a-z]", name) else f"channel_{name}"
     return draft

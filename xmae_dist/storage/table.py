@@ -26,7 +26,7 @@ from xmae_dist.storage.diagnose import NOTHING_THERE, explain
 WRITE_ID = "xmae_write_id"
 _COMMIT_ATTEMPTS = 20
 _LOST_PAUSE_S = 0.1
-_PAUSES_S = (0.1, 0.4, 1.6)
+_PAUSES_S = (0.1, 0.4, 1.6, 1.6)
 _T = TypeVar("_T")
 
 # Readers pin versions for as long as runs are kept: the log is never shortened behind their back.
@@ -218,13 +218,16 @@ class Table:
         txns = _listed(txn)
         done = [*txns, *_listed(unless)]
         breaks = iter((*_PAUSES_S, None))
+        asked: tuple[int, Sequence[str]] = (-1, ())
         for attempt in range(_COMMIT_ATTEMPTS):
             time.sleep(attempt * _LOST_PAUSE_S * int(write_id[:4], 16) / 0xFFFF)  # losers come back one by one
             table = self._load()
             if any(_reached(table.transaction_version(app_id), version) for app_id, version in done):
                 return self._own_commit(write_id)
             # The next number of each: of two commits on one version that take it, delta-rs lets one through.
-            held = [(app_id, (table.transaction_version(app_id) or 0) + 1) for app_id in _asked(guard, table)]
+            if guard is not None and asked[0] != table.version():  # what held on a version holds on it still
+                asked = (table.version(), guard(table.version()))
+            held = [(app_id, (table.transaction_version(app_id) or 0) + 1) for app_id in asked[1]]
             commit = CommitProperties(
                 custom_metadata={**(metadata or {}), WRITE_ID: write_id},
                 app_transactions=[Transaction(app_id, version) for app_id, version in (*txns, *held)] or None,
@@ -302,10 +305,6 @@ def _literal(value: Any) -> str:
 def _is_broken(error: OSError | DeltaError) -> bool:
     """Whether it was the connection: delta-rs names an answer that was cut off while it listed as one of its own."""
     return isinstance(error, OSError) or "response body error" in str(error)
-
-
-def _asked(guard: Guard | None, table: DeltaTable) -> Sequence[str]:
-    return () if guard is None else guard(table.version())
 
 
 def _reached(committed: int | None, version: int) -> bool:

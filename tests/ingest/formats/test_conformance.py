@@ -68,7 +68,10 @@ class TestWfdb(FormatConformance):
 
 
 class TestTable(FormatConformance):
+    """With a column of times, which is held whole, since rate and gaps are told from all of it."""
+
     knows_its_length = False
+    streams = False
 
     @pytest.fixture
     def entry(self) -> Format:
@@ -98,6 +101,27 @@ class TestTable(FormatConformance):
             return write_table(tmp_path / f"x{times}" / "r.csv", np.arange(n), pulse(n, 1), pulse(n, 2)).parent
 
         return written
+
+
+class TestTableWithoutTimes(TestTable):
+    streams = True
+
+    @pytest.fixture
+    def entry(self) -> Format:
+        without = TABLE.replace('[time]\ncolumn = "t"\nunix = true\n', "")
+        return MappedFormat(mapping=parse_mapping(without, "m.toml"))
+
+    @pytest.fixture
+    def sample(self, tmp_path: Path) -> Sample:
+        write_table(tmp_path / "in" / "r1.csv", np.arange(3000), pulse(3000, 1), pulse(3000, 2))
+        return Sample(
+            folder=tmp_path / "in",
+            head="r1.csv",
+            signals={"light": pulse(3000, 1), "heart": pulse(3000, 2) / 1000},
+            rates_hz={"light": 100, "heart": 100},
+            start_time_ns=None,
+            recording_id="r1",
+        )
 
 
 def write_table(path: Path, rows: np.ndarray, ppg: np.ndarray, ecg: np.ndarray) -> Path:

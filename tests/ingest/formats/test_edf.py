@@ -10,10 +10,13 @@ from pathlib import Path
 
 import edfio
 import numpy as np
+import pyarrow as pa
 import pyedflib
 import pytest
 
 from xmae_dist.core.errors import InputError
+from xmae_dist.evaluate.examples import label_values
+from xmae_dist.evaluate.tasks import Task
 from xmae_dist.ingest.formats import edf as reader
 from xmae_dist.ingest.formats.edf_files import EdfFormat, annotations_beside
 from xmae_dist.ingest.formats.protocol import Format
@@ -148,6 +151,14 @@ def test_times_that_cannot_be_are_refused(tmp_path: Path, onsets_s: list[float],
         open_edf(path)
 
 
+def test_a_clock_that_drifts_leaves_no_holes(tmp_path: Path) -> None:
+    for step in (1.0002, 0.9998):
+        path, values = discontinuous(tmp_path / f"{step}" / "a.edf", [at * step for at in range(100)])
+        found = read_whole(open_edf(path))["ECG"]
+        assert np.isnan(found).sum() <= 2
+        np.testing.assert_allclose(found[~np.isnan(found)], values, atol=1e-5)
+
+
 def test_the_lowest_integer_is_a_sample(tmp_path: Path) -> None:
     path, values = discontinuous(tmp_path / "a.edf", [0.0, 1.0])
     found = read_whole(open_edf(path))["ECG"]
@@ -194,6 +205,24 @@ def test_annotations_become_epochs_and_counts(tmp_path: Path) -> None:
     origin = open_edf(write(tmp_path / "a.edf", 200, annotations=given)).origin
     assert origin.label_text == {"sleep_stages": "W123R-"}
     assert origin.labels == {"events_obstructive_apnea": 3.0}
+
+
+def test_a_task_reads_the_stages(tmp_path: Path) -> None:
+    """From annotations of an EDF+ to the labels of windows, through the corpus."""
+    stages = ["Sleep stage W"] * 2 + ["Sleep stage N2"] * 2 + ["Sleep stage R", "Sleep stage ?"]
+    given = [edfio.EdfAnnotation(30.0 * at, 30.0, text) for at, text in enumerate(stages)]
+    write(tmp_path / "in" / "a.edf", 180, annotations=given)
+    ingest(IngestRequest(inputs=(str(tmp_path / "in"),), corpus_url=f"file://{tmp_path}/c", cohort="c"))
+    row = Corpus.open(f"file://{tmp_path}/c").snapshot().table().slice(0, 1)
+    starts = [0.0, 10.0, 35.0, 60.0, 119.0, 120.0, 150.0]
+    windows = pa.concat_tables([row.select(["label_text", "labels"])] * len(starts)).append_column(
+        "start_s", pa.array(starts)
+    )
+    classes = ("W", "1", "2", "3", "R")
+    task = Task(
+        name="stage", title="", label="sleep_stages", kind="multiclass", unit="epoch", epoch_s=30.0, classes=classes
+    )
+    np.testing.assert_array_equal(label_values(task, windows), [0, 0, 0, 2, 2, 4, np.nan])
 
 
 def test_a_hypnogram_beside_the_recording_is_joined(tmp_path: Path) -> None:

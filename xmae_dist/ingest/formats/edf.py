@@ -38,7 +38,8 @@ LONGEST_GAP_S = 7 * 86400.0
 _FIXED, _PER_SIGNAL = 256, 256
 _LABEL_BYTES, _BEFORE_WIDTHS, _WIDTH_BYTES = 16, 216, 8
 # Onset, duration, and texts of a time-stamped annotation list.
-_TAL = re.compile(rb"([+-]\d+(?:\.\d*)?)(?:\x15(\d+(?:\.\d*)?))?\x14([^\x00]*)\x14\x00")
+_TAL = re.compile(rb"([+-]\d+(?:\.\d*)?)(?:\x15(\d+(?:\.\d*)?))?\x14([^\x00]*)\x14(?:\x00|$)")
+_ONSET_ALONE = re.compile(rb"[+-]\d+(?:\.\d*)?\x14\x14")
 # What writers put where the date is unknown; EDF knows none before.
 _NO_DATE = datetime.date(1985, 1, 1)
 
@@ -152,32 +153,46 @@ class _RecordFile:
         """
         if not self.annotations:
             return [_Run(first=0, count=self.records, start_s=0.0)], []
-        runs: list[_Run] = []
+        onsets_R, events = self._stamps()
+        at_R = onsets_R - onsets_R[0]
+        events = [Event(one.onset_s - float(onsets_R[0]), one.duration_s, one.text) for one in events]
+        if not self.signals:
+            return [_Run(first=0, count=self.records, start_s=0.0)], events
+        half_sample_s = self.duration_s / (2 * max(slot.width for slot in self.signals))
+        # What a record's time is beyond its place in a file without gaps moves only where there is a gap.
+        beyond_R = at_R - np.arange(self.records) * self.duration_s
+        runs = []
+        first = 0
+        while first < self.records:
+            moved = np.flatnonzero(np.abs(beyond_R[first:] - beyond_R[first]) > half_sample_s)
+            stop = first + int(moved[0]) if len(moved) else self.records
+            runs.append(_Run(first=first, count=stop - first, start_s=float(at_R[first])))
+            if stop < self.records:
+                gap_s = float(beyond_R[stop] - beyond_R[stop - 1])
+                if gap_s < -half_sample_s:
+                    said = f"{at_R[stop]:.6f} s after the first, within the one before"
+                    raise self._at(stop, said, "times that increase")
+                if gap_s > LONGEST_GAP_S:
+                    raise self._at(stop, f"a gap of {gap_s:.0f} s", f"at most {LONGEST_GAP_S:.0f} s")
+            first = stop
+        return runs, events
+
+    def _stamps(self) -> tuple[NDArray[np.float64], list[Event]]:
+        """The time of each record, (R,) seconds, and all annotations."""
+        onsets: list[float] = []
         events: list[Event] = []
-        origin_s = 0.0
-        half_sample_s = self.duration_s / (2 * max((slot.width for slot in self.signals), default=1))
         for record, lists in enumerate(self._annotation_bytes()):
+            if len(lists) == 1 and _ONSET_ALONE.fullmatch(lists[0]):
+                onsets.append(float(lists[0][:-2]))  # as most records are: their time and no event
+                continue
             stamps = [_annotations(raw, self.path, record) for raw in lists]
-            onset_s = stamps[0][0].onset_s if stamps[0] else math.nan
-            if not math.isfinite(onset_s):
+            if not stamps[0]:
                 raise self._at(record, "no time", "the time-keeping annotation of every record")
-            if record == 0:
-                origin_s = onset_s
-            at_s = onset_s - origin_s
-            due_s = runs[-1].start_s + runs[-1].count * self.duration_s if runs else 0.0
-            if not self.signals or (runs and abs(at_s - due_s) <= half_sample_s):
-                before = runs[-1] if runs else _Run(first=0, count=0, start_s=0.0)
-                runs[-1:] = [_Run(first=before.first, count=before.count + 1, start_s=before.start_s)]
-            elif at_s < due_s:
-                raise self._at(record, f"{at_s:.6f} s after the first, within the one before", "times that increase")
-            elif at_s - due_s > LONGEST_GAP_S:
-                raise self._at(record, f"a gap of {at_s - due_s:.0f} s", f"at most {LONGEST_GAP_S:.0f} s")
-            else:
-                runs.append(_Run(first=record, count=1, start_s=at_s))
+            onsets.append(stamps[0][0].onset_s)
             # The first stamp of the first list tells the record's time and no event.
-            found = stamps[0][1:] + [event for other in stamps[1:] for event in other]
-            events += [Event(e.onset_s - origin_s, e.duration_s, e.text) for e in found if e.text]
-        return runs or [_Run(first=0, count=self.records, start_s=0.0)], events
+            events += [event for event in stamps[0][1:] if event.text]
+            events += [event for other in stamps[1:] for event in other if event.text]
+        return np.array(onsets), events
 
     def samples(self, first: int, last: int, slots: list[_Slot]) -> Iterator[list[NDArray[Any]]]:
         """Digital samples of `slots` in records [first, last), a piece of each at a time."""
@@ -200,15 +215,20 @@ class _RecordFile:
         place = record * self._record_bytes + slot.start + start * self.bytes_per_sample
         return self._decoded(self._read(file, place, (stop - start) * self.bytes_per_sample))
 
-    def _annotation_bytes(self) -> Iterator[list[bytes]]:
+    def _annotation_bytes(self) -> Iterator[tuple[bytes, ...]]:
+        """What each record holds of each annotation signal, without the zeros at its end."""
         step = max(1, BLOCK_BYTES // self._record_bytes)
         with self.path.open("rb") as file:
             for record in range(0, self.records, step):
                 count = min(step, self.records - record)
                 raw = self._read(file, record * self._record_bytes, count * self._record_bytes)
                 table = raw.reshape(count, self._record_bytes)
-                for row in range(count):
-                    yield [table[row, slot.start : self._end(slot)].tobytes() for slot in self.annotations]
+                yield from zip(*(self._texts(table, slot) for slot in self.annotations), strict=True)
+
+    def _texts(self, table: NDArray[np.uint8], slot: _Slot) -> list[bytes]:
+        whole = np.ascontiguousarray(table[:, slot.start : self._end(slot)])
+        found: list[bytes] = whole.view(f"S{whole.shape[1]}").ravel().tolist()
+        return found
 
     def _read(self, file: Any, start: int, count: int) -> NDArray[np.uint8]:
         file.seek(self._data_at + start)
@@ -228,18 +248,20 @@ class _RecordFile:
         return slot.start + slot.width * self.bytes_per_sample
 
     def _layout(self, described: bytes, total: int) -> tuple[list[_Slot], list[_Slot], int]:
-        signals: list[_Slot] = []
-        annotations: list[_Slot] = []
-        at = 0
+        signals, annotations, at = [], [], 0
         for number in range(total):
             label = described[number * _LABEL_BYTES : (number + 1) * _LABEL_BYTES].rstrip()
             place = total * _BEFORE_WIDTHS + number * _WIDTH_BYTES
             width = _number(described[place : place + _WIDTH_BYTES], "samples in a record", self.path)
+            if width < 1:
+                raise InputError(
+                    f"signal {label.decode('latin-1')} of {self.path.name}",
+                    value=f"{width} samples in a record",
+                    expected="1 or more",
+                )
             slot = _Slot(start=at, width=width)
             (annotations if label in (b"EDF Annotations", b"BDF Annotations") else signals).append(slot)
             at += width * self.bytes_per_sample
-        if at < 1:
-            raise InputError(f"header of {self.path.name}", value="empty records", expected="samples in each")
         return signals, annotations, at
 
     def _counted(self, stated: int) -> int:
@@ -282,8 +304,6 @@ def _channels(file: _RecordFile) -> tuple[SourceChannel, ...]:
     channels = []
     signals = file.header.signals
     for key, signal, slot in zip(distinct_keys([s.label for s in signals]), signals, file.signals, strict=True):
-        if slot.width < 1:
-            raise InputError(f"signal {key} of {file.path.name}", value="no samples in a record", expected="some")
         try:
             scale, offset = _calibration(signal)
         except (ValueError, ZeroDivisionError) as error:

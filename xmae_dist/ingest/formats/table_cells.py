@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import datetime
 import io
@@ -20,6 +21,7 @@ from numpy.typing import NDArray
 
 from xmae_dist.core.errors import InputError, some_of
 from xmae_dist.ingest.formats.mapping import Mapping
+from xmae_dist.ingest.formats.utf8 import as_utf8
 
 _BATCH_BYTES = 16 * 2**20
 _BATCH_ROWS = 2**18
@@ -173,16 +175,30 @@ def _header_value(path: Path, mapping: Mapping, place: int | str, name: str) -> 
     return " ".join(part.strip() for part in parts)
 
 
+@contextlib.contextmanager
 def _open_csv(
     path: Path, mapping: Mapping, columns: list[str] | None, types: dict[str, pa.DataType]
-) -> pa.csv.CSVStreamingReader:
+) -> Iterator[pa.csv.CSVStreamingReader]:
     names = _names_given(path, mapping)
+    with (
+        as_utf8(path, mapping.encoding) as readable,
+        _reader(readable, mapping, names, columns, types) as reader,
+    ):
+        yield reader
+
+
+def _reader(
+    path: Path,
+    mapping: Mapping,
+    names: list[str] | None,
+    columns: list[str] | None,
+    types: dict[str, pa.DataType],
+) -> pa.csv.CSVStreamingReader:
     return pa.csv.open_csv(
         path,
         # One thread: the files are what is spread over the cores.
         read_options=pa.csv.ReadOptions(
             block_size=_BATCH_BYTES,
-            encoding=mapping.encoding,
             skip_rows=mapping.skip_rows,
             skip_rows_after_names=mapping.rows_after_header,
             column_names=names,

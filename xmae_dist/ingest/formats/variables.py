@@ -94,7 +94,9 @@ class VariablesRecording:
         time = self._mapping.time
         if time is None or not time.unix:
             return None
-        return round(float(_Vector(file, time.column, self._path).read(0, 1)[0]) / self._per_second() * 1e9)
+        seconds = float(_Vector(file, time.column, self._path).read(0, 1)[0]) / self._per_second()
+        # Whole seconds apart: a float of all nanoseconds since 1970 is rounded to hundreds of them.
+        return int(seconds // 1) * 10**9 + round(seconds % 1 * 1e9)
 
     def _check_times(self, file: Any) -> None:
         """Times serve to check the rate of the mapping: variables have no rows that could be missing."""
