@@ -71,7 +71,7 @@ def study(folder: Path, place: str) -> dict[str, object]:
 
 def _rates(store: WindowStore, folder: Path) -> dict[str, np.ndarray]:
     """Per window: its recording, the rate (bpm) between its pulse feet, and of the strap's intervals meanwhile."""
-    meta = pa.concat_tables([store.meta(split, ["recording_id", "start_s"]) for split in SPLITS])
+    meta = pa.concat_tables([store.meta(split, ["window_id", "recording_id", "start_s"]) for split in SPLITS])
     _, ppg_BL = store.read(meta["window_id"].to_numpy())
     found: dict[str, list[object]] = {"recording": [], "camera": [], "strap": []}
     for row, ppg_L in zip(meta.to_pylist(), ppg_BL.astype(np.float64), strict=True):
