@@ -206,10 +206,10 @@ def test_two_ingests_of_overlapping_files_at_once_leave_a_corpus_that_reads(
     good_folder: Path, store_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Both have looked before either commits; the later one finds what it shares, and commits the rest."""
-    other = tmp_path / "other"
+    other = tmp_path / "copied" / "other"  # not beside the first: then folders would tell the two apart
     for name in ("r1", "r2"):
         for suffix in (".hea", ".dat"):
-            other.mkdir(exist_ok=True)
+            other.mkdir(parents=True, exist_ok=True)
             (other / f"{name}{suffix}").write_bytes((good_folder / f"{name}{suffix}").read_bytes())
     write_record(other, "r3", {"II": pulse(1000, 3)})
     Corpus.open_or_create(store_url)
