@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
@@ -46,17 +47,20 @@ class ChannelSight:
     def _sample(self, present: Raw, length: int) -> None:
         """Level and spread of some stretches of the block; the outermost samples, likely artefacts, left out."""
         whole = max(1, len(present) // length)
-        for at in np.unique(np.linspace(0, whole - 1, _STRETCHES).astype(int)):
-            low, level, high = np.percentile(present[at * length : (at + 1) * length], [0.5, 50, 99.5])
-            self.levels.append(float(level))
-            self.spreads.append(float(high - low))
+        for at in sorted({number * (whole - 1) // (_STRETCHES - 1) for number in range(_STRETCHES)}):
+            piece = present[at * length : (at + 1) * length]
+            # Partitions where percentiles would take a millisecond of many small files each.
+            ranks = [int(share * (len(piece) - 1)) for share in (0.005, 0.5, 0.995)]
+            low, level, high = map(float, np.partition(piece, ranks)[ranks])
+            self.levels.append(level)
+            self.spreads.append(high - low)
 
     def doubt(self, channel: SourceChannel, name: str) -> str | None:
         """What is implausible of its values in its unit; None where nothing is."""
         if not self.spreads:
             return None
-        level = float(np.median(self.levels)) * channel.scale + channel.offset
-        return doubt(name, channel.unit, level=level, spread=float(np.median(self.spreads)) * abs(channel.scale))
+        level = statistics.median(self.levels) * channel.scale + channel.offset
+        return doubt(name, channel.unit, level=level, spread=statistics.median(self.spreads) * abs(channel.scale))
 
     def objection(self, channel: SourceChannel) -> str | None:
         """Why the channel is dropped, in words for the report; None where it is kept."""

@@ -75,8 +75,6 @@ def show(report: IngestReport, console: Console) -> None:
     for note in report.notes:
         console.print(f"note: {note}", soft_wrap=True)
     if not report.kept and not report.rejected:
-        for note in report.notes:
-            console.print(f"note: {note}", soft_wrap=True)
         console.print(
             f"nothing new: {report.known} recording files are already in cohort {report.cohort}", style="green"
         )
