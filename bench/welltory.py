@@ -1,7 +1,7 @@
 """Heart rate of camera PPG with irregular frame times against a chest strap: `python bench/welltory.py FOLDER`.
 
 FOLDER holds `subject_01/PPG.csv` and `subject_01/RR.txt`, … (docs/mappings/welltory.toml). Recordings are ingested and
-windowed by the ordinary commands; the rate of a window is that between its pulse feet, the reference that of the RR
+windowed by the ordinary commands; the rate of a window is its strongest frequency, the reference that of the RR
 intervals in the same ten seconds. The strap's zero lies within a second of the camera's: a window is long beside that.
 """
 
@@ -22,10 +22,9 @@ from xmae_dist.data.windows.spec import WindowSpec
 from xmae_dist.data.windows.split import SPLITS
 from xmae_dist.ingest.formats.mapping import parse_mapping
 from xmae_dist.ingest.run import IngestRequest, ingest
-from xmae_dist.signals.beats import pulse_feet
 
 MAPPING = Path(__file__).resolve().parents[1] / "docs" / "mappings" / "welltory.toml"
-# A window must show so many beats for a rate.
+# The strap must show so many beats for a rate.
 _FEWEST_BEATS = 4
 
 
@@ -70,21 +69,29 @@ def study(folder: Path, place: str) -> dict[str, object]:
 
 
 def _rates(store: WindowStore, folder: Path) -> dict[str, np.ndarray]:
-    """Per window: its recording, the rate (bpm) between its pulse feet, and of the strap's intervals meanwhile."""
+    """Per window: its recording, its strongest frequency (bpm), and that of the strap's intervals meanwhile."""
     meta = pa.concat_tables([store.meta(split, ["window_id", "recording_id", "start_s"]) for split in SPLITS])
     _, ppg_BL = store.read(meta["window_id"].to_numpy())
     found: dict[str, list[object]] = {"recording": [], "camera": [], "strap": []}
     for row, ppg_L in zip(meta.to_pylist(), ppg_BL.astype(np.float64), strict=True):
-        feet_s = pulse_feet(ppg_L, store.spec.rate_hz)
         rr_s = np.loadtxt(folder / row["recording_id"].removesuffix("PPG") / "RR.txt", ndmin=1).ravel() / 1e3
         ends_s = np.cumsum(rr_s)
         inside = (ends_s - rr_s >= row["start_s"]) & (ends_s <= row["start_s"] + store.spec.window_s)
-        if len(feet_s) < _FEWEST_BEATS or inside.sum() < _FEWEST_BEATS - 1:
+        if inside.sum() < _FEWEST_BEATS:
             continue
         found["recording"].append(row["recording_id"])
-        found["camera"].append(60 / float(np.median(np.diff(feet_s))))
-        found["strap"].append(60 / float(np.median(rr_s[inside])))
+        found["camera"].append(_spectral_bpm(ppg_L, store.spec.rate_hz))
+        found["strap"].append(60 / float(np.mean(rr_s[inside])))
     return {name: np.array(values) for name, values in found.items()}
+
+
+def _spectral_bpm(ppg_L: np.ndarray, rate_hz: float) -> float:
+    """The strongest frequency between 40 and 180 per minute."""
+    n = 16 * len(ppg_L)
+    power = np.abs(np.fft.rfft((ppg_L - ppg_L.mean()) * np.hanning(len(ppg_L)), n)) ** 2
+    at_hz = np.fft.rfftfreq(n, 1 / rate_hz)
+    band = (at_hz > 40 / 60) & (at_hz < 180 / 60)
+    return float(60 * at_hz[band][np.argmax(power[band])])
 
 
 if __name__ == "__main__":
