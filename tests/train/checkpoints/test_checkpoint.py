@@ -5,7 +5,6 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
-import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -208,14 +207,19 @@ def saver_of(folder: Path, told: list[tuple[str, int]]) -> Saver:
 
 def test_the_last_save_is_tried_again_until_the_store_takes_it(tmp_path: Path) -> None:
     told: list[tuple[str, int]] = []
-    saver, engine = saver_of(tmp_path, told), build("torch", 0, 1)
-    train(engine, 0, 1, 0, 1)
     in_the_way = tmp_path / "checkpoints"
     in_the_way.touch()
-    threading.Timer(1.5, in_the_way.unlink).start()
+
+    def tell(kind: str, **fields: Any) -> None:
+        told.append((kind, fields["step"]))
+        if kind == "checkpoint_again":
+            in_the_way.unlink()
+
+    saver, engine = Saver(f"file://{tmp_path}", Ranks(), RetentionConfig(), tell, "attempt"), build("torch", 0, 1)
+    train(engine, 0, 1, 0, 1)
     saver.start(engine, 1, about(engine, 1))
     train(engine, 0, 1, 1, 2)  # what is stored is what the step had, whatever came later
-    assert saver.finish(30) is None
+    assert saver.finish(60) is None
     assert told == [("checkpoint_missed", 1), ("checkpoint_again", 1), ("checkpoint", 1)]
     step, saved = load(f"file://{tmp_path}", tmp_path / "here")
     assert (step, saved.optimizer_steps) == (1, 1)
