@@ -248,7 +248,9 @@ class _RecordFile:
         return slot.start + slot.width * self.bytes_per_sample
 
     def _layout(self, described: bytes, total: int) -> tuple[list[_Slot], list[_Slot], int]:
-        signals, annotations, at = [], [], 0
+        signals: list[_Slot] = []
+        annotations: list[_Slot] = []
+        at = 0
         for number in range(total):
             label = described[number * _LABEL_BYTES : (number + 1) * _LABEL_BYTES].rstrip()
             place = total * _BEFORE_WIDTHS + number * _WIDTH_BYTES
