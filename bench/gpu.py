@@ -222,7 +222,12 @@ class Bench:
                 for number in range(length):
                     ids = torch.arange(size) + (turn * length + number) * size
                     yield TensorBatch(
-                        step=turn * length + number, epoch=0, ids_B=ids, ecg_BL=signals[0], ppg_BL=signals[1]
+                        step=turn * length + number,
+                        epoch=0,
+                        ids_B=ids,
+                        repeat_B=torch.zeros_like(ids),
+                        ecg_BL=signals[0],
+                        ppg_BL=signals[1],
                     )
                 self._wait()
                 between_s = time.perf_counter()

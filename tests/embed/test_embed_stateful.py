@@ -62,6 +62,7 @@ class TableMachine(RuleBasedStateMachine):
     def record(self, people: list[str], value: int) -> None:
         """The same recordings may come again after a withdrawal, with the same content or another."""
         taken = {row.subject_id for row in self.corpus.snapshot().rows()}
+        self.corpus.readmit(sorted(self.corpus.withdrawn.read().subjects.intersection(people)))
         self.count += 1
         with self.corpus.begin_part(COHORT, f"p{self.count}") as part:
             ppg = part.channel("ppg", dtype=np.float32, rate_hz=100.0, unit="nu")

@@ -18,8 +18,9 @@ from xmae_dist.storage import uri
 from xmae_dist.testing.small_training import build, gather, train
 from xmae_dist.train.checkpoints import checkpoint
 from xmae_dist.train.checkpoints.retention import RetentionConfig
+from xmae_dist.train.checkpoints.saved import SavedRanges
 from xmae_dist.train.checkpoints.upload import Saver
-from xmae_dist.train.engines.protocol import Saved
+from xmae_dist.train.engines.protocol import Saved, Slice
 from xmae_dist.train.step.collective import Ranks
 
 
@@ -193,10 +194,18 @@ def test_a_store_that_is_down_costs_a_checkpoint_and_nothing_else(
 
 
 def test_a_manifest_cannot_name_a_file_elsewhere(tmp_path: Path) -> None:
-    manifest = {"files": [{"name": "../../escaped", "size": 1, "sha256": "0"}]}
+    """Of the first format files are brought to this machine; of the second they are read where they are."""
+    (tmp_path / "run" / "escaped").mkdir(parents=True)
+    (tmp_path / "run" / "escaped" / "x").write_bytes(b"1")
+    url = f"file://{tmp_path}/run/checkpoints/step-1"
+    whole = {"format": "xmae-checkpoint/v1", "files": [{"name": "../../escaped/x", "size": 1, "sha256": "0"}]}
     with pytest.raises(InputError, match="stays below"):
-        checkpoint.fetch(f"file://{tmp_path}/run/checkpoints/step-1", manifest, tmp_path / "deep" / "fetched")
+        checkpoint.open_saved(url, whole, tmp_path / "deep" / "fetched")
     assert not (tmp_path / "escaped").exists()
+    entry = {"name": "../../escaped/x", "size": 4, "blocks": "0" * 64, "pieces": {"weight|w|0": "F32 0 4"}}
+    ranges = SavedRanges(url, {"format": checkpoint.FORMAT, "files": [entry]})
+    with pytest.raises(InputError, match="stays below"):
+        list(ranges.parts([Slice("weight", "w", 0, 1)]))
 
 
 def saver_of(folder: Path, told: list[tuple[str, int]]) -> Saver:
