@@ -136,6 +136,7 @@ def test_sigterm_in_one_process(tmp_path: Path) -> None:
     assert said.splitlines()[-1] == "xmae simulate: terminated" and "Traceback" not in said
 
 
+@pytest.mark.slow
 def test_sigterm_while_ray_works(tmp_path: Path) -> None:
     corpus, ray = tmp_path / "c", Path("/tmp") / f"xr{os.getpid()}"
     ray.mkdir()

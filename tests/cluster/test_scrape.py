@@ -28,7 +28,7 @@ import time
 import ray
 from xmae_dist.train.observe.prometheus import Gauges
 
-ray.init(log_to_driver=False)
+ray.init(address="auto", log_to_driver=False)
 
 @ray.remote(num_cpus=0)
 class Worker:

@@ -43,7 +43,9 @@ def test_every_header_is_parsed_once(good_folder: Path, tmp_path: Path, monkeypa
     parsed: list[str] = []
     real = wfdb_reader.read_header
     monkeypatch.setattr(wfdb_reader, "read_header", lambda header: parsed.append(header.name) or real(header))
-    assert len(ingest(given(good_folder, tmp_path / "c")).kept) == 3
+    corpus = Corpus.open_or_create(f"file://{tmp_path}/c")
+    part = PartTask(corpus_url=corpus.url, cohort="c", part_id="part-1", items=discover([str(good_folder)], None).items)
+    list(write_noted(NotedTask(part=part, notes_url=f"{corpus.url}/notes", settings="s")))
     assert sorted(parsed) == ["r0.hea", "r1.hea", "r2.hea"]
 
 

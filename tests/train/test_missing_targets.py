@@ -115,6 +115,7 @@ def same(found: dict[str, Any], expected: dict[str, Any], what: str) -> None:
 
 
 @pytest.mark.timeout(600)
+@pytest.mark.slow
 def test_loss_and_gradient_do_not_depend_on_the_cut(tmp_path: Path) -> None:
     torch.set_num_threads(1)
     whole = {name: trained(0, 1, str(tmp_path), "torch", name, GLOBAL_BATCH) for name in ("tiny", "joint", "symmetric")}

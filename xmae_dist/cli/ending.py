@@ -119,10 +119,10 @@ class _Output(io.FileIO):
 @contextlib.contextmanager
 def _watched_output() -> Iterator[_Output]:
     """Standard output through an `_Output`, where it is a file of the system's and not a test's."""
-    before: Any = sys.stdout  # a TextIOWrapper, as a rule
-    if before is None:  # closed by whoever started us; libraries ask it questions all the same
+    if sys.stdout is None:  # closed by whoever started us; libraries ask it questions all the same
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115  (until the process ends)
-    buffer = getattr(sys.stdout, "buffer", None)
+    before: Any = sys.stdout  # a TextIOWrapper, as a rule
+    buffer = getattr(before, "buffer", None)
     if not isinstance(getattr(buffer, "raw", buffer), io.FileIO):
         with open(os.devnull, "wb") as nowhere:
             yield _Output(nowhere.fileno(), "wb", closefd=False)

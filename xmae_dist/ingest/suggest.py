@@ -146,10 +146,10 @@ def _stated_rate(array: Any) -> float | None:
 
 def _parquet(path: Path) -> Draft:
     import pyarrow as pa
-    import pyarrow.parquet as pq
+    import pyarrow.parquet
 
     try:
-        with pq.ParquetFile(path) as file:
+        with pa.parquet.ParquetFile(path) as file:
             batch = next(file.iter_batches(batch_size=20_000), None)
     except (pa.ArrowInvalid, OSError) as error:
         raise InputError(f"file {path.name}", value=f"unreadable ({error})", expected="a Parquet file") from error
