@@ -10,12 +10,12 @@ import asyncio
 import shlex
 import time
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from xmae_dist.core.errors import InputError, RunError, UsageError
 
 if TYPE_CHECKING:
-    from ray.job_submission import JobSubmissionClient
+    from ray.job_submission import JobDetails, JobSubmissionClient
 
 _PAUSES_S = (0.5, 1.0, 2.0, 4.0, 8.0, 15.0, 30.0)
 _NO_EXIT_CODE = 1
@@ -67,22 +67,22 @@ class JobServer:
 
         pauses = iter(_PAUSES_S)
         while True:
-            found = self._asked(lambda: self._client.get_job_info(submission_id), submission_id)
+            self._info(submission_id)  # names a job that is not there
             try:
                 asyncio.run(tail())
-            except (RuntimeError, OSError, asyncio.TimeoutError) as error:
+            except (RuntimeError, OSError) as error:
                 if (pause_s := next(pauses, None)) is None:
                     raise _unreachable(self.address, error) from error
                 time.sleep(pause_s)
                 continue
-            found = self._asked(lambda: self._client.get_job_info(submission_id), submission_id)
+            found = self._info(submission_id)
             if found.status.is_terminal():
                 return _status(found)
 
-    def _asked(self, question: Callable[[], Any], submission_id: str) -> Any:
+    def _info(self, submission_id: str) -> JobDetails:
         for pause_s in (*_PAUSES_S, None):
             try:
-                return question()
+                return self._client.get_job_info(submission_id)
             except RuntimeError as error:
                 if "does not exist" in str(error) or "404" in str(error):
                     raise InputError(
@@ -111,7 +111,7 @@ def _client(address: str) -> JobSubmissionClient:
         raise _unreachable(address or "the cluster of RAY_API_SERVER_ADDRESS", error) from error
 
 
-def _status(found: Any) -> int:
+def _status(found: JobDetails) -> int:
     """The exit status of a job that ended."""
     if found.status == "SUCCEEDED":
         return 0
