@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
 import sys
 import time
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,6 +18,8 @@ from xmae_dist.cli.main import main
 from xmae_dist.cluster.package import pack
 from xmae_dist.core.errors import UsageError
 from xmae_dist.testing.local_cluster import LocalCluster, local_cluster
+
+PROJECT = Path(__file__).resolve().parents[2]
 
 
 def test_only_the_source_and_named_files_travel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -30,6 +34,28 @@ def test_only_the_source_and_named_files_travel(tmp_path: Path, monkeypatch: pyt
     assert {path.name for path in package.folder.iterdir()} == {"xmae_dist", "inputs"}
     assert (package.folder / "xmae_dist/evaluate/suites").is_dir() and package.size_bytes < 5 * 2**20
     assert not any(b"secret-of-this-folder" in p.read_bytes() for p in package.folder.rglob("*") if p.is_file())
+
+
+def test_what_must_not_travel_stays(tmp_path: Path) -> None:
+    code = (
+        "import sys; from ray._private.runtime_env.packaging import create_package, get_uri_for_directory;"
+        "from ray._private.ray_constants import get_runtime_env_default_excludes as ex;"
+        "from pathlib import Path; create_package(sys.argv[1], Path(sys.argv[2]),"
+        " include_gitignore=True, excludes=ex())"
+    )
+    package = tmp_path / "job.zip"
+    secret = PROJECT / ".env.test-of-rayignore"
+    secret.write_text("KEY=1")
+    try:
+        subprocess.run([sys.executable, "-c", code, str(PROJECT), str(package)], check=True, capture_output=True)
+    finally:
+        secret.unlink()
+    names = zipfile.ZipFile(package).namelist()
+    tops = {name.split("/")[0] for name in names}
+    ours = {str(path.relative_to(PROJECT)) for top in ("xmae_dist", "jobs") for path in (PROJECT / top).rglob("*.py")}
+    assert ours | {"pyproject.toml"} <= set(names), sorted(ours - set(names))[:5]
+    assert not tops & {".git", ".venv", "tests", "demo-out", secret.name}, json.dumps(sorted(tops))
+    assert package.stat().st_size < 4 * 2**20
 
 
 def test_a_folder_of_this_machine_is_refused(tmp_path: Path) -> None:
@@ -63,7 +89,7 @@ def cluster() -> Iterator[LocalCluster]:
 
 
 def started(cluster: LocalCluster, *words: str, cwd: Path) -> subprocess.Popen[str]:
-    environment = {**os.environ, **cluster.environment(), "PYTHONPATH": str(Path(__file__).resolve().parents[2])}
+    environment = {**os.environ, **cluster.environment(), "PYTHONPATH": str(PROJECT)}
     return subprocess.Popen(
         [sys.executable, "-m", "xmae_dist.cli", "submit", *words],
         env=environment,
