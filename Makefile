@@ -29,20 +29,22 @@ test: $(READY)  ## the tests that CI runs
 test-slow: $(READY)  ## the longer studies and fault sweeps
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m slow --timeout 1800 $(PYTEST_ARGS)
 
-# An environment of its own: what pip takes with the lowest versions of the bounds, or without any limit but them.
+# Environments of their own, by uv, which resolves towards the lowest versions of the bounds as well as the newest.
 LOWEST := .venv-lowest
 NEWEST := .venv-newest
+BOUND_EXTRAS ?= demo
 BOUND_TESTS ?= tests -m "not slow"
-BOUND_NEEDS := '.[demo]' hypothesis jsonschema pytest pytest-timeout
+TEST_TOOLS := hypothesis jsonschema psutil pytest pytest-timeout
 
-test-lowest:  ## the tests on the oldest versions that pyproject.toml allows
-	$(PYTHON) -m venv $(LOWEST)
-	$(LOWEST)/bin/pip install --quiet --disable-pip-version-check -c constraints-lowest.txt $(BOUND_NEEDS)
+test-lowest: $(READY)  ## the tests on the oldest versions that pyproject.toml allows
+	$(BIN)/uv venv --quiet --allow-existing --python $(PYTHON) $(LOWEST)
+	$(BIN)/uv pip install --quiet --python $(LOWEST) --resolution lowest-direct '.[$(BOUND_EXTRAS)]'
+	$(BIN)/uv pip install --quiet --python $(LOWEST) $(TEST_TOOLS)
 	OMP_NUM_THREADS=1 $(LOWEST)/bin/python -m pytest $(BOUND_TESTS) $(PYTEST_ARGS)
 
-test-newest:  ## the tests on the newest versions that pyproject.toml allows
-	$(PYTHON) -m venv $(NEWEST)
-	$(NEWEST)/bin/pip install --quiet --disable-pip-version-check --upgrade $(BOUND_NEEDS)
+test-newest: $(READY)  ## the tests on the newest versions that pyproject.toml allows
+	$(BIN)/uv venv --quiet --allow-existing --python $(PYTHON) $(NEWEST)
+	$(BIN)/uv pip install --quiet --python $(NEWEST) --upgrade '.[$(BOUND_EXTRAS)]' $(TEST_TOOLS)
 	OMP_NUM_THREADS=1 $(NEWEST)/bin/python -m pytest $(BOUND_TESTS) $(PYTEST_ARGS)
 
 lint: $(READY)  ## ruff: style and likely defects

@@ -80,6 +80,7 @@ RAY_LIVES_IN = {
     "cluster/fanout.py",
     "cluster/gpus.py",
     "cluster/private_ray.py",
+    "cluster/submission.py",
     "data/store/materialise.py",
     "data/stream/read_ahead.py",
     "train/launch.py",

@@ -30,6 +30,7 @@ COMMANDS: dict[str, str] = {
     "plan": "show which windows a rank sees at a step",
     "audit": "list the steps at which a subject was seen",
     "pretrain": "pretrain an xMAE with Ray Train and DeepSpeed; resumes the newest complete checkpoint",
+    "submit": "run one of these commands as a job on a Ray cluster, and follow its log",
     "export": "write the encoder of a run as a bundle: safetensors, configuration, model card",
     "export-encoder": "write the encoder of a bundle as one file for other programs: ONNX, or a torch.export program",
     "evaluate": "probe encoders on downstream tasks in parallel, with controls and subject-wise intervals",

@@ -1,0 +1,91 @@
+"""`xmae submit [options] COMMAND …`: one of our commands as a job on a Ray cluster, its log here."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import secrets
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from xmae_dist.cluster.package import pack
+from xmae_dist.cluster.submission import JobServer
+from xmae_dist.core.errors import UsageError
+
+JOBS = ("pretrain", "windows", "ingest", "simulate", "align", "verify", "export", "evaluate", "embed", "reembed")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Args:
+    """Run `xmae COMMAND …` as a job on a Ray cluster and follow its log.
+
+    The package's source and files that the command names travel with the job; data is read from URLs, with the
+    credentials of the cluster's machines. Ctrl-C lets go of the log and leaves the job running. The exit status is the
+    job's (143: it was stopped).
+    """
+
+    address: str = ""
+    """URL of the cluster's dashboard, http://HEAD:8265; else RAY_API_SERVER_ADDRESS or RAY_ADDRESS."""
+    name: str = ""
+    """Name of the job, to find it again by; made up unless given. No two jobs of a cluster share one."""
+    follow: bool = True
+    """Show the log until the job ends; else return when it is submitted."""
+    attach: str = ""
+    """Submit nothing: follow the job of this name."""
+    command: Annotated[tuple[str, ...], tyro.conf.Suppress] = ()
+    """The command and its options."""
+
+
+def parse(argv: Sequence[str]) -> Args:
+    """Options of ours come before the command, all after it are the command's. Raises UsageError without one."""
+    at = next((number for number, word in enumerate(argv) if word in JOBS), len(argv))
+    own, command = [word for word in argv[:at] if word != "--"], tuple(argv[at:])
+    options = tyro.cli(Args, prog="xmae submit", description=_help(), args=own)
+    if bool(command) == bool(options.attach):
+        raise UsageError(
+            "submit",
+            value=" ".join(argv) or "no command",
+            expected=f"a command ({', '.join(JOBS)}) with its options, or --attach NAME",
+            fix="for example `xmae submit pretrain debug_cpu2 --corpus s3://… --run s3://…`",
+        )
+    return dataclasses.replace(options, command=command)
+
+
+def _help() -> str:
+    return f"{inspect.cleandoc(Args.__doc__ or '')}\n\nCOMMAND: {', '.join(JOBS)}; options of ours stand before it."
+
+
+def run(args: Args) -> int:
+    server = JobServer(args.address)
+    if args.attach:
+        return _follow(server, args.attach)
+    name = args.name or f"xmae-{args.command[0]}-{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}"
+    with tempfile.TemporaryDirectory(prefix="xmae-job-") as folder:
+        package = pack(args.command, Path(folder))
+        _tell(f"sending {package.n_files} files, {package.size_bytes / 2**20:.1f} MiB, to {server.address}")
+        server.submit(("python", "-m", "xmae_dist.cli", *package.words), folder, name)
+    _tell(f"job {name} submitted")
+    _tell(f"  follow it again   xmae submit --address {server.address} --attach {name}")
+    _tell(f"  stop it           ray job stop {name} --address {server.address}")
+    _tell(f"  all jobs          ray job list --address {server.address}")
+    return _follow(server, name) if args.follow else 0
+
+
+def _follow(server: JobServer, name: str) -> int:
+    try:
+        status = server.follow(name, lambda text: print(text, end="", flush=True))
+    except KeyboardInterrupt:
+        _tell(f"\nno longer following: job {name} goes on")
+        raise  # how it ends is not known here, so the status must not say that it went well
+    _tell(f"job {name} ended with status {status}")
+    return status
+
+
+def _tell(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
