@@ -23,8 +23,11 @@ demo: $(READY)  ## the whole mission once, on simulated cohorts: ingest, pretrai
 challenge2015: $(READY)  ## the main job on real recordings: make challenge2015 RECORDINGS=folder
 	$(BIN)/python -m xmae_dist.testing.challenge2015 $(RECORDINGS)
 
+# Processes that tests run in, a file at a time; each starts an S3 server and a Ray of its own (about 1.5 GB).
+TEST_PROCESSES ?= 2
+
 test: $(READY)  ## the tests that CI runs
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow" $(PYTEST_ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(TEST_PROCESSES) --dist loadfile -m "not slow" $(PYTEST_ARGS)
 
 test-slow: $(READY)  ## the longer studies and fault sweeps
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m slow --timeout 1800 $(PYTEST_ARGS)
