@@ -14,7 +14,13 @@ from packaging.requirements import Requirement
 ROOT = Path(__file__).resolve().parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 # Modules that come with a declared distribution of another name, or one that tests do without.
-_COMES_WITH = {"botocore": "aiobotocore", "aiohttp": "aiobotocore", "google": "gcsfs", "mlflow": "mlflow-skinny"}
+_COMES_WITH = {
+    "botocore": "aiobotocore",
+    "aiohttp": "aiobotocore",
+    "google": "gcsfs",
+    "mlflow": "mlflow-skinny",
+    "requests": "ray",
+}
 # The conformance suites are for those who test a store or a format of their own, with pytest.
 _TEST_TOOLS = {"pytest"}
 
