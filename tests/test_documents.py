@@ -20,7 +20,7 @@ DOCUMENTS = sorted(
 )
 RECIPE = "debug_cpu2"
 # What a shell would run: to the end of the command, not into a comment, a pipe or the closing backtick.
-_CALL = re.compile(r"(?:\bxmae |\bjobs/)(?P<name>[a-z][a-z-]*)(?:\.py)?(?P<rest>[^\n#|`]*)")
+_CALL = re.compile(r"(?:\bxmae (?:submit )?|\bjobs/)(?P<name>[a-z][a-z-]*)(?:\.py)?(?P<rest>[^\n#|`]*)")
 _OPTION = re.compile(r"(?<![\w.-])--([a-z][\w.-]*)")
 
 
