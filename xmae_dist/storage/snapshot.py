@@ -88,9 +88,8 @@ def kept_version(index: Table, version: int) -> Iterator[None]:
     """Raises InputError where what the block reads of an old version of the index was vacuumed."""
     try:
         yield
-    except (StorageError, FileNotFoundError) as error:
-        absent = isinstance(error, FileNotFoundError) or error.value == NOTHING_THERE
-        if not absent or version == (newest := index.version()):
+    except StorageError as error:
+        if error.value != NOTHING_THERE or version == (newest := index.version()):
             raise
         raise InputError(
             f"snapshot {version} of {index.url}",
