@@ -27,7 +27,7 @@ from xmae_dist.storage.table import Filters, PinnedTable, Table
 from xmae_dist.storage.zarr_store import ChannelReader
 
 _T = TypeVar("_T")
-_ORDER = ("cohort", "subject_id", "recording_id", "channel")
+ORDER = ("cohort", "subject_id", "recording_id", "channel")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -221,14 +221,17 @@ class Snapshot:
 
         return self._collected(whole, columns, filters)
 
-    def rows(self, filters: Filters | None = None) -> Iterator[IndexRow]:
-        """The rows where all `filters` hold, ordered by cohort, subject, recording and channel.
-
-        As many are held as `Runs` holds, about 300 MB; others wait on local disk.
+    def ordered(self, columns: Sequence[str] | None = None, filters: Filters | None = None) -> Iterator[pa.RecordBatch]:
+        """As `batches`, in the order of ORDER, which `columns` must have. As many rows are held as `Runs` holds, about
+        200 MB of all columns; others wait on local disk.
         """
         with tempfile.TemporaryDirectory(prefix="xmae-rows-") as folder:
-            for batch in self._collected(lambda batches: Runs(batches, _ORDER, folder), None, filters):
-                yield from index.from_arrow(batch)
+            yield from self._collected(lambda batches: Runs(batches, ORDER, folder), columns, filters)
+
+    def rows(self, filters: Filters | None = None) -> Iterator[IndexRow]:
+        """The rows where all `filters` hold, in the order of ORDER; about 15 µs of CPU a row."""
+        for batch in self.ordered(filters=filters):
+            yield from index.from_arrow(batch)
 
     def recordings(self, filters: Filters | None = None) -> Iterator[Recording]:
         """Recordings with rows where all `filters` hold, in the order of cohort, subject and recording id, as `rows`.
@@ -245,12 +248,7 @@ class Snapshot:
         channels: dict[str, IndexRow] = {}
         for row in rows:
             if row.channel in channels:
-                raise IntegrityError(
-                    f"recording {row.cohort}/{row.recording_id}",
-                    value=f"channel {row.channel} twice",
-                    expected="one row per channel",
-                    fix="`xmae repair` names the copies and can drop one",
-                )
+                raise twice(row.cohort, row.recording_id, row.channel)
             channels[row.channel] = row
             labels.update(row.labels)
             label_text.update(row.label_text)
@@ -271,6 +269,16 @@ class Snapshot:
     def _filters(self, filters: Filters | None = None) -> Filters:
         only = [] if self._only is None else [("cohort", "in", list(self._only))]
         return [*only, *(filters or ())]
+
+
+def twice(cohort: str, recording_id: str, channel: str) -> IntegrityError:
+    """Of a channel of a recording that has two rows."""
+    return IntegrityError(
+        f"recording {cohort}/{recording_id}",
+        value=f"channel {channel} twice",
+        expected="one row per channel",
+        fix="`xmae repair` names the copies and can drop one",
+    )
 
 
 def _as_one(batches: Sequence[pa.RecordBatch]) -> pa.RecordBatch:
