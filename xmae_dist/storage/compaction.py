@@ -1,8 +1,8 @@
 """Few data files for many commits: files of a cohort that have become many are merged, as a policy of the corpus.
 
-A commit leaves a file in each cohort that it adds to, and whoever reads a cohort asks for each of its files (about three
-requests). Merging changes no row, so what commits state stays true, and writers, readers and pinned versions go on: the
-old files stay. `vacuum` keeps them too until somebody is withdrawn after the merge.
+A commit leaves a file in each cohort that it adds to, and whoever reads a cohort asks for each of its files (about
+three requests). Merging changes no row, so what commits state stays true, and writers, readers and pinned versions go
+on: the old files stay. `vacuum` keeps them too until somebody is withdrawn after the merge.
 """
 
 from __future__ import annotations
