@@ -173,14 +173,14 @@ class Corpus:
         """
         newest = self.index.version()
         pinned = newest if version is None else version
-        snapshot = Snapshot(self.url, pinned, self._rows_of(pinned, newest))
+        snapshot = Snapshot(self.url, pinned)
         if pinned != newest and not allow_withdrawn:
             self._refuse_withdrawn(snapshot, newest)
         return snapshot
 
-    def _rows_of(self, version: int, newest: int) -> pa.Table:
+    def _identities_of(self, version: int, newest: int) -> pa.Table:
         try:
-            return self.index.read(version)
+            return self.index.read(version, columns=_IDENTITY)
         except StorageError as error:
             if version == newest or error.value != NOTHING_THERE:
                 raise
@@ -196,7 +196,7 @@ class Corpus:
         withdrawn.
         """
         now = self.index.read(newest, columns=_IDENTITY)
-        gone = snapshot.table().select(_IDENTITY).join(now, keys=list(_IDENTITY), join_type="left anti")
+        gone = self._identities_of(snapshot.version, newest).join(now, keys=list(_IDENTITY), join_type="left anti")
         if gone.num_rows:
             subjects = pc.count_distinct(gone["subject_id"]).as_py()
             raise InputError(

@@ -11,7 +11,7 @@ import json
 import tempfile
 import time
 import uuid
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
@@ -54,7 +54,7 @@ class Table:
         self.url = uri.checked_place(url)  # delta-rs would read another place than we write
 
     def exists(self) -> bool:
-        return bool(self._patiently(lambda: DeltaTable.is_deltatable(self.url, uri.delta_options(self.url))))
+        return bool(self.patiently(lambda: DeltaTable.is_deltatable(self.url, uri.delta_options(self.url))))
 
     def create(self, schema: pa.Schema, *, partition_by: Sequence[str] = ()) -> bool:
         """Makes an empty table (version 0); False where there is one already. Refuses stores without safe
@@ -147,7 +147,11 @@ class Table:
         def rows() -> pa.Table:
             return parquet.scan(self._loaded(version), columns, sql_of(filters) if filters else None)
 
-        return self._patiently(rows, version)
+        return self.patiently(rows, version)
+
+    def at(self, version: int) -> PinnedTable:
+        """A version of the table, to be read from more than once: the log is read here, and not again."""
+        return PinnedTable(self, version, self.patiently(lambda: self._loaded(version), version))
 
     def history(self, limit: int | None = None) -> list[dict[str, Any]]:
         """Commits, newest first: version, timestamp (ms), operation and what `metadata` carried.
@@ -174,16 +178,18 @@ class Table:
                 retention_hours=retention_hours, enforce_retention_duration=False, dry_run=dry_run
             )
 
-        return self._patiently(removed)
+        return self.patiently(removed)
 
     def _load(self) -> DeltaTable:
-        return self._patiently(self._loaded)
+        return self.patiently(self._loaded)
 
     def _loaded(self, version: int | None = None) -> DeltaTable:
         return DeltaTable(self.url, version=version, storage_options=uri.delta_options(self.url))
 
-    def _patiently(self, action: Callable[[], _T], version: int | None = None) -> _T:
-        """The result of `action`, which may be repeated: delta-rs gives up on a connection that broke."""
+    def patiently(self, action: Callable[[], _T], version: int | None = None) -> _T:
+        """The result of `action` on this table, which may be repeated: delta-rs gives up on a connection that broke.
+        Raises StorageError.
+        """
         for pause_s in (*_PAUSES_S, None):
             try:
                 return action()
@@ -260,6 +266,33 @@ class Table:
             if commit.get(WRITE_ID) == write_id:
                 return int(commit["version"])
         return None
+
+
+class PinnedTable:
+    """One version of a table, its log held in memory (a few hundred bytes a data file). Not picklable."""
+
+    def __init__(self, table: Table, version: int, loaded: DeltaTable) -> None:
+        self.version = version
+        self._table, self._loaded = table, loaded
+
+    def stream(self, columns: Sequence[str] | None = None, filters: Filters | None = None) -> Iterator[pa.RecordBatch]:
+        """Rows where all `filters` hold, batch by batch, in no certain order; files that partition values or
+        statistics exclude are not read. Nothing is repeated: a connection that breaks in between raises OSError.
+        """
+        return parquet.stream(self._loaded, columns, sql_of(filters) if filters else None)
+
+    def collected(
+        self,
+        collect: Callable[[Iterator[pa.RecordBatch]], _T],
+        columns: Sequence[str] | None = None,
+        filters: Filters | None = None,
+    ) -> _T:
+        """What `collect` makes of `stream`; it is called again, from the start, where a connection broke."""
+        return self._table.patiently(lambda: collect(self.stream(columns, filters)), self.version)
+
+    def partition_values(self, column: str) -> list[str]:
+        """The sorted values of a partition column, from the log."""
+        return sorted({str(partition[column]) for partition in self._loaded.partitions()})
 
 
 def _commit_key(url: str, version: int) -> str:
