@@ -67,6 +67,9 @@ class ShardedReader:
         """Where shards are copied to; None reads them from where they are."""
         self.kept_chunks, self.layout = kept_chunks, layout
         self.attributes: dict[str, Any] = {}
+        self.shape: tuple[int, ...]
+        self.chunk_rows: int
+        self.shard_rows: int
         if layout is None:
             self._ask()
         else:
@@ -84,11 +87,11 @@ class ShardedReader:
                 expected=ARRAY_FORMAT,
                 fix="check the URL, or write the array again with this version",
             )
-        self.shape: tuple[int, ...] = tuple(document["shape"])
+        self.shape = tuple(document["shape"])
         self.dtype = np.dtype(document["data_type"])
         sharding = document["codecs"][0]["configuration"]
-        self.chunk_rows: int = sharding["chunk_shape"][0]
-        self.shard_rows: int = document["chunk_grid"]["configuration"]["chunk_shape"][0]
+        self.chunk_rows = sharding["chunk_shape"][0]
+        self.shard_rows = document["chunk_grid"]["configuration"]["chunk_shape"][0]
 
     def _forget(self) -> None:
         self._indexes: dict[int, np.ndarray] = {}

@@ -22,7 +22,7 @@ from xmae_dist.core.errors import ConfigError, InputError, IntegrityError, Stora
 from xmae_dist.data.exchange.importing import import_shards
 from xmae_dist.data.exchange.shards import export_shards
 from xmae_dist.data.order.plan import OrderConfig, plan_for
-from xmae_dist.data.store import part
+from xmae_dist.data.store import planning
 from xmae_dist.data.store.materialise import materialise
 from xmae_dist.data.store.window_store import WindowStore, _cut_reader
 from xmae_dist.data.stream import direct
@@ -47,7 +47,7 @@ def test_batches_are_those_of_the_materialised_store(
 ) -> None:
     from xmae_dist.data.stream import read_ahead
 
-    monkeypatch.setattr(part, "_MIN_PART_WINDOWS", 30)
+    monkeypatch.setattr(planning, "_MIN_PART_WINDOWS", 30)
     corpus_of(f"{store_url}/c", subjects=4)
     corpus_of(f"{store_url}/c", subjects=3, cohort="watch")
     stored, lazy = (materialise(f"{store_url}/c", f"{store_url}/w", config) for config in (CONFIG, LAZY))

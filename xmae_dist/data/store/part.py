@@ -20,6 +20,7 @@ import pyarrow.compute as pc
 
 from xmae_dist.data.store.kept import SOURCES, SOURCES_SCHEMA
 from xmae_dist.data.store.part_index import SIGNALS
+from xmae_dist.data.store.part_index import VERSION as INDEX_VERSION
 from xmae_dist.data.store.window_store import MEASURES, META_SCHEMA, part_path
 from xmae_dist.data.windows.cut_reader import stored_signals, write_cuts
 from xmae_dist.data.windows.source import Cut, WindowSource
@@ -183,7 +184,12 @@ def stored_sizes(writers: Mapping[str, WindowArrayWriter]) -> dict[str, list[int
     return {name: list(writer.close().chunk_bytes) for name, writer in writers.items()}
 
 
-def shard_windows(chunk_windows: int) -> int:
+def kept_as(chunk_windows: int) -> dict[str, int]:
+    """What `store.json` says of how parts are written by this version."""
+    return {"index": INDEX_VERSION, "shard_windows": _shard_windows(chunk_windows)}
+
+
+def _shard_windows(chunk_windows: int) -> int:
     """Windows in a shard: those of a part, in whole chunks."""
     return -(-MAX_PART_WINDOWS // chunk_windows) * chunk_windows
 
@@ -194,7 +200,7 @@ def _writer(url: str, name: str, spec: WindowSpec, chunk_windows: int) -> Window
         channels=1,
         length=spec.length,
         chunk_windows=chunk_windows,
-        shard_windows=shard_windows(chunk_windows),
+        shard_windows=_shard_windows(chunk_windows),
         attrs={"rate_hz": spec.rate_hz, "signal": name},
     )
 

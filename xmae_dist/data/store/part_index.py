@@ -1,10 +1,10 @@
 """The index of a window store: a Delta table with a row per part. Its one commit makes the store visible.
 
 A row says what the part holds (`n_windows`, `first_id`, `dropped`), whom (the first and last of its subjects, in the
-order of their names), and where its bytes lie: the size of its `meta.parquet`, and the stored size of every chunk of its
-arrays. Readers that have these ask a far store for chunks and for nothing else. `store.json` tells the version of the
-index: 2, or none where it was made before; then subjects are looked for in all parts, and each array is asked for its
-layout.
+order of their names), and where its bytes lie: the size of its `meta.parquet`, and the stored size of every chunk of
+its arrays. Readers that have these ask a far store for chunks and for nothing else. `store.json` tells the version of
+the index: 2, or none where it was made before; then subjects are looked for in all parts, and each array is asked for
+its layout.
 
 Cost: 4 bytes a chunk and signal, 0.13 bytes a window in chunks of 64, read as one column by whoever reads signals.
 """

@@ -27,9 +27,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from xmae_dist.core.errors import ConfigError, InputError, StorageError
-from xmae_dist.data.store.kept import SOURCES
+from xmae_dist.data.store.kept import KEPT, SOURCES, KeptGroup, kept_by_label
 from xmae_dist.data.store.part_index import ChunkSizes, is_complete, read_chunk_sizes, read_index
-from xmae_dist.data.windows.cut_reader import CutReader, Origin
+from xmae_dist.data.windows.cut_reader import CutReader, Found, Origin, Places
 from xmae_dist.data.windows.spec import WindowSpec
 from xmae_dist.data.windows.split import SPLITS, SplitConfig
 from xmae_dist.storage import parquet, uri
@@ -37,9 +37,14 @@ from xmae_dist.storage.corpus import Corpus
 from xmae_dist.storage.segment_cache import CacheConfig, SegmentCache
 from xmae_dist.storage.shard_reader import Layout
 from xmae_dist.storage.sized_cache import SizedCache
+from xmae_dist.storage.snapshot import Snapshot
 from xmae_dist.storage.zarr_store import WindowArrayReader
 
+CONTENT = "xmae-windows/v1"
+"""What windows are: part of what names a store, whichever way it is kept."""
 FORMAT = "xmae-windows/v1"
+FORMAT_CUT = "xmae-windows-cut/v2"
+"""Of a store that cuts windows when they are read; of version 1 it is FORMAT, and has `cuts.json` in its parts."""
 _CONNECTIONS = 16
 _READERS_BYTES = 128 << 20  # of stores whose index does not say where chunks lie: 512 chunks take 8 kB
 _Item = TypeVar("_Item")
@@ -95,6 +100,7 @@ class WindowStore:
         self._parts = parts.filter(pc.greater(parts["n_windows"], 0)).combine_chunks()
         self._first_ids = self._parts["first_id"].to_numpy()
         self._chunk_sizes: dict[str, ChunkSizes] | None = None
+        self._found: Found | None = None
 
     @classmethod
     def open(
@@ -127,13 +133,15 @@ class WindowStore:
         """
         near = uri.is_local(self.url) or self.on_the_fly
         store = WindowStore(self.url, self.document, self._all_parts, None if near else cache, self.origin)
-        store._chunk_sizes = self._chunk_sizes
+        store._chunk_sizes, store._found = self._chunk_sizes, self._found
         store._check_cache()
         return store
 
-    def with_chunk_sizes(self) -> WindowStore:
-        """The same, having read what else it needs to know: whoever is handed it asks for windows and nothing else."""
-        if self._chunk_sizes is None and not self.on_the_fly and self.document.get("index", 1) >= 2:
+    def ready(self) -> WindowStore:
+        """Itself, having read what else it needs to know: whoever is handed it asks for windows and nothing else."""
+        if self.on_the_fly:
+            self._cut_from()
+        elif self._chunk_sizes is None and self.document.get("index", 1) >= 2:
             self._chunk_sizes = read_chunk_sizes(self.url)
         return self
 
@@ -187,6 +195,15 @@ class WindowStore:
             return None
         return self._side_by_side(lambda url: parquet.decode(uri.read_bytes(url)), urls)
 
+    def kept(self, labels: Sequence[str] = ()) -> list[KeptGroup]:
+        """The share kept, by what is known of the people: of these labels, else of those that were worked out when the
+        store was made. None are told by a store whose parts do not say.
+        """
+        if not labels and uri.exists(uri.join(self.url, KEPT)):
+            return [KeptGroup(**row) for row in json.loads(uri.read_bytes(uri.join(self.url, KEPT)))]
+        sources = self.sources()
+        return kept_by_label(sources, labels) if sources is not None else []
+
     def part_rows(self) -> list[dict[str, Any]]:
         """The parts in the order of their ids, parts without a window among them: place, sizes, what was dropped."""
         names = ("cohort", "split", "part", "n_windows", "first_id", "n_recordings", "n_subjects")
@@ -228,12 +245,12 @@ class WindowStore:
         if self.on_the_fly:
             for number in parts:
                 here = np.flatnonzero(part_B == number)
-                reader = CutReader(self._url(number, ""), self.spec, self._origin())
+                reader = CutReader(self._url(number, ""), self.spec, *self._cut_from())
                 found = reader.gather(ids_B[here] - self._first_ids[number])
                 for name, signal_BL in signals.items():
                     signal_BL[here] = found[name]
             return ecg_BL, ppg_BL
-        self.with_chunk_sizes()
+        self.ready()
         # Arrays lie in objects of their own: their requests wait side by side, not one after another.
         for _ in self._side_by_side(fill, [(number, name) for number in parts for name in signals]):
             pass
@@ -274,8 +291,8 @@ class WindowStore:
             pc.less_equal(parts["first_subject"], subject), pc.greater_equal(parts["last_subject"], subject)
         )
         # A null is a part of which the index does not tell.
-        may_B = self._in_splits(SPLITS if config is None else [config.of(subject)]) & pc.fill_null(there, True).to_numpy()
-        numbers = np.flatnonzero(may_B).tolist()
+        splits_there = self._in_splits(SPLITS if config is None else [config.of(subject)])
+        numbers = np.flatnonzero(splits_there & pc.fill_null(there, True).to_numpy()).tolist()
         ids, splits = [np.empty(0, np.int64)], set()
         for number, table in zip(numbers, self._metas(numbers, ["subject_id"]), strict=True):
             own = np.flatnonzero(pc.equal(table["subject_id"], subject).to_numpy())
@@ -319,9 +336,12 @@ class WindowStore:
             chunk_bytes=self._chunk_sizes[name].of(number),
         )
 
-    def _origin(self) -> Origin:
+    def _cut_from(self) -> tuple[Origin, Found]:
+        """Where windows are cut from, and where its recordings are found: asked once, and handed on."""
         assert self.origin is not None
-        return self.origin
+        if self._found is None:
+            self._found = _found(self.document, self.origin)
+        return self.origin, self._found
 
     def _side_by_side(self, work: Callable[[_Item], _Found], items: Iterable[_Item]) -> Iterator[_Found]:
         """`work` of each item in order; of a far store, a few at a time."""
@@ -393,11 +413,11 @@ def _document(url: str) -> dict[str, Any]:
     if not uri.exists(uri.join(url, "store.json")):
         raise _incomplete(url)
     document: dict[str, Any] = json.loads(uri.read_bytes(uri.join(url, "store.json")))
-    if document.get("format") != FORMAT:
+    if document.get("format") not in (FORMAT, FORMAT_CUT):
         raise StorageError(
             url,
             value=f"window store format {document.get('format')!r}",
-            expected=FORMAT,
+            expected=f"{FORMAT} or {FORMAT_CUT}",
             fix="make the store again with this version",
         )
     return document
@@ -408,7 +428,7 @@ def _check_origin(url: str, document: dict[str, Any], origin: Origin) -> None:
     snapshot = Corpus.open(origin.url).snapshot(origin.version)
     there = set(snapshot.cohorts())
     for cohort, counted in document["cohorts"].items():
-        found = snapshot.cohort(cohort).fingerprint if cohort in there else "no such cohort"
+        found = _fingerprint_like(snapshot.cohort(cohort), counted) if cohort in there else "no such cohort"
         if found != counted:
             raise InputError(
                 f"cohort {cohort} in snapshot {origin.version} of {origin.url}",
@@ -416,6 +436,20 @@ def _check_origin(url: str, document: dict[str, Any], origin: Origin) -> None:
                 expected=f"{counted}, the fingerprint of what the windows of {url} were counted in",
                 fix="name the corpus that they were made from (--corpus), or make the windows again",
             )
+
+
+def _fingerprint_like(cohort: Snapshot, counted: str) -> str:
+    """Its fingerprint; that of before there were sums, where that is what was counted."""
+    if cohort.fingerprint == counted or (legacy := cohort.legacy_fingerprint()) != counted:
+        return cohort.fingerprint
+    return legacy
+
+
+def _found(document: dict[str, Any], origin: Origin) -> Found:
+    if document["format"] != FORMAT_CUT:
+        return Found.BY_INDEX_V1
+    holds = Places(**document["places"]) == Places.of(Corpus.open(origin.url))
+    return Found.IN_PART if holds else Found.BY_INDEX
 
 
 def _incomplete(url: str) -> StorageError:

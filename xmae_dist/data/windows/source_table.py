@@ -1,4 +1,4 @@
-"""Sources of windows as rows of the corpus index: what a task is given to cut, and what a part that is cut when read keeps.
+"""Sources of windows as rows of the corpus index: what a task is given to cut, what parts that are cut when read keep.
 
 Row by row: `source`, the number of the source; `partner`, which of the recordings that it is aligned with the row is
 of, null for its own; `estimate`, for a partner, how its clock and the source's differ (JSON of `clocks.record`). A task
@@ -16,11 +16,12 @@ import pyarrow as pa
 
 from xmae_dist.core.fingerprint import canonical_json
 from xmae_dist.data.clocks import record
-from xmae_dist.data.clocks.pairing import Candidate, PairConfig
+from xmae_dist.data.clocks.pairing import Candidate
 from xmae_dist.data.windows.source import WindowSource, pair_config
 from xmae_dist.data.windows.spec import WindowSpec
 from xmae_dist.storage import index
-from xmae_dist.storage.snapshot import Recording, recording_of
+from xmae_dist.storage.index import IndexRow
+from xmae_dist.storage.snapshot import recording_of
 
 _PLACE = (
     pa.field("source", pa.int32(), nullable=False),
@@ -44,17 +45,23 @@ def of_sources(sources: Sequence[WindowSource]) -> pa.Table:
     """Sources with their partners."""
     pieces = [SCHEMA.empty_table()]
     for number, source in enumerate(sources):
-        pieces.append(_rows(source.recording, number, None, None))
+        pieces.append(numbered(source.recording.channels.values(), number))
         for place, (pair, estimate) in enumerate(source.partners):
             told = canonical_json(record.to_dict(estimate)).decode()
-            pieces.append(_rows(pair.target, number, place, told))
+            pieces.append(numbered(pair.target.channels.values(), number, place, told))
     return pa.concat_tables(pieces)
 
 
-def _rows(recording: Recording, source: int, partner: int | None, estimate: str | None) -> pa.Table:
-    rows = index.to_arrow(list(recording.channels.values()))
-    constants = [pa.array([value] * rows.num_rows, field.type) for value, field in zip((source, partner, estimate), _PLACE)]
-    return pa.Table.from_arrays([*constants, *rows.columns], schema=SCHEMA)
+def numbered(
+    rows: Iterable[IndexRow], source: int, partner: int | None = None, estimate: str | None = None
+) -> pa.Table:
+    """The channels of one recording, as a source's own or its partner's."""
+    table = index.to_arrow(list(rows))
+    told = [
+        pa.array([value] * table.num_rows, one.type)
+        for value, one in zip((source, partner, estimate), _PLACE, strict=True)
+    ]
+    return pa.Table.from_arrays([*told, *table.columns], schema=SCHEMA)
 
 
 class Sources(Sequence[WindowSource]):
@@ -77,8 +84,9 @@ class Sources(Sequence[WindowSource]):
 
     def _source(self, rows: pa.Table) -> WindowSource:
         partner_R = rows["partner"].to_pylist()
-        found = index.from_arrow(rows)
-        own = recording_of([row for row, partner in zip(found, partner_R, strict=True) if partner is None], self._corpus_url)
+        found = list(index.from_arrow(rows))
+        own_rows = [row for row, partner in zip(found, partner_R, strict=True) if partner is None]
+        own = recording_of(own_rows, self._corpus_url)
         targets: dict[int, list[int]] = {}
         for place, partner in enumerate(partner_R):
             if partner is not None:
