@@ -54,7 +54,7 @@ def test_integers_of_the_first_gain_are_kept_and_others_are_physical_values(good
     assert stored == {name: "int16" if name < "s" else "float32" for name in ("r0", "r1", "r2", "s0", "s1", "s2")}
     # However many gains there are, a channel has two arrays.
     assert len({row.array_path for row in snapshot.rows()}) == 4
-    for at, recording in enumerate(snapshot.recordings()[3:]):
+    for at, recording in enumerate(list(snapshot.recordings())[3:]):
         np.testing.assert_allclose(recording.read("ecg"), pulse(2000, 9 + at), atol=2e-3)
 
 

@@ -17,6 +17,7 @@ from xmae_dist.core.errors import InputError, IntegrityError
 from xmae_dist.storage import sweep, uri
 from xmae_dist.storage.corpus import AlreadyThereError, Corpus
 from xmae_dist.storage.duplicates import duplicates
+from xmae_dist.storage.table import PinnedTable
 from xmae_dist.storage.verify import verify
 from xmae_dist.testing.conformance_storage import NO_GRACE_S, content, write_part
 
@@ -39,8 +40,8 @@ class Meeting:
         self._met = threading.local()
         asked = Corpus._admit
 
-        def admit(corpus: Corpus, rows: pa.Table, version: int) -> list[str]:
-            held = asked(corpus, rows, version)
+        def admit(corpus: Corpus, rows: pa.Table, base: PinnedTable) -> list[str]:
+            held = asked(corpus, rows, base)
             if not getattr(self._met, "done", False):
                 self._met.done = True
                 self._barrier.wait(timeout=60)
@@ -90,8 +91,8 @@ def test_an_ingest_that_meets_a_withdrawal_brings_nobody_back(
     rows = write_part(corpus, "p1", ["s1", "s2"], cohort=cohort, seconds=1)
     asked, calls = Corpus._admit, []
 
-    def admit(self: Corpus, rows: pa.Table, version: int) -> list[str]:
-        held = asked(self, rows, version)
+    def admit(self: Corpus, rows: pa.Table, base: PinnedTable) -> list[str]:
+        held = asked(self, rows, base)
         if not calls:
             calls.append(Corpus.open(store_url).withdraw(["s1"]))
         return held

@@ -47,7 +47,8 @@ class MultisetHash:
     def __eq__(self, other: object) -> bool:
         return isinstance(other, MultisetHash) and bool(np.array_equal(self._sums, other._sums))
 
-    __hash__ = None  # type: ignore[assignment]
+    def __hash__(self) -> int:
+        return hash(self._sums.tobytes())
 
     def digest(self) -> str:
         """64 hexadecimal digits of the sum."""

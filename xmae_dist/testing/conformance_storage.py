@@ -408,7 +408,7 @@ class CorpusConformance:
         with pytest.raises(StorageError, match="a corpus already"):
             Corpus.create(store_url)
         document = json.loads(uri.read_bytes(uri.join(store_url, "corpus.json")))
-        assert document["format"] == Corpus.open(store_url).format == "xmae-corpus/v1"
+        assert document["format"] == Corpus.open(store_url).format == "xmae-corpus/v2"
 
 
 class StorageConformance(ObjectConformance, ArrayConformance, TableConformance, CorpusConformance):

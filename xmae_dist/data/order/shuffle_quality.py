@@ -41,37 +41,26 @@ class KnownSubjects:
     def n_subjects(self) -> int:
         return len(self._number_of)
 
+    @cached_property
+    def _runs(self) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+        """(first id, length, subject) of each run."""
+        stops = [np.append(start_R[1:], sum(part)) for start_R, part in zip(self._starts, self._parts, strict=True)]
+        start_R = np.concatenate(self._starts)
+        return start_R, np.concatenate(stops) - start_R, np.concatenate(self._subjects)
+
     def of(self, ids_B: NDArray[np.int64]) -> NDArray[np.int64]:
         """Subjects of those windows among `ids_B` that lie in a known part."""
-        place_B = np.searchsorted(self._first_P, ids_B, side="right") - 1
-        known_B = (place_B >= 0) & (ids_B - self._first_P[place_B] < self._size_P[place_B])
-        return self._subject_R[np.searchsorted(self._start_R, ids_B[known_B], side="right") - 1]
+        start_R, length_R, subject_R = self._runs
+        run_B = np.searchsorted(start_R, ids_B, side="right") - 1
+        known_B = (run_B >= 0) & (ids_B - start_R[run_B] < length_R[run_B])
+        return subject_R[run_B[known_B]]
 
     def counts(self, firsts: NDArray[np.int64]) -> NDArray[np.int64]:
         """Windows of each subject in those known parts that begin with one of these ids."""
-        known_R = np.isin(self._first_P, firsts)[np.searchsorted(self._first_P, self._start_R, side="right") - 1]
-        return np.bincount(self._subject_R[known_R], self._length_R[known_R], self.n_subjects).astype(np.int64)
-
-    @cached_property
-    def _first_P(self) -> NDArray[np.int64]:
-        return np.array([first for first, _ in self._parts], np.int64)
-
-    @cached_property
-    def _size_P(self) -> NDArray[np.int64]:
-        return np.array([size for _, size in self._parts], np.int64)
-
-    @cached_property
-    def _start_R(self) -> NDArray[np.int64]:
-        return np.concatenate(self._starts)
-
-    @cached_property
-    def _length_R(self) -> NDArray[np.int64]:
-        stops = [np.append(start_R[1:], sum(part)) for start_R, part in zip(self._starts, self._parts, strict=True)]
-        return np.concatenate(stops) - self._start_R
-
-    @cached_property
-    def _subject_R(self) -> NDArray[np.int64]:
-        return np.concatenate(self._subjects)
+        start_R, length_R, subject_R = self._runs
+        first_P = np.array([first for first, _ in self._parts], np.int64)
+        chosen_R = np.isin(first_P, firsts)[np.searchsorted(first_P, start_R, side="right") - 1]
+        return np.bincount(subject_R[chosen_R], length_R[chosen_R], self.n_subjects).astype(np.int64)
 
 
 @dataclass(frozen=True, kw_only=True)
