@@ -118,7 +118,7 @@ def test_a_corpus_made_anew_gives_the_same_windows_from_wherever_it_keeps_them(
     anew = Corpus.create(f"{tmp_path}/anew")
     with anew.begin_part("bench", "other-part") as part_writer:
         rows = []
-        for row in reversed(old.snapshot().rows()):  # other offsets, other arrays
+        for row in reversed(list(old.snapshot().rows())):  # other offsets, other arrays
             channel = part_writer.channel(row.channel, dtype=np.float32, rate_hz=row.rate_hz, unit=row.unit)
             raw = old.snapshot().reader(row).read(row.offset, row.offset + row.length)
             named = {"subject_id": row.subject_id, "recording_id": row.recording_id, "clock_id": row.clock_id}
