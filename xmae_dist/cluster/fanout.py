@@ -97,6 +97,8 @@ def stream(
 
     rest = iter(tasks)
     first = list(itertools.islice(rest, 2))
+    if not first:
+        return
     if len(first) == 1 and not ray.is_initialized() and not cluster_address():
         yield from work(first[0])
         return
