@@ -267,6 +267,12 @@ def _content(config: StoreConfig, cohorts: Mapping[str, str | None]) -> dict[str
     return content
 
 
+def _legacy(whole: Snapshot) -> dict[str, str]:
+    """What checkpoints of before there were sums know the snapshot by."""
+    legacy = whole.legacy_fingerprint()
+    return {} if legacy is None else {"legacy": legacy}
+
+
 def _document(corpus: Corpus, snapshot: Snapshot, config: StoreConfig) -> dict[str, Any]:
     """`store.json`."""
     content = _content(config, _digests(snapshot))
@@ -274,7 +280,7 @@ def _document(corpus: Corpus, snapshot: Snapshot, config: StoreConfig) -> dict[s
     return {
         **content,
         "format": FORMAT_CUT if config.on_the_fly else FORMAT,
-        "snapshot": {"fingerprint": whole.fingerprint, "version": snapshot.version},
+        "snapshot": {"fingerprint": whole.fingerprint, "version": snapshot.version, **_legacy(whole)},
         "fingerprint": digest_json(content),
         **kept_as(config.chunk_windows),
         **({"corpus": snapshot.url, "places": Places.of(corpus)} if config.on_the_fly else {}),

@@ -43,7 +43,7 @@ _SCHEMA = pa.schema(
     ]
 )
 _CHUNK_COLUMNS = tuple(f"{signal}_chunk_bytes" for signal in SIGNALS)
-_ADDED = ("first_subject", "last_subject", "meta_bytes")
+SUBJECTS_AND_SIZE = ("first_subject", "last_subject", "meta_bytes")
 
 
 def transaction(fingerprint: str) -> str:
@@ -75,7 +75,7 @@ def _arrow(rows: Sequence[Mapping[str, Any]]) -> pa.Table:
     kept = [field for field in _SCHEMA if field.name not in _CHUNK_COLUMNS]
     table = pa.Table.from_pylist(plain, schema=pa.schema(kept))
     for signal, column in zip(SIGNALS, _CHUNK_COLUMNS, strict=True):
-        sizes = [np.asarray(row.get("chunk_bytes", {}).get(signal, ()), np.int32) for row in rows]
+        sizes = [np.asarray((row.get("chunk_bytes") or {}).get(signal, ()), np.int32) for row in rows]
         ends = np.cumsum([0, *map(len, sizes)], dtype=np.int32)
         flat = np.concatenate(sizes) if sizes else np.empty(0, np.int32)
         table = table.append_column(_SCHEMA.field(column), pa.ListArray.from_arrays(ends, flat, type=_BYTES))
@@ -86,7 +86,7 @@ def read_index(url: str, version: int) -> pa.Table:
     """The parts in the order of their ids, all columns but the sizes of chunks; null where version 1 does not say."""
     if version < VERSION:
         table = _table(url).read()
-        for name in _ADDED:
+        for name in SUBJECTS_AND_SIZE:
             table = table.append_column(_SCHEMA.field(name), pa.nulls(table.num_rows, _SCHEMA.field(name).type))
     else:
         table = _table(url).read(columns=[field.name for field in _SCHEMA if field.name not in _CHUNK_COLUMNS])
