@@ -142,7 +142,8 @@ class WindowStore:
         if self.on_the_fly:
             self._cut_from()
         elif self._chunk_sizes is None and self.document.get("index", 1) >= 2:
-            self._chunk_sizes = read_chunk_sizes(self.url)
+            n_chunks_P = -(-self._parts["n_windows"].to_numpy() // self.chunk_windows)
+            self._chunk_sizes = read_chunk_sizes(self.url, self._first_ids, n_chunks_P)
         return self
 
     @property
