@@ -1,7 +1,7 @@
 """A window store of a billion windows: what its index, its plan and questions about it cost, each in its own process.
 
 The index is real, made by the product's own commit: 30,500 parts of 32,768 windows, with the stored size of every
-chunk. Of the parts themselves those exist that the questions read, as `meta.parquet` alone. CPU seconds and peak memory of
+chunk. Of the parts those exist that the questions read, as `meta.parquet` alone. CPU seconds and peak memory of
 the process; what Python and the libraries take by themselves is the row `imports`.
 """
 

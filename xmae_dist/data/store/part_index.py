@@ -17,7 +17,6 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from xmae_dist.data.windows.split import SPLITS
 from xmae_dist.storage import uri
