@@ -35,6 +35,7 @@ from xmae_dist.data.windows.cut_reader import Origin, Places
 from xmae_dist.data.windows.spec import ALGORITHM, WindowSpec
 from xmae_dist.data.windows.split import SplitConfig
 from xmae_dist.storage import parquet, uri
+from xmae_dist.storage.contents import fingerprint
 from xmae_dist.storage.corpus import Corpus
 from xmae_dist.storage.snapshot import Snapshot
 
@@ -260,7 +261,8 @@ def _no_windows(snapshot: Snapshot, config: StoreConfig, dropped: Sequence[Mappi
 
 
 def _digests(snapshot: Snapshot) -> dict[str, str | None]:
-    return {name: snapshot.cohort(name).fingerprint for name in snapshot.cohorts()}
+    """The fingerprint of each cohort, from what the snapshot's commit states."""
+    return {name: fingerprint({name: content}) for name, content in snapshot.contents.items()}
 
 
 def _content(config: StoreConfig, cohorts: Mapping[str, str | None]) -> dict[str, Any]:
