@@ -81,7 +81,6 @@ RAY_LIVES_IN = {
     "cluster/gpus.py",
     "cluster/private_ray.py",
     "cluster/submission.py",
-    "data/store/materialise.py",
     "data/stream/read_ahead.py",
     "train/launch.py",
     "train/trainer.py",

@@ -20,7 +20,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from xmae_dist.core.errors import InputError
-from xmae_dist.data.store.window_store import MEASURES_REVISION, WindowStore, open_store, stores_below
+from xmae_dist.data.store.window_store import MEASURES_REVISION, WindowStore, made_of, open_store, stores_below
 from xmae_dist.data.windows.cut_reader import Origin
 from xmae_dist.data.windows.spec import WindowSpec
 from xmae_dist.data.windows.split import SplitConfig
@@ -294,7 +294,7 @@ def _store_of_corpus(
         (bool(document.get("on_the_fly")), found)
         for found, document in stores.items()
         if WindowSpec.from_dict(document["spec"]) == spec
-        and document["snapshot"]["fingerprint"] == snapshot.fingerprint
+        and made_of(document, snapshot)
         and document.get("measures") == MEASURES_REVISION
         and split in (None, SplitConfig.from_dict(document["split"]))
         and wanted <= set(document.get("cohorts", ()))

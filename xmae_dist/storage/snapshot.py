@@ -242,11 +242,21 @@ class Snapshot:
         filters: Filters | None = None,
         by: Sequence[str] = ORDER,
     ) -> Iterator[pa.RecordBatch]:
-        """As `batches`, in order of the columns `by`, which must be among `columns`. As many rows are held as `Runs`
-        holds, about 200 MB of all columns; others wait on local disk.
-        """
+        """As `batches`, in order of the columns `by`, which must be among `columns`; held and kept as `sorted_rows`."""
         with tempfile.TemporaryDirectory(prefix="xmae-rows-") as folder:
-            yield from self._collected(lambda batches: Runs(batches, by, folder), columns, filters)
+            yield from self.sorted_rows(folder, by, filters, columns)
+
+    def sorted_rows(
+        self,
+        folder: str,
+        by: Sequence[str] = ORDER,
+        filters: Filters | None = None,
+        columns: Sequence[str] | None = None,
+    ) -> Runs:
+        """The same, to be gone through more than once. As many rows are held as `Runs` holds, about 200 MB of all
+        columns; others wait in `folder`, on local disk.
+        """
+        return self._collected(lambda batches: Runs(batches, by, folder), columns, filters)
 
     def rows(self, filters: Filters | None = None) -> Iterator[IndexRow]:
         """The rows where all `filters` hold, in the order of ORDER; about 15 µs of CPU a row."""
@@ -260,27 +270,7 @@ class Snapshot:
         """
         keyed = itertools.groupby(self.rows(filters), key=lambda row: (row.cohort, row.subject_id, row.recording_id))
         for _, rows in keyed:
-            yield self._recording(list(rows))
-
-    def _recording(self, rows: Sequence[IndexRow]) -> Recording:
-        labels: dict[str, float] = {}
-        label_text: dict[str, str] = {}
-        channels: dict[str, IndexRow] = {}
-        for row in rows:
-            if row.channel in channels:
-                raise twice(row.cohort, row.recording_id, row.channel)
-            channels[row.channel] = row
-            labels.update(row.labels)
-            label_text.update(row.label_text)
-        return Recording(
-            subject_id=rows[0].subject_id,
-            recording_id=rows[0].recording_id,
-            cohort=rows[0].cohort,
-            labels=labels,
-            label_text=label_text,
-            channels=channels,
-            corpus_url=self.url,
-        )
+            yield recording_of(list(rows), self.url)
 
     def arrays(self) -> Iterator[tuple[str, list[IndexRow]]]:
         """The path of each array that has rows, with its rows in the order in which they lie there."""
@@ -295,6 +285,28 @@ class Snapshot:
     def _filters(self, filters: Filters | None = None) -> Filters:
         only = [] if self._only is None else [("cohort", "in", list(self._only))]
         return [*only, *(filters or ())]
+
+
+def recording_of(rows: Sequence[IndexRow], corpus_url: str) -> Recording:
+    """The recording that some rows are all channels of. Raises IntegrityError where a channel stands twice."""
+    labels: dict[str, float] = {}
+    label_text: dict[str, str] = {}
+    channels: dict[str, IndexRow] = {}
+    for row in rows:
+        if row.channel in channels:
+            raise twice(row.cohort, row.recording_id, row.channel)
+        channels[row.channel] = row
+        labels.update(row.labels)
+        label_text.update(row.label_text)
+    return Recording(
+        subject_id=rows[0].subject_id,
+        recording_id=rows[0].recording_id,
+        cohort=rows[0].cohort,
+        labels=labels,
+        label_text=label_text,
+        channels=channels,
+        corpus_url=corpus_url,
+    )
 
 
 def twice(cohort: str, recording_id: str, channel: str) -> IntegrityError:

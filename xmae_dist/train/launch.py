@@ -85,8 +85,7 @@ def _pretrain(config: PretrainConfig, held: Held, marks: Marks) -> Outcome:
         version=config.snapshot,
         allow_withdrawn=config.allow_withdrawn,
     )
-    identity = _identity(config, store)
-    check_continues(config, identity)
+    identity = continued(config, _identity(config, store), store.snapshot.get("legacy"))
     _remember(config, store)
     marks.note("windows")
     with Shown(config.run, config.train.steps) as shown:
@@ -141,14 +140,19 @@ def _identity(config: PretrainConfig, store: WindowStore) -> Identity:
     )
 
 
-def check_continues(config: PretrainConfig, identity: Identity) -> None:
-    """Raises ConfigError where the newest checkpoint of the run is of another run, and that is not accepted."""
+def continued(config: PretrainConfig, identity: Identity, legacy_snapshot: str | None) -> Identity:
+    """The identity as the run's checkpoints tell it: those of before there were sums know the same snapshot by its
+    `legacy_snapshot`. Raises ConfigError where the newest is of another run, and that is not accepted.
+    """
     from xmae_dist.train.checkpoints import checkpoint
 
     newest = checkpoint.newest_complete(config.run, lambda url, why: None)
     if newest is not None:
         url, manifest = newest
+        if legacy_snapshot is not None and manifest["identity"].get("snapshot") == legacy_snapshot:
+            identity = dataclasses.replace(identity, snapshot=legacy_snapshot)
         identity.check(manifest["identity"], config.checkpoint.accept, url)
+    return identity
 
 
 # -- cluster ---------------------------------------------------------------------------------------------------------
@@ -243,12 +247,12 @@ def _train(
 
     from xmae_dist.train.worker import Job
 
-    board = _start_board()
+    # Once a node, whoever reads: the list of parts and where their chunks lie (0.13 bytes a window).
+    board = _start_board(ray.put(store.with_cache(config.resources.cache).ready()))
     job = Job(
         config=config,
         config_dict=config_dict(config),
         store_url=store.url,
-        origin=store.origin,
         identity=identity,
         board=board,
         lease=held.lease,
@@ -269,13 +273,13 @@ def _train(
         ray.get(board.note_time.remote("lost"))  # left before a machine was taken away: on with what there is
 
 
-def _start_board() -> Any:
-    """A board on the driver's node, so that it lives as long as the driver."""
+def _start_board(store_ref: Any) -> Any:
+    """A board on the driver's node, so that it lives as long as the driver; it hands out the window store."""
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-    return ray.remote(num_cpus=0)(Board).options(scheduling_strategy=here).remote()
+    return ray.remote(num_cpus=0)(Board).options(scheduling_strategy=here).remote([store_ref])
 
 
 def _supervised(job: Any, board: Any, shown: Shown, held: Held) -> dict[str, Any]:

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-import json
 import os
 import pickle
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
 
 from tests.data.corpora import corpus_of
@@ -22,16 +24,16 @@ from xmae_dist.core.errors import ConfigError, InputError, IntegrityError, Stora
 from xmae_dist.data.exchange.importing import import_shards
 from xmae_dist.data.exchange.shards import export_shards
 from xmae_dist.data.order.plan import OrderConfig, plan_for
-from xmae_dist.data.store import part
+from xmae_dist.data.store import planning
 from xmae_dist.data.store.materialise import materialise
-from xmae_dist.data.store.window_store import WindowStore, _cut_reader
+from xmae_dist.data.store.window_store import WindowStore
 from xmae_dist.data.stream import direct
 from xmae_dist.data.windows import cut_reader
-from xmae_dist.data.windows.cut_reader import CUTS, Origin
+from xmae_dist.data.windows.cut_reader import SPANS, Origin
 from xmae_dist.evaluate.run import find_store
-from xmae_dist.storage import uri
+from xmae_dist.storage import parquet, uri
 from xmae_dist.storage.corpus import Corpus
-from xmae_dist.storage.snapshot import array_reader
+from xmae_dist.storage.snapshot import Snapshot, array_reader
 from xmae_dist.testing.local_cluster import local_cluster
 
 LAZY = replace(CONFIG, on_the_fly=True)
@@ -47,7 +49,7 @@ def test_batches_are_those_of_the_materialised_store(
 ) -> None:
     from xmae_dist.data.stream import read_ahead
 
-    monkeypatch.setattr(part, "_MIN_PART_WINDOWS", 30)
+    monkeypatch.setattr(planning, "_MIN_PART_WINDOWS", 30)
     corpus_of(f"{store_url}/c", subjects=4)
     corpus_of(f"{store_url}/c", subjects=3, cohort="watch")
     stored, lazy = (materialise(f"{store_url}/c", f"{store_url}/w", config) for config in (CONFIG, LAZY))
@@ -76,9 +78,15 @@ def copied_elsewhere(lazy: WindowStore, tmp_path: Path) -> tuple[Corpus, bytes]:
     """The corpus at another place, and the bytes of all windows as they were."""
     before = windows_of(lazy)
     shutil.move(tmp_path / "c", tmp_path / "moved")
-    for cached in (_cut_reader, cut_reader._cohort_table, array_reader):
-        cached.cache_clear()
+    forget()
     return Corpus.open(f"{tmp_path}/moved"), before
+
+
+def forget() -> None:
+    """What this process keeps of corpora and parts that never change."""
+    cut_reader._parts.clear()
+    cut_reader._spans.clear()
+    array_reader.cache_clear()
 
 
 def windows_of(store: WindowStore) -> bytes:
@@ -112,7 +120,7 @@ def test_a_corpus_made_anew_gives_the_same_windows_from_wherever_it_keeps_them(
     anew = Corpus.create(f"{tmp_path}/anew")
     with anew.begin_part("bench", "other-part") as part_writer:
         rows = []
-        for row in reversed(old.snapshot().rows()):  # other offsets, other arrays
+        for row in reversed(list(old.snapshot().rows())):  # other offsets, other arrays
             channel = part_writer.channel(row.channel, dtype=np.float32, rate_hz=row.rate_hz, unit=row.unit)
             raw = old.snapshot().reader(row).read(row.offset, row.offset + row.length)
             named = {"subject_id": row.subject_id, "recording_id": row.recording_id, "clock_id": row.clock_id}
@@ -133,11 +141,11 @@ def test_a_recording_that_is_another_now_is_not_cut(lazy: WindowStore, tmp_path:
 
 def test_recordings_that_give_other_windows_stop_the_reader(lazy: WindowStore) -> None:
     """As another version of the cleaning would."""
-    cuts = next(one.url for one in uri.list_details(lazy.url) if one.url.endswith(CUTS))
-    document = json.loads(uri.read_bytes(cuts))
-    document["spans"][0][2] += 1
-    uri.write_bytes(cuts, json.dumps(document).encode())
-    _cut_reader.cache_clear()
+    spans = next(one.url for one in uri.list_details(lazy.url) if one.url.endswith(SPANS))
+    rows = parquet.decode(uri.read_bytes(spans)).to_pylist()
+    rows[0]["windows"] += 1
+    uri.write_bytes(spans, parquet.encode(pa.Table.from_pylist(rows)))
+    forget()
     with pytest.raises(IntegrityError, match="as counted for"):
         lazy.read(np.arange(lazy.n_windows))
 
@@ -213,3 +221,46 @@ def test_cutting_runs_on_the_nodes_it_is_sent_to(tmp_path: Path) -> None:
     steps, node = driver.stdout.split()
     assert steps == "12"
     assert os.listdir(tmp_path / "nodes") == [node]
+
+
+def test_the_index_is_asked_only_where_places_may_have_changed(
+    lazy: WindowStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = windows_of(lazy)
+    asked: list[Snapshot] = []
+    batches = Snapshot.batches
+
+    def noted(snapshot: Snapshot, *args: Any, **named: Any) -> Iterator[pa.RecordBatch]:
+        asked.append(snapshot)
+        return batches(snapshot, *args, **named)
+
+    monkeypatch.setattr(Snapshot, "batches", noted)
+    forget()
+    handed_on = pickle.loads(pickle.dumps(WindowStore.open(lazy.url).ready()))
+    assert windows_of(handed_on) == before and asked == []
+    Corpus.open(f"{tmp_path}/c").withdraw(["somebody else"])
+    forget()
+    assert windows_of(WindowStore.open(lazy.url)) == before and asked
+
+
+def test_recordings_that_came_back_elsewhere_are_cut_from_there(lazy: WindowStore, tmp_path: Path) -> None:
+    before = windows_of(lazy)
+    corpus = Corpus.open(f"{tmp_path}/c")
+    theirs = list(corpus.snapshot().rows())
+    raw = [
+        array_reader(uri.join(corpus.url, row.array_path)).read(row.offset, row.offset + row.length) for row in theirs
+    ]
+    everyone = corpus.snapshot().subjects().to_pylist()
+    corpus.withdraw(everyone)
+    corpus.readmit(everyone)
+    with corpus.begin_part("bench", "later") as part_writer:
+        rows = []
+        for row, samples in reversed(list(zip(theirs, raw, strict=True))):
+            channel = part_writer.channel(row.channel, dtype=np.float32, rate_hz=row.rate_hz, unit=row.unit)
+            named = {"subject_id": row.subject_id, "recording_id": row.recording_id, "clock_id": row.clock_id}
+            rows.append(channel.add(samples, **named, labels=dict(row.labels), label_text=dict(row.label_text)))
+    corpus.commit_part(rows, "came back")
+    shutil.rmtree(tmp_path / "c/signals/bench/part")
+    forget()
+    now = WindowStore.open(lazy.url, origin=Origin(corpus.url, corpus.snapshot().version))
+    assert windows_of(now) == before

@@ -12,6 +12,7 @@ inside a chunk, and so may each cohort's.
 
 from __future__ import annotations
 
+import functools
 import logging
 import warnings
 from collections.abc import Iterator
@@ -26,7 +27,7 @@ from ray.data.block import BlockMetadata
 
 from xmae_dist.core.errors import ConfigError, RunError, XmaeError
 from xmae_dist.data.order.plan import Plan
-from xmae_dist.data.stream.direct import Batch, RetryConfig, WindowReader, cut_into_steps, read_with_retries
+from xmae_dist.data.stream.direct import Batch, Block, RetryConfig, WindowReader, read_block
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,13 +70,15 @@ def step_batches(
     world: int = 1,
     rank: int = 0,
     config: StreamConfig = StreamConfig(),
+    store_ref: ray.ObjectRef | None = None,
 ) -> Iterator[Batch]:
     """`rank`'s batches of steps [start_step, stop_step), in order, through Ray Data; `store` must be picklable.
 
+    `store_ref`: where `store` lies in the object store already, so that the ranks of a node share one copy.
     Raises IntegrityError for damaged bytes, StorageError when reads keep failing, as the read tasks raised them.
     """
     _quieten()
-    shared = ray.put((store, plan))
+    shared = (store_ref or ray.put(store), ray.put(plan))
     first, last = plan.columns(world, rank)
     block_bytes = plan.block_steps * (last - first) * _window_bytes(store)
     leg_steps = config.leg_blocks * plan.block_steps
@@ -97,12 +100,16 @@ def _window_bytes(store: WindowReader) -> int:
     return store.spec.length * np.dtype(np.float16).itemsize * (2 if store.spec.paired else 1)
 
 
+_Shared = tuple[ray.ObjectRef, ray.ObjectRef]
+"""The window store and the plan."""
+
+
 class PlanDatasource(Datasource):
     """Blocks of the plan as read tasks. Each yields one Arrow table: step, id and the signals as stored."""
 
     def __init__(
         self,
-        shared: ray.ObjectRef,
+        shared: _Shared,
         plan: Plan,
         steps: tuple[int, int],
         share: tuple[int, int],
@@ -137,18 +144,24 @@ class PlanDatasource(Datasource):
         return len(self._blocks)
 
 
-def _read_block(shared: ray.ObjectRef, steps: tuple[int, int], share: tuple[int, int], retry: RetryConfig) -> pa.Table:
-    store, plan = ray.get(shared)
-    ids_KB = plan.ids_of_steps(*steps, *share)
-    ecg_NL, ppg_NL = read_with_retries(store, ids_KB.ravel(), retry)
+@functools.lru_cache(maxsize=1)
+def _got(store_ref: ray.ObjectRef, plan_ref: ray.ObjectRef) -> tuple[WindowReader, Plan]:
+    """Of the stream that this process reads for, once: not for each of its blocks."""
+    store, plan = ray.get([store_ref, plan_ref])
+    return store, plan
+
+
+def _read_block(shared: _Shared, steps: tuple[int, int], share: tuple[int, int], retry: RetryConfig) -> pa.Table:
+    store, plan = _got(*shared)
+    block = read_block(store, plan, steps, share, retry)
     columns = {
-        "step": pa.array(np.repeat(np.arange(*steps), ids_KB.shape[1])),
-        "id": pa.array(ids_KB.ravel()),
-        "repeat": pa.array(plan.repeats_of_steps(*steps, *share).ravel()),
-        "ppg": _to_arrow(ppg_NL),
+        "step": pa.array(np.repeat(np.arange(*steps), block.ids_KB.shape[1])),
+        "id": pa.array(block.ids_KB.ravel()),
+        "repeat": pa.array(block.repeat_KB.ravel()),
+        "ppg": _to_arrow(block.ppg_NL),
     }
-    if ecg_NL is not None:
-        columns["ecg"] = _to_arrow(ecg_NL)
+    if block.ecg_NL is not None:
+        columns["ecg"] = _to_arrow(block.ecg_NL)
     return pa.table(columns)
 
 
@@ -177,7 +190,7 @@ def _leg(source: PlanDatasource, plan: Plan, block_bytes: int, config: StreamCon
         )
         tables = iter(dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=1))
     while (table := _next_table(tables)) is not None:
-        yield from _batches_of(table, plan)
+        yield from _block_of(table).batches(plan)
 
 
 def _context(block_bytes: int, config: StreamConfig) -> DataContext:
@@ -209,11 +222,13 @@ def _next_table(tables: Iterator[Any]) -> pa.Table | None:
         raise cause from error
 
 
-def _batches_of(table: pa.Table, plan: Plan) -> Iterator[Batch]:
+def _block_of(table: pa.Table) -> Block:
     step_N = table.column("step").to_numpy()
     steps = int(step_N[-1] - step_N[0]) + 1
     ids_KB, repeat_KB = (table.column(name).to_numpy().reshape(steps, -1) for name in ("id", "repeat"))
     ppg_NL = _from_arrow(table, "ppg")
     if ppg_NL is None:
         raise RunError("reading ahead", value=table.column_names, expected="a column ppg")
-    yield from cut_into_steps(plan, int(step_N[0]), (ids_KB, repeat_KB), _from_arrow(table, "ecg"), ppg_NL)
+    return Block(
+        start_step=int(step_N[0]), ids_KB=ids_KB, repeat_KB=repeat_KB, ecg_NL=_from_arrow(table, "ecg"), ppg_NL=ppg_NL
+    )
