@@ -43,7 +43,7 @@ def run(args: Args) -> int:
     """Carries the command out and returns its exit status."""
     corpus = Corpus.open(args.corpus)
     snapshot = corpus.snapshot()
-    unknown = sorted(set(args.subject) - set(snapshot.subjects()))
+    unknown = sorted(set(args.subject) - set(snapshot.subjects().to_pylist()))
     if unknown and not args.absent:
         raise InputError(
             f"--subject of {corpus.url}",

@@ -9,7 +9,7 @@ goes through here (`tests/storage/test_process_ends.py`).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -26,15 +26,31 @@ def scan(table: DeltaTable, columns: Sequence[str] | None = None, predicate: str
 
     Raises OSError where a file of the table cannot be read, IntegrityError where one is damaged.
     """
+    found = _scanned(table, columns, predicate)
+    try:
+        return found.read_all()
+    except pa.ArrowInvalid as error:
+        raise _told(table, str(error)) from error
+
+
+def stream(
+    table: DeltaTable, columns: Sequence[str] | None = None, predicate: str | None = None
+) -> Iterator[pa.RecordBatch]:
+    """As `scan`, a batch at a time: of rows that were read and not yet asked for, delta-rs holds a few batches."""
+    found = _scanned(table, columns, predicate)
+    try:
+        yield from found
+    except pa.ArrowInvalid as error:
+        raise _told(table, str(error)) from error
+
+
+def _scanned(table: DeltaTable, columns: Sequence[str] | None, predicate: str | None) -> pa.RecordBatchReader:
     schema = pa.schema(table.schema().to_arrow())
     if columns is not None:
         schema = pa.schema([schema.field(name) for name in columns])
     found = table.scan(columns=None if columns is None else list(columns), predicate=predicate)
-    try:
-        # delta-rs answers in views; asked for another type it converts.
-        return pa.RecordBatchReader.from_stream(found, schema=schema).read_all()
-    except pa.ArrowInvalid as error:
-        raise _told(table, str(error)) from error
+    # delta-rs answers in views; asked for another type it converts.
+    return pa.RecordBatchReader.from_stream(found, schema=schema)
 
 
 def decode(data: bytes, columns: Sequence[str] | None = None) -> pa.Table:
