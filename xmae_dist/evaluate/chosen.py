@@ -37,16 +37,19 @@ class ChosenWindows:
                 raise InputError("--cohorts", value=name, expected=f"some of {', '.join(sorted(present))}")
 
     def __iter__(self) -> Iterator[pa.Table]:
-        tables = self.store.meta_by_part(self.splits, self.cohorts)
+        tables = self._parts()
         if not self.max_windows_per_recording:
             return tables
-        names = self.store.meta_by_part(self.splits, self.cohorts, ("cohort", "recording_id"))
+        names = self._parts("cohort", "recording_id")
         return _Spread(self.max_windows_per_recording, names).picked(tables)
+
+    def _parts(self, *columns: str) -> Iterator[pa.Table]:
+        return self.store.meta_parts(self.splits, columns or None, self.cohorts)
 
     def subjects(self) -> NDArray[np.str_]:
         """Whose windows take part."""
         names = Names()
-        for table in self.store.meta_by_part(self.splits, self.cohorts, ("subject_id",)):
+        for table in self._parts("subject_id"):
             names.add(table["subject_id"])
         return np.asarray(names.settled().names.to_pylist(), dtype=np.str_)
 

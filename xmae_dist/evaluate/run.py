@@ -9,6 +9,7 @@ Protocols: `linear` (the probe), `knn`, `few` (the probe with few labelled peopl
 """
 
 import dataclasses
+import functools
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -302,14 +303,20 @@ def _store_of_corpus(
 ) -> WindowStore:
     snapshot = Corpus.open(corpus_url).snapshot()
     wanted = cohorts or set(snapshot.cohorts())
+    legacy = functools.cache(
+        snapshot.legacy_fingerprint
+    )  # what corpora of format v1 are known by: asked once, if at all
     fitting = [
         (bool(document.get("on_the_fly")), found)
         for found, document in stores.items()
         if WindowSpec.from_dict(document["spec"]) == spec
-        and document["snapshot"]["fingerprint"] == snapshot.fingerprint
         and document.get("measures") == MEASURES_REVISION
         and split in (None, SplitConfig.from_dict(document["split"]))
         and wanted <= set(document.get("cohorts", ()))
+        and (
+            document["snapshot"]["fingerprint"] == snapshot.fingerprint
+            or document["snapshot"]["fingerprint"] == legacy()
+        )
     ]
     if fitting:
         return WindowStore.open(min(fitting)[1], origin=Origin(snapshot.url, snapshot.version), check_origin=False)

@@ -229,8 +229,8 @@ class WindowStore:
         table = self._concatenate(tables, columns)
         return table.take(np.argsort(np.concatenate(places))) if places else table
 
-    def meta_by_part(
-        self, splits: Iterable[str], cohorts: Collection[str] = (), columns: Sequence[str] | None = None
+    def meta_parts(
+        self, splits: Iterable[str], columns: Sequence[str] | None = None, cohorts: Collection[str] = ()
     ) -> Iterator[pa.Table]:
         """`meta` of one part after another, in the order of ids; of some cohorts, where any are named.
 

@@ -33,8 +33,8 @@ class Worn:
             yield self._joined(table, known)
 
     def _of_cohort(self, cohort: str) -> pa.Table:
-        filters = [("cohort", "=", cohort), ("channel", "=", self.source)]
-        return Corpus.open(self.corpus_url).index.read(columns=["recording_id", *self.columns], filters=filters)
+        snapshot = Corpus.open(self.corpus_url).snapshot().cohort(cohort)
+        return snapshot.table(["recording_id", *self.columns], [("channel", "=", self.source)])
 
     def _joined(self, table: pa.Table, known: pa.Table) -> pa.Table:
         place_W = pc.index_in(table["recording_id"], known["recording_id"].combine_chunks())
