@@ -7,12 +7,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import pyarrow.compute as pc
 import tyro
 
 from xmae_dist.cli.order_of_run import Order, OrderOptions, order_from
 from xmae_dist.core.errors import InputError
-from xmae_dist.data.windows.split import SPLITS
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,13 +51,9 @@ def run(args: Args) -> int:
 
 
 def _windows_of(order: Order, subject: str) -> tuple[str, np.ndarray]:
-    for split in sorted(SPLITS, key=lambda name: name != order.split):
-        if not order.store.segments(split):
-            continue
-        meta = order.store.meta(split, ["subject_id", "window_id"])
-        ids_B = meta.filter(pc.equal(meta["subject_id"], subject))["window_id"].to_numpy()
-        if ids_B.size:
-            return split, ids_B
+    found = order.store.windows_of(subject)
+    if found is not None:
+        return found
     raise InputError(
         "--subject",
         value=subject,

@@ -8,7 +8,6 @@ from dataclasses import asdict, dataclass
 from typing import Annotated, Any, Literal
 
 import numpy as np
-import pyarrow as pa
 import tyro
 from rich.console import Console
 from rich.table import Table
@@ -105,14 +104,10 @@ def _show(order: Order, args: Args, ids_KB: np.ndarray, console: Console) -> Non
 def _quality(order: Order, args: Args) -> ShuffleQuality:
     segments = order.store.segments(order.split)
     chosen = segments if args.quality == "all" else _sample(segments, {c.cohort for c in order.plan.cohorts})
-    numbers: dict[str, int] = {}
-    parts = []
-    for one in chosen:
-        names = order.store.meta(np.arange(one.first_id, one.first_id + one.n), ["subject_id"])["subject_id"]
-        coded = pa.concat_arrays(names.chunks).dictionary_encode()
-        code_U = np.array([numbers.setdefault(name, len(numbers)) for name in coded.dictionary.to_pylist()], np.int64)
-        parts.append((one.first_id, code_U[coded.indices.to_numpy()]))
-    return shuffle_quality(order.plan, KnownSubjects(parts), np.array([one.first_id for one in segments]))
+    known = KnownSubjects()
+    for one, subjects in zip(chosen, order.store.subjects_of(chosen), strict=True):
+        known.add(one.first_id, subjects)
+    return shuffle_quality(order.plan, known, np.array([one.first_id for one in segments]))
 
 
 def _sample(segments: list[Segment], cohorts: set[str]) -> list[Segment]:

@@ -11,7 +11,6 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from xmae_dist.data.store.kept import KeptGroup, kept_by_label
 from xmae_dist.data.store.materialise import StoreConfig, materialise, missing_channel_hint
 from xmae_dist.data.store.window_store import WindowStore
 from xmae_dist.data.windows.spec import WindowSpec
@@ -84,12 +83,8 @@ def run(args: Args) -> int:
 
 def _channels(args: Args) -> set[str]:
     snapshot = Corpus.open(args.corpus).snapshot(args.snapshot, allow_withdrawn=args.allow_withdrawn)
-    return {row.channel for name in args.cohorts or snapshot.cohorts() for row in snapshot.cohort(name).rows()}
-
-
-def _kept(store: WindowStore, by: tuple[str, ...]) -> list[KeptGroup]:
-    sources = store.sources()
-    return kept_by_label(sources, by) if sources is not None else []
+    taken = args.cohorts or tuple(snapshot.contents)
+    return {channel for name in taken for channel in snapshot.contents[name].channels}
 
 
 def _summary(store: WindowStore, by: tuple[str, ...]) -> dict[str, Any]:
@@ -102,7 +97,7 @@ def _summary(store: WindowStore, by: tuple[str, ...]) -> dict[str, Any]:
             {"cohort": cohort, "split": split, "kept": counts.get((cohort, split), 0), "dropped": reasons}
             for (cohort, split), reasons in store.dropped().items()
         ],
-        "kept_by_label": [asdict(group) | {"kept_share": group.kept_share} for group in _kept(store, by)],
+        "kept_by_label": [asdict(group) | {"kept_share": group.kept_share} for group in store.kept(by)],
     }
 
 
@@ -116,7 +111,7 @@ def _show(store: WindowStore, console: Console, by: tuple[str, ...]) -> None:
         by_reason = ", ".join(f"{name} {n}" for name, n in sorted(reasons.items(), key=lambda item: -item[1]))
         table.add_row(cohort, split, f"{kept:,}", f"{hours:.1f}", f"{sum(reasons.values()):,}", by_reason)
     console.print(table)
-    if groups := _kept(store, by):
+    if groups := store.kept(by):
         table = Table("label", "value", "recordings", "people", "kept", "low quality", "other", title="Kept, by label")
         for group in groups:
             possible = max(group.kept + group.low_quality + group.other, 1)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import logging
 import os
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, TypeVar
 
 from xmae_dist.cluster import private_ray
@@ -19,6 +20,7 @@ Event = TypeVar("Event")
 
 # A task lost with its node is run again from the start.
 _RETRIES = 3
+_TASKS_A_CORE = 2  # one at work, one that is brought meanwhile
 _STORE_BYTES = 200 * 2**20
 
 
@@ -81,20 +83,28 @@ def _own_sigterm() -> Iterator[None]:
         signal.signal(signal.SIGTERM, handler)
 
 
-def stream(work: Callable[[Task], Iterator[Event]], tasks: Sequence[Task]) -> Iterator[Event]:
+def stream(
+    work: Callable[[Task], Iterator[Event]], tasks: Iterable[Task], *, at_once: int | None = None
+) -> Iterator[Event]:
     """All events of `work(task)` over `tasks`, in the order in which they happen.
 
-    One task runs here when no cluster is attached; more run as Ray tasks, one core each. Raises the XmaeError
-    of a task, or RunError where a task could not be finished anywhere.
+    One task runs here when no cluster is attached; more run as Ray tasks, one core each. `at_once` of them are under
+    way, by default two for each core there is at the moment, and no more are taken from `tasks`: what they carry is
+    made when there is room for it. Raises the XmaeError of a task, or RunError where a task could not be finished
+    anywhere.
     """
     import ray
 
-    if len(tasks) == 1 and not ray.is_initialized() and not cluster_address():
-        yield from work(tasks[0])
+    rest = iter(tasks)
+    first = list(itertools.islice(rest, 2))
+    if len(first) == 1 and not ray.is_initialized() and not cluster_address():
+        yield from work(first[0])
         return
     connect()
     remote = ray.remote(num_cpus=1, max_retries=_RETRIES, scheduling_strategy="SPREAD")(work)
-    running: list[Any] = [remote.options(num_returns="streaming").remote(task) for task in tasks]
+    options = remote.options(num_returns="streaming")
+    waiting = (options.remote(task) for task in itertools.chain(first, rest))
+    running: list[Any] = list(itertools.islice(waiting, at_once or _TASKS_A_CORE * cores()))
     while running:
         ready, _ = ray.wait(running, num_returns=1)
         generator: Any = ready[0]
@@ -102,6 +112,8 @@ def stream(work: Callable[[Task], Iterator[Event]], tasks: Sequence[Task]) -> It
             event: Any = ray.get(next(generator))
         except StopIteration:
             running.remove(generator)
+            room = (at_once or _TASKS_A_CORE * cores()) - len(running)
+            running += itertools.islice(waiting, max(0, room))
             continue
         except ray.exceptions.RayError as error:
             raise told(error) from error

@@ -48,11 +48,16 @@ def decode_chunk(data: bytes, dtype: np.dtype, shape: tuple[int, ...]) -> np.nda
 
 def encode_shard(chunks: list[bytes], n_chunks: int) -> list[bytes]:
     """The pieces of a shard object in order; places past `len(chunks)` are marked absent."""
+    return [_sealed(index_of(np.array([len(chunk) for chunk in chunks], np.int64), n_chunks).tobytes()), *chunks]
+
+
+def index_of(chunk_bytes: np.ndarray, n_chunks: int) -> np.ndarray:
+    """(n_chunks, 2) uint64 of offsets and sizes, of a shard whose first chunks have these stored sizes."""
     index = np.full((n_chunks, 2), ABSENT, dtype="<u8")
-    sizes = np.array([len(chunk) for chunk in chunks], dtype="<u8")
-    index[: len(chunks), 0] = index_bytes(n_chunks) + np.concatenate([[0], np.cumsum(sizes[:-1])]) if chunks else 0
-    index[: len(chunks), 1] = sizes
-    return [_sealed(index.tobytes()), *chunks]
+    here = index[: len(chunk_bytes)]
+    here[:, 0] = index_bytes(n_chunks) + np.cumsum(chunk_bytes) - chunk_bytes
+    here[:, 1] = chunk_bytes
+    return index
 
 
 def decode_index(data: bytes) -> np.ndarray:

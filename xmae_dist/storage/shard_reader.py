@@ -2,6 +2,7 @@
 
 A reader keeps shard indexes, so after the first chunk of a shard every further one costs one ranged read, and
 the last few chunks, so recordings that share a chunk are decoded once. Who reads straight on is read ahead for.
+A reader that is told the array's layout asks for neither metadata nor indexes: each chunk costs one ranged read.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import json
 import threading
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -23,6 +25,7 @@ from xmae_dist.storage.shard_codec import (
     decode_chunk,
     decode_index,
     index_bytes,
+    index_of,
 )
 from xmae_dist.storage.shard_writer import ARRAY_FORMAT, shard_key
 
@@ -31,19 +34,52 @@ _READ_AHEAD_CHUNKS = 8
 _CHUNKS_AT_ONCE = 64  # of one request, so that a long read does not hold a whole shard twice
 
 
-class ShardedReader:
-    """Reads rows of an array that `ShardedWriter` wrote; keeps shard indexes and the last few chunks.
+@dataclass(frozen=True, kw_only=True)
+class Layout:
+    """What `zarr.json` and the shard indexes of an array say, kept where it is read for many arrays at once."""
 
-    A bad or missing chunk raises IntegrityError naming part, array and chunk. Safe between threads;
+    shape: tuple[int, ...]
+    dtype: np.dtype
+    chunk_rows: int
+    shard_rows: int
+    chunk_bytes: np.ndarray
+    """Stored size of each chunk, in order."""
+
+
+class ShardedReader:
+    """Reads rows of an array that `ShardedWriter` wrote; keeps shard indexes and the last `kept_chunks` chunks.
+
+    With a `layout` nothing is read before the first chunk is asked for. Who comes back to no chunk keeps none, and is
+    not read ahead for. A bad or missing chunk raises IntegrityError naming part, array and chunk. Safe between threads;
     picklable.
     """
 
-    def __init__(self, url: str, cache: SegmentCache | None = None) -> None:
+    def __init__(
+        self,
+        url: str,
+        cache: SegmentCache | None = None,
+        *,
+        kept_chunks: int = _KEPT_CHUNKS,
+        layout: Layout | None = None,
+    ) -> None:
         self.url = uri.normalise(url)
         self.cache = cache
         """Where shards are copied to; None reads them from where they are."""
+        self.kept_chunks, self.layout = kept_chunks, layout
+        self.attributes: dict[str, Any] = {}
+        self.shape: tuple[int, ...]
+        self.chunk_rows: int
+        self.shard_rows: int
+        if layout is None:
+            self._ask()
+        else:
+            self.shape, self.dtype = layout.shape, layout.dtype
+            self.chunk_rows, self.shard_rows = layout.chunk_rows, layout.shard_rows
+        self._forget()
+
+    def _ask(self) -> None:
         document = json.loads(uri.read_bytes(uri.join(self.url, "zarr.json")))
-        self.attributes: dict[str, Any] = document.get("attributes", {})
+        self.attributes = document.get("attributes", {})
         if self.attributes.get("format") != ARRAY_FORMAT:
             raise StorageError(
                 self.url,
@@ -51,12 +87,11 @@ class ShardedReader:
                 expected=ARRAY_FORMAT,
                 fix="check the URL, or write the array again with this version",
             )
-        self.shape: tuple[int, ...] = tuple(document["shape"])
+        self.shape = tuple(document["shape"])
         self.dtype = np.dtype(document["data_type"])
         sharding = document["codecs"][0]["configuration"]
-        self.chunk_rows: int = sharding["chunk_shape"][0]
-        self.shard_rows: int = document["chunk_grid"]["configuration"]["chunk_shape"][0]
-        self._forget()
+        self.chunk_rows = sharding["chunk_shape"][0]
+        self.shard_rows = document["chunk_grid"]["configuration"]["chunk_shape"][0]
 
     def _forget(self) -> None:
         self._indexes: dict[int, np.ndarray] = {}
@@ -79,6 +114,20 @@ class ShardedReader:
     @property
     def n_chunks(self) -> int:
         return -(-self.length // self.chunk_rows)
+
+    @property
+    def most_bytes(self) -> int:
+        """What it may come to hold: the index of every shard, the chunks that it keeps and those it reads ahead."""
+        indexes = -(-self.length // self.shard_rows) * index_bytes(self.shard_rows // self.chunk_rows)
+        chunk = self.chunk_rows * int(np.prod(self.shape[1:])) * self.dtype.itemsize
+        return indexes + chunk * (self.kept_chunks + _READ_AHEAD_CHUNKS if self.kept_chunks else 0)
+
+    def chunk_bytes(self) -> np.ndarray:
+        """Stored size of each chunk, in order: a request for each shard whose index is not known."""
+        per_shard = self.shard_rows // self.chunk_rows
+        shards = range(-(-self.length // self.shard_rows))
+        sizes = [self._index(shard, shard * per_shard)[:, 1] for shard in shards]
+        return np.concatenate([np.empty(0, np.uint64), *sizes])[: self.n_chunks].astype(np.int64)
 
     def read_rows(self, start: int, stop: int) -> np.ndarray:
         """Rows [start, stop) as stored: (stop - start, *row_shape)."""
@@ -168,7 +217,8 @@ class ShardedReader:
         """Stored bytes of chunks; who reads straight on gets the following chunks in the same request."""
         with self._lock:
             stored = {number: self._ahead[number] for number in numbers if number in self._ahead}
-            straight_on, self._next = numbers[0] == self._next, numbers[-1] + 1
+            straight_on = bool(self.kept_chunks) and numbers[0] == self._next
+            self._next = numbers[-1] + 1
         missing = [number for number in numbers if number not in stored]
         if missing:
             extra = self._following(shard, missing) if straight_on else []
@@ -187,7 +237,7 @@ class ShardedReader:
     def _keep(self, number: int, chunk: np.ndarray) -> None:
         with self._lock:
             self._kept[number] = chunk
-            while len(self._kept) > _KEPT_CHUNKS:
+            while len(self._kept) > self.kept_chunks:
                 self._kept.popitem(last=False)
 
     def _decode(self, number: int, data: bytes) -> np.ndarray:
@@ -222,6 +272,9 @@ class ShardedReader:
         return stored
 
     def _index(self, shard: int, number: int) -> np.ndarray:
+        if self.layout is not None:
+            per_shard = self.shard_rows // self.chunk_rows
+            return index_of(self.layout.chunk_bytes[shard * per_shard : (shard + 1) * per_shard], per_shard)
         with self._lock:
             if shard in self._indexes:
                 return self._indexes[shard]

@@ -37,6 +37,8 @@ class Summary:
     length: int
     objects: int
     bytes: int
+    chunk_bytes: tuple[int, ...] = ()
+    """Stored size of each chunk, in order."""
 
 
 class ShardedWriter:
@@ -71,6 +73,7 @@ class ShardedWriter:
         self._pending: list[np.ndarray] = []
         self._pending_rows = 0
         self._chunks: list[bytes] = []
+        self._chunk_bytes: list[int] = []
         self._length = self._objects = self._bytes = 0
         self._uploader = ThreadPoolExecutor(1, thread_name_prefix="shard-put")
         self._upload: Future[None] | None = None
@@ -122,7 +125,9 @@ class ShardedWriter:
             self._await_upload()
             self.abandon()
             uri.write_bytes(uri.join(self.url, "zarr.json"), self._metadata())
-        return Summary(length=self._length, objects=self._objects, bytes=self._bytes)
+        return Summary(
+            length=self._length, objects=self._objects, bytes=self._bytes, chunk_bytes=tuple(self._chunk_bytes)
+        )
 
     def abandon(self) -> None:
         """Gives up: what was written stays invisible."""
@@ -133,6 +138,7 @@ class ShardedWriter:
     def _finish_chunk(self) -> None:
         rows = self._pending[0] if len(self._pending) == 1 else np.concatenate(self._pending)
         self._chunks.append(encode_chunk(rows))
+        self._chunk_bytes.append(len(self._chunks[-1]))
         self._pending, self._pending_rows = [], 0
         if len(self._chunks) * self.chunk_rows == self.shard_rows:
             self._finish_shard()

@@ -27,7 +27,8 @@ from xmae_dist.storage.table import Filters, PinnedTable, Table
 from xmae_dist.storage.zarr_store import ChannelReader
 
 _T = TypeVar("_T")
-_ORDER = ("cohort", "subject_id", "recording_id", "channel")
+ORDER = ("cohort", "subject_id", "recording_id", "channel")
+"""What rows are in the order of: channel by channel of recording by recording of person by person."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,9 +89,8 @@ def kept_version(index: Table, version: int) -> Iterator[None]:
     """Raises InputError where what the block reads of an old version of the index was vacuumed."""
     try:
         yield
-    except (StorageError, FileNotFoundError) as error:
-        absent = isinstance(error, FileNotFoundError) or error.value == NOTHING_THERE
-        if not absent or version == (newest := index.version()):
+    except StorageError as error:
+        if error.value != NOTHING_THERE or version == (newest := index.version()):
             raise
         raise InputError(
             f"snapshot {version} of {index.url}",
@@ -222,13 +222,17 @@ class Snapshot:
 
         return self._collected(whole, columns, filters)
 
-    def rows(self, filters: Filters | None = None) -> Iterator[IndexRow]:
-        """The rows where all `filters` hold, ordered by cohort, subject, recording and channel.
+    def sorted_rows(self, keys: Sequence[str], folder: str, filters: Filters | None = None) -> Runs:
+        """The rows where all `filters` hold, sorted by `keys`, to be gone through more than once.
 
-        As many are held as `Runs` holds, about 300 MB; others wait on local disk.
+        As many are held as `Runs` holds, about 300 MB; others wait in `folder`, on local disk.
         """
+        return self._collected(lambda batches: Runs(batches, keys, folder), None, filters)
+
+    def rows(self, filters: Filters | None = None) -> Iterator[IndexRow]:
+        """The rows where all `filters` hold, in the order of ORDER; held and kept as those of `sorted_rows`."""
         with tempfile.TemporaryDirectory(prefix="xmae-rows-") as folder:
-            for batch in self._collected(lambda batches: Runs(batches, _ORDER, folder), None, filters):
+            for batch in self.sorted_rows(ORDER, folder, filters):
                 yield from index.from_arrow(batch)
 
     def recordings(self, filters: Filters | None = None) -> Iterator[Recording]:
@@ -238,32 +242,7 @@ class Snapshot:
         """
         keyed = itertools.groupby(self.rows(filters), key=lambda row: (row.cohort, row.subject_id, row.recording_id))
         for _, rows in keyed:
-            yield self._recording(list(rows))
-
-    def _recording(self, rows: Sequence[IndexRow]) -> Recording:
-        labels: dict[str, float] = {}
-        label_text: dict[str, str] = {}
-        channels: dict[str, IndexRow] = {}
-        for row in rows:
-            if row.channel in channels:
-                raise IntegrityError(
-                    f"recording {row.cohort}/{row.recording_id}",
-                    value=f"channel {row.channel} twice",
-                    expected="one row per channel",
-                    fix="`xmae repair` names the copies and can drop one",
-                )
-            channels[row.channel] = row
-            labels.update(row.labels)
-            label_text.update(row.label_text)
-        return Recording(
-            subject_id=rows[0].subject_id,
-            recording_id=rows[0].recording_id,
-            cohort=rows[0].cohort,
-            labels=labels,
-            label_text=label_text,
-            channels=channels,
-            corpus_url=self.url,
-        )
+            yield recording_of(list(rows), self.url)
 
     def reader(self, row: IndexRow) -> ChannelReader:
         """The reader of the array that holds `row`, kept between calls."""
@@ -272,6 +251,33 @@ class Snapshot:
     def _filters(self, filters: Filters | None = None) -> Filters:
         only = [] if self._only is None else [("cohort", "in", list(self._only))]
         return [*only, *(filters or ())]
+
+
+def recording_of(rows: Sequence[IndexRow], corpus_url: str) -> Recording:
+    """The recording that some rows are all channels of. Raises IntegrityError where a channel stands twice."""
+    labels: dict[str, float] = {}
+    label_text: dict[str, str] = {}
+    channels: dict[str, IndexRow] = {}
+    for row in rows:
+        if row.channel in channels:
+            raise IntegrityError(
+                f"recording {row.cohort}/{row.recording_id}",
+                value=f"channel {row.channel} twice",
+                expected="one row per channel",
+                fix="`xmae repair` names the copies and can drop one",
+            )
+        channels[row.channel] = row
+        labels.update(row.labels)
+        label_text.update(row.label_text)
+    return Recording(
+        subject_id=rows[0].subject_id,
+        recording_id=rows[0].recording_id,
+        cohort=rows[0].cohort,
+        labels=labels,
+        label_text=label_text,
+        channels=channels,
+        corpus_url=corpus_url,
+    )
 
 
 def _as_one(batches: Sequence[pa.RecordBatch]) -> pa.RecordBatch:

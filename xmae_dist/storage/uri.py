@@ -50,6 +50,7 @@ __all__ = [
     "probe_conditional_put",
     "read_bytes",
     "read_ranges",
+    "size",
     "storage_errors",
     "upload_tree",
     "write_bytes",
@@ -335,6 +336,13 @@ def exists(url: str) -> bool:
     fs, path = filesystem(url)
     with storage_errors(url):
         return bool(fs.exists(path))
+
+
+def size(url: str) -> int:
+    """Bytes of an object. Raises StorageError where there is none."""
+    fs, path = filesystem(url)
+    with storage_errors(url):
+        return int(fs.size(path))
 
 
 def list_urls(url: str, *, recursive: bool = False) -> list[str]:

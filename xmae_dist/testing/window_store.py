@@ -12,11 +12,11 @@ import pyarrow as pa
 
 from xmae_dist.core.fingerprint import canonical_json
 from xmae_dist.core.seeds import uniform01
-from xmae_dist.data.store.window_store import FORMAT, META_SCHEMA, WindowStore, part_path, transaction
+from xmae_dist.data.store.part_index import VERSION, commit_index
+from xmae_dist.data.store.window_store import FORMAT, META_SCHEMA, WindowStore, part_path
 from xmae_dist.data.windows.spec import WindowSpec
 from xmae_dist.data.windows.split import SPLITS
 from xmae_dist.storage import parquet, uri
-from xmae_dist.storage.table import Table
 from xmae_dist.storage.zarr_store import WindowArrayWriter
 
 _FINGERPRINT = "made-up"
@@ -44,6 +44,8 @@ def write_window_store(
         "chunk_windows": chunk_windows,
         "snapshot": {"fingerprint": _FINGERPRINT, "version": 0},
         "fingerprint": _FINGERPRINT,
+        "index": VERSION,
+        "shard_windows": shard_windows,
     }
     uri.write_bytes(uri.join(url, "store.json"), canonical_json(document))
     for cohort in sorted(cohorts):
@@ -51,13 +53,14 @@ def write_window_store(
             part = f"p{number:06d}"
             where = uri.join(url, part_path(cohort, split, part))
             ids_B = np.arange(first_id, first_id + n_windows)
-            for lane, name in enumerate(("ecg", "ppg")):
-                _write_array(uri.join(where, name), ids_B, lane, spec, chunk_windows, shard_windows)
-            _write_meta(uri.join(where, "meta.parquet"), ids_B, cohort, part, windows_per_subject)
-            rows.append(_row(cohort, split, part, n_windows, first_id))
+            chunk_bytes = {
+                name: _write_array(uri.join(where, name), ids_B, lane, spec, chunk_windows, shard_windows)
+                for lane, name in enumerate(("ecg", "ppg"))
+            }
+            row = _write_meta(uri.join(where, "meta.parquet"), ids_B, cohort, part, windows_per_subject)
+            rows.append({**row, **_row(cohort, split, part, n_windows), "chunk_bytes": chunk_bytes})
             first_id += n_windows
-    index = pa.Table.from_pylist(rows, schema=_index_schema())
-    Table(uri.join(url, "index")).append(index, txn=(transaction(_FINGERPRINT), 1))
+    commit_index(url, _FINGERPRINT, rows)
     return WindowStore.open(url)
 
 
@@ -69,7 +72,7 @@ def spelt_ids(signal_BL: np.ndarray) -> np.ndarray:
 
 def _write_array(
     url: str, ids_B: np.ndarray, lane: int, spec: WindowSpec, chunk_windows: int, shard_windows: int
-) -> None:
+) -> tuple[int, ...]:
     writer = WindowArrayWriter(
         url, channels=1, length=spec.length, chunk_windows=chunk_windows, shard_windows=shard_windows
     )
@@ -78,10 +81,11 @@ def _write_array(
         windows_BL = np.asarray(uniform01(lane, here_B[:, None], np.arange(spec.length))).astype(np.float16)
         windows_BL[:, :4] = here_B[:, None] // np.array([1, _BASE, _BASE**2, _BASE**3]) % _BASE
         writer.append(windows_BL[:, None, :])
-    writer.close()
+    return writer.close().chunk_bytes
 
 
-def _write_meta(url: str, ids_B: np.ndarray, cohort: str, part: str, windows_per_subject: int) -> None:
+def _write_meta(url: str, ids_B: np.ndarray, cohort: str, part: str, windows_per_subject: int) -> dict[str, object]:
+    """What the index says of it."""
     order = np.arange(ids_B.size)
     subjects = [f"{cohort}-{part}-{number:04d}" for number in order // windows_per_subject]
     columns = {
@@ -91,23 +95,13 @@ def _write_meta(url: str, ids_B: np.ndarray, cohort: str, part: str, windows_per
         "start_s": pa.array(order % windows_per_subject * 10.0),
     }
     arrays = [columns.get(f.name, pa.nulls(ids_B.size, f.type)) for f in META_SCHEMA]
-    uri.write_bytes(url, parquet.encode(pa.Table.from_arrays(arrays, schema=META_SCHEMA)))
+    encoded = parquet.encode(pa.Table.from_arrays(arrays, schema=META_SCHEMA))
+    uri.write_bytes(url, encoded)
+    return {"first_subject": min(subjects), "last_subject": max(subjects), "meta_bytes": len(encoded)}
 
 
-def _row(cohort: str, split: str, part: str, n_windows: int, first_id: int) -> dict[str, object]:
+def _row(cohort: str, split: str, part: str, n_windows: int) -> dict[str, object]:
     if split not in SPLITS:
         raise ValueError(f"split {split!r} is none of {SPLITS}")
-    return {"cohort": cohort, "split": split, "part": part, "n_windows": n_windows, "first_id": first_id}
-
-
-def _index_schema() -> pa.Schema:
-    return pa.schema(
-        [
-            ("cohort", pa.string()),
-            ("split", pa.string()),
-            ("part", pa.string()),
-            ("n_windows", pa.int64()),
-            ("first_id", pa.int64()),
-            ("dropped", pa.map_(pa.string(), pa.int64())),
-        ]
-    )
+    place: dict[str, object] = {"cohort": cohort, "split": split, "part": part}
+    return {**place, "n_windows": n_windows, "n_recordings": 0, "n_subjects": 0, "dropped": {}}

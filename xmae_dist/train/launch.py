@@ -243,12 +243,12 @@ def _train(
 
     from xmae_dist.train.worker import Job
 
-    board = _start_board()
+    # Once a node, whoever reads: the list of parts and where their chunks lie (0.13 bytes a window).
+    board = _start_board(ray.put(store.with_cache(config.resources.cache).ready()))
     job = Job(
         config=config,
         config_dict=config_dict(config),
         store_url=store.url,
-        origin=store.origin,
         identity=identity,
         board=board,
         lease=held.lease,
@@ -269,13 +269,13 @@ def _train(
         ray.get(board.note_time.remote("lost"))  # left before a machine was taken away: on with what there is
 
 
-def _start_board() -> Any:
-    """A board on the driver's node, so that it lives as long as the driver."""
+def _start_board(store_ref: Any) -> Any:
+    """A board on the driver's node, so that it lives as long as the driver; it hands out the window store."""
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-    return ray.remote(num_cpus=0)(Board).options(scheduling_strategy=here).remote()
+    return ray.remote(num_cpus=0)(Board).options(scheduling_strategy=here).remote([store_ref])
 
 
 def _supervised(job: Any, board: Any, shown: Shown, held: Held) -> dict[str, Any]:

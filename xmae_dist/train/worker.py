@@ -25,7 +25,6 @@ from xmae_dist.data.order.plan import Plan, plan_for
 from xmae_dist.data.store.window_store import WindowStore
 from xmae_dist.data.stream import direct, read_ahead
 from xmae_dist.data.stream.collate import TensorBatch, tensor_batches
-from xmae_dist.data.windows.cut_reader import Origin
 from xmae_dist.model import kinds, presets
 from xmae_dist.train.checkpoints import checkpoint
 from xmae_dist.train.checkpoints.retention import RetentionConfig
@@ -60,11 +59,9 @@ class Job:
     config: PretrainConfig
     config_dict: dict[str, Any]
     store_url: str
-    origin: Origin | None
-    """Where its windows are cut from, where it keeps none."""
     identity: Identity
     board: Any
-    """Handle of the `Board` actor."""
+    """Handle of the `Board` actor, which has a reference to the opened window store: no rank asks for its index."""
     lease: Lease
     """What the driver holds of the run; asked for before each commit."""
     flops_per_window: int
@@ -137,9 +134,8 @@ class _Worker:
 
     def _run(self) -> dict[str, Any]:
         config = self._config
-        store = WindowStore.open(
-            self._job.store_url, config.resources.cache, origin=self._job.origin, check_origin=False
-        )
+        (self._store_ref,) = ray.get(self._job.board.shared.remote())
+        store: WindowStore = ray.get(self._store_ref)
         plan = plan_for(store, order_of(config))
         self._cohorts = sorted({segment.cohort for segment in store.segments("train")})
         self._marks.note("store")
@@ -212,7 +208,8 @@ class _Worker:
         reading = read_ahead.StreamConfig(
             readers=resources.readers, read_cpus=resources.read_cpus, read_label=resources.read_label
         )
-        return tensor_batches(read_ahead.step_batches(store, plan, **where, config=reading), pin=pin)
+        batches = read_ahead.step_batches(store, plan, **where, config=reading, store_ref=self._store_ref)
+        return tensor_batches(batches, pin=pin)
 
     # -- state -----------------------------------------------------------------------------------------------------
 

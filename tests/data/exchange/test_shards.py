@@ -20,7 +20,7 @@ from xmae_dist.core.fingerprint import digest_json
 from xmae_dist.data.exchange.importing import ForeignConfig, import_shards
 from xmae_dist.data.exchange.shards import export_shards
 from xmae_dist.data.order.plan import OrderConfig, plan_for
-from xmae_dist.data.store import part
+from xmae_dist.data.store import planning
 from xmae_dist.data.store.window_store import WindowStore, is_complete
 from xmae_dist.data.stream import direct
 from xmae_dist.data.windows.spec import WindowSpec
@@ -38,7 +38,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> WindowStore:
     corpus_of(f"{folder}/c", subjects=6, cohort="band")
     corpus = corpus_of(f"{folder}/c", subjects=4, cohort="watch")
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(part, "_MIN_PART_WINDOWS", 30)
+        patched.setattr(planning, "_MIN_PART_WINDOWS", 30)
         return plain_store(corpus, f"{folder}/w")
 
 

@@ -74,8 +74,10 @@ def test_the_quality_of_the_shuffle_is_estimated_from_a_sample_of_parts(
     many = write_window_store(str(tmp_path), cohorts, chunk_windows=4, windows_per_subject=12, spec=SPEC)
     options = ("plan", "show", "--windows", many.url, "--global-batch", "48")
     read: list[str] = []
-    decode = parquet.decode
-    monkeypatch.setattr(parquet, "decode", lambda data, columns=None: read.append("") or decode(data, columns))
+    read_columns = parquet.read_columns
+    monkeypatch.setattr(
+        parquet, "read_columns", lambda url, *args, **named: read.append(url) or read_columns(url, *args, **named)
+    )
     sampled = asked(capsys, *options)["shuffle"]
     assert len(read) == 32, "parts are read for the sample"
     whole = asked(capsys, *options, "--quality", "all")["shuffle"]

@@ -19,8 +19,9 @@ from xmae_dist.storage import uri
 from xmae_dist.storage.corpus import Corpus
 
 
-def sources(*rows: tuple[str, int, dict[str, int], dict[str, float], dict[str, str]]) -> pa.Table:
-    return pa.Table.from_pylist(
+def sources(*rows: tuple[str, int, dict[str, int], dict[str, float], dict[str, str]]) -> list[pa.Table]:
+    """A table a recording, as parts of one recording each would have it."""
+    table = pa.Table.from_pylist(
         [
             {
                 "cohort": "c",
@@ -35,6 +36,7 @@ def sources(*rows: tuple[str, int, dict[str, int], dict[str, float], dict[str, s
         ],
         schema=SOURCES_SCHEMA,
     )
+    return [table.slice(number, 1) for number in range(len(table))]
 
 
 def test_texts_yes_or_no_and_numbers_make_groups() -> None:
@@ -66,16 +68,16 @@ def test_a_store_knows_what_it_kept_of_each_recording(tmp_path: Path, on_the_fly
     corpus = corpus_of(f"{tmp_path}/c", subjects=4)
     noisy = irregular(corpus)
     store = plain_store(corpus, f"{tmp_path}/w", replace(CONFIG, on_the_fly=on_the_fly))
-    found = store.sources()
-    assert found is not None and found.schema.equals(SOURCES_SCHEMA) and len(found) == 4 * 2 + 1
+    found = pa.concat_tables(store.sources() or ())
+    assert found.schema.equals(SOURCES_SCHEMA) and len(found) == 4 * 2 + 1
     assert sum(found["kept"].to_pylist()) == store.n_windows
     assert sum(sum(dict(d).values()) for d in found["dropped"].to_pylist()) == sum(
         sum(reasons.values()) for reasons in store.dropped().values()
     )
-    groups = {group.group: group for group in kept_by_label(found, ("rhythm",))}
+    groups = {group.group: group for group in kept_by_label([found], ("rhythm",))}
     assert groups["irregular"].recordings == 1 and noisy in found["recording_id"].to_pylist()
     assert groups["irregular"].kept_share < 0.5 and groups["irregular"].low_quality > 0
-    assert {group.group: group.recordings for group in kept_by_label(found, ("sex",))} == {"f": 4, "m": 4}
+    assert {group.group: group.recordings for group in kept_by_label([found], ("sex",))} == {"f": 4, "m": 4}
 
 
 def irregular(corpus: Corpus) -> str:

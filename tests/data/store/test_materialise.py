@@ -9,7 +9,7 @@ import pytest
 from tests.data.corpora import corpus_of
 from tests.data.store.test_window_store import CONFIG
 from xmae_dist.core.errors import InputError, IntegrityError, StorageError
-from xmae_dist.data.store import part
+from xmae_dist.data.store import planning
 from xmae_dist.data.store.materialise import StoreConfig, materialise
 from xmae_dist.data.store.window_store import WindowStore
 from xmae_dist.data.windows.split import SplitConfig
@@ -20,7 +20,7 @@ from xmae_dist.storage.table import Table
 
 @pytest.fixture(autouse=True)
 def small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(part, "_MIN_PART_WINDOWS", 30)
+    monkeypatch.setattr(planning, "_MIN_PART_WINDOWS", 30)
 
 
 def _parts(store: WindowStore) -> dict[str, bytes]:

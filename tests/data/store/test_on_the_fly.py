@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import pickle
 import shutil
@@ -12,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
 
 from tests.data.corpora import corpus_of
@@ -22,14 +22,14 @@ from xmae_dist.core.errors import ConfigError, InputError, IntegrityError, Stora
 from xmae_dist.data.exchange.importing import import_shards
 from xmae_dist.data.exchange.shards import export_shards
 from xmae_dist.data.order.plan import OrderConfig, plan_for
-from xmae_dist.data.store import part
+from xmae_dist.data.store import planning
 from xmae_dist.data.store.materialise import materialise
-from xmae_dist.data.store.window_store import WindowStore, _cut_reader
+from xmae_dist.data.store.window_store import WindowStore
 from xmae_dist.data.stream import direct
 from xmae_dist.data.windows import cut_reader
-from xmae_dist.data.windows.cut_reader import CUTS, Origin
+from xmae_dist.data.windows.cut_reader import SPANS, Origin
 from xmae_dist.evaluate.run import find_store
-from xmae_dist.storage import uri
+from xmae_dist.storage import parquet, uri
 from xmae_dist.storage.corpus import Corpus
 from xmae_dist.storage.snapshot import array_reader
 from xmae_dist.testing.local_cluster import local_cluster
@@ -47,7 +47,7 @@ def test_batches_are_those_of_the_materialised_store(
 ) -> None:
     from xmae_dist.data.stream import read_ahead
 
-    monkeypatch.setattr(part, "_MIN_PART_WINDOWS", 30)
+    monkeypatch.setattr(planning, "_MIN_PART_WINDOWS", 30)
     corpus_of(f"{store_url}/c", subjects=4)
     corpus_of(f"{store_url}/c", subjects=3, cohort="watch")
     stored, lazy = (materialise(f"{store_url}/c", f"{store_url}/w", config) for config in (CONFIG, LAZY))
@@ -76,9 +76,15 @@ def copied_elsewhere(lazy: WindowStore, tmp_path: Path) -> tuple[Corpus, bytes]:
     """The corpus at another place, and the bytes of all windows as they were."""
     before = windows_of(lazy)
     shutil.move(tmp_path / "c", tmp_path / "moved")
-    for cached in (_cut_reader, cut_reader._cohort_table, array_reader):
-        cached.cache_clear()
+    forget()
     return Corpus.open(f"{tmp_path}/moved"), before
+
+
+def forget() -> None:
+    """What this process keeps of corpora and parts that never change."""
+    cut_reader._parts.clear()
+    cut_reader._spans.clear()
+    array_reader.cache_clear()
 
 
 def windows_of(store: WindowStore) -> bytes:
@@ -133,11 +139,11 @@ def test_a_recording_that_is_another_now_is_not_cut(lazy: WindowStore, tmp_path:
 
 def test_recordings_that_give_other_windows_stop_the_reader(lazy: WindowStore) -> None:
     """As another version of the cleaning would."""
-    cuts = next(one.url for one in uri.list_details(lazy.url) if one.url.endswith(CUTS))
-    document = json.loads(uri.read_bytes(cuts))
-    document["spans"][0][2] += 1
-    uri.write_bytes(cuts, json.dumps(document).encode())
-    _cut_reader.cache_clear()
+    spans = next(one.url for one in uri.list_details(lazy.url) if one.url.endswith(SPANS))
+    rows = parquet.decode(uri.read_bytes(spans)).to_pylist()
+    rows[0]["windows"] += 1
+    uri.write_bytes(spans, parquet.encode(pa.Table.from_pylist(rows)))
+    forget()
     with pytest.raises(IntegrityError, match="as counted for"):
         lazy.read(np.arange(lazy.n_windows))
 

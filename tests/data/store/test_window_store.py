@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -12,13 +13,14 @@ from tests.data.corpora import corpus_of
 from xmae_dist.cli.main import main
 from xmae_dist.core.errors import InputError, IntegrityError, StorageError
 from xmae_dist.core.fingerprint import canonical_json
-from xmae_dist.data.store import materialise, part
+from xmae_dist.data.store import materialise, part, planning
 from xmae_dist.data.store.materialise import StoreConfig
+from xmae_dist.data.store.part_index import commit_index
 from xmae_dist.data.store.window_store import WindowStore
-from xmae_dist.data.windows.source import window_sources
 from xmae_dist.data.windows.spans import windows_of_recording
 from xmae_dist.data.windows.spec import WindowSpec
 from xmae_dist.data.windows.split import SplitConfig
+from xmae_dist.storage import uri
 from xmae_dist.storage.corpus import Corpus
 from xmae_dist.storage.snapshot import Snapshot
 
@@ -28,12 +30,12 @@ CONFIG = StoreConfig(spec=WindowSpec(stride_s=5.0), split=SplitConfig(fractions=
 def plain_store(corpus: Corpus, url: str, config: StoreConfig = CONFIG) -> WindowStore:
     """What `materialise` does, one part after another in this process."""
     snapshot = corpus.snapshot()
-    document = materialise._document(snapshot, config)
+    document = materialise._document(corpus, snapshot, config)
     url = f"{url}/{document['fingerprint']}"
-    materialise.uri.write_bytes(f"{url}/store.json", canonical_json(document))
-    sources = window_sources(list(snapshot.recordings()), (), ())
-    plans = part.plan_parts(sources, config.spec, config.split, url, config.chunk_windows, on_the_fly=config.on_the_fly)
-    materialise.commit_index(url, document["fingerprint"], [part.write_part(plan) for plan in plans])
+    uri.write_bytes(f"{url}/store.json", canonical_json(document))
+    with tempfile.TemporaryDirectory() as folder:
+        plans = materialise._Making(corpus, snapshot, config, url, folder).plans(url)
+        commit_index(url, document["fingerprint"], [part.write_part(plan) for plan in plans])
     return WindowStore.open(url)
 
 
@@ -43,7 +45,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> WindowStore:
     corpus_of(f"{folder}/c", subjects=6, cohort="band")
     corpus = corpus_of(f"{folder}/c", subjects=4, cohort="watch")
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(part, "_MIN_PART_WINDOWS", 30)  # several parts even here
+        patched.setattr(planning, "_MIN_PART_WINDOWS", 30)  # several parts even here
         return plain_store(corpus, f"{folder}/w")
 
 

@@ -7,10 +7,13 @@ question finds its answer, a pair that arrives is the only one to be worked out,
 from __future__ import annotations
 
 import dataclasses
+import hashlib
+import itertools
 import json
 import math
+import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import pyarrow as pa
@@ -23,6 +26,7 @@ from xmae_dist.data.clocks.pairing import Candidate
 from xmae_dist.signals.align import Alignment
 from xmae_dist.storage.corpus import ALIGNMENTS_SCHEMA, Corpus
 from xmae_dist.storage.index import IndexRow
+from xmae_dist.storage.ordered import Runs
 
 _TASK_PAIRS = 4
 _COMMIT_EVERY_S = 20.0  # what a job that dies has to do again
@@ -34,13 +38,19 @@ def pair_id(pair: Candidate) -> str:
     return digest_json({"algorithm": ALGORITHM, "config": pair.config, "pair": content})
 
 
-def fingerprint(pairs: Sequence[Candidate]) -> str:
-    """16 hexadecimal digits of what determines the estimates of all pairs."""
-    return digest_json([pair_id(pair) for pair in pairs])
-
-
 def _row(row: IndexRow) -> list[Any]:
     return [row.subject_id, row.cohort, row.recording_id, row.channel, row.digest, row.rate_hz, row.start_time_ns]
+
+
+def fingerprint_v1(pair_ids: Iterable[str]) -> str:
+    """What named the estimates of all pairs in window stores of before there were sums: `digest_json` of the list, in
+    the order of cohort, subject and recording of the sources.
+    """
+    digest = hashlib.sha256(b"[")
+    for place, name in enumerate(pair_ids):
+        digest.update((b"," if place else b"") + canonical_json(name))
+    digest.update(b"]")
+    return digest.hexdigest()[:16]
 
 
 def estimates(corpus: Corpus, pairs: Sequence[Candidate]) -> list[PairEstimate]:
@@ -48,42 +58,57 @@ def estimates(corpus: Corpus, pairs: Sequence[Candidate]) -> list[PairEstimate]:
 
     Raises IntegrityError for damaged recordings.
     """
-    if not pairs:
-        return []
     ids = [pair_id(pair) for pair in pairs]
-    known = stored(corpus, {pair.source.cohort for pair in pairs})
+    wanted = set(ids)
+    with tempfile.TemporaryDirectory(prefix="xmae-pairs-") as folder:
+        stored = StoredEstimates(corpus, {pair.source.cohort for pair in pairs}, folder)
+        known = {name: found for _, own in stored for name, found in own.items() if name in wanted}
     missing = {name: pair for name, pair in zip(ids, pairs, strict=True) if name not in known}
-    if missing:
-        known |= _made(corpus, missing)
+    known |= dict(made(corpus, missing.values()))
     return [known[name] for name in ids]
 
 
-def stored(corpus: Corpus, source_cohorts: set[str]) -> dict[str, PairEstimate]:
-    """Every stored estimate of sources of these cohorts, by the id of its pair."""
-    if not corpus.alignments.exists():
-        return {}
-    rows = corpus.alignments.read(
-        columns=["pair", "estimate"], filters=[("source_cohort", "in", sorted(source_cohorts))]
-    )
-    texts = zip(rows["pair"].to_pylist(), rows["estimate"].to_pylist(), strict=True)
-    return {name: from_dict(json.loads(text)) for name, text in texts}
+class StoredEstimates:
+    """The stored estimates of sources of some cohorts, person by person in the order of their names.
+
+    Sorted on local disk below `folder`; one person's are held as objects.
+    """
+
+    def __init__(self, corpus: Corpus, source_cohorts: Collection[str], folder: str) -> None:
+        self._rows: Iterable[pa.RecordBatch] = ()
+        if corpus.alignments.exists():
+            pinned = corpus.alignments.at(corpus.alignments.version())
+            filters = [("source_cohort", "in", sorted(source_cohorts))]
+            keys = ("subject_id", "pair")
+            self._rows = pinned.collected(
+                lambda batches: Runs(batches, keys, folder), ["subject_id", "pair", "estimate"], filters
+            )
+
+    def __iter__(self) -> Iterator[tuple[str, dict[str, PairEstimate]]]:
+        """(subject, estimates by the id of their pair)."""
+        rows = (row for batch in self._rows for row in batch.to_pylist())
+        for subject, own in itertools.groupby(rows, key=lambda row: str(row["subject_id"])):
+            yield subject, {row["pair"]: from_dict(json.loads(row["estimate"])) for row in own}
 
 
-def _made(corpus: Corpus, missing: Mapping[str, Candidate]) -> dict[str, PairEstimate]:
-    items = list(missing.items())
-    tasks = [items[first : first + _TASK_PAIRS] for first in range(0, len(items), _TASK_PAIRS)]
-    made: dict[str, PairEstimate] = {}
+def made(corpus: Corpus, missing: Iterable[Candidate]) -> Iterator[tuple[str, PairEstimate]]:
+    """(id of a pair, its estimate) of pairs that have none, by Ray tasks, committed now and then.
+
+    Pairs are taken as there is room for them. Raises IntegrityError for damaged recordings.
+    """
+    named = ((pair_id(pair), pair) for pair in missing)
+    tasks = iter(lambda: list(itertools.islice(named, _TASK_PAIRS)), [])
     waiting: dict[str, PairEstimate] = {}
     committed_s = time.monotonic()
-    with progress("align", len(items), "pairs") as shown:
+    with progress("align", None, "pairs") as shown:
         for name, found in fanout.stream(_estimated, tasks):
-            made[name] = waiting[name] = found
+            waiting[name] = found
             shown.advance(1, found.source_recording)
             if time.monotonic() - committed_s > _COMMIT_EVERY_S:
                 _commit(corpus, waiting)
                 waiting, committed_s = {}, time.monotonic()
+            yield name, found
     _commit(corpus, waiting)
-    return made
 
 
 def _estimated(task: Sequence[tuple[str, Candidate]]) -> Iterator[tuple[str, PairEstimate]]:

@@ -25,9 +25,9 @@ from xmae_dist.core.progress import Progress, progress
 from xmae_dist.data.exchange.samples import Sample, digest_of_object, meta_table, samples
 from xmae_dist.data.exchange.shard_index import checked_index, imported_document
 from xmae_dist.data.exchange.shards import SHARDS_FORMAT, read_index
-from xmae_dist.data.store.materialise import commit_index
-from xmae_dist.data.store.part import finish_part, finished_part, signal_writers
-from xmae_dist.data.store.window_store import FORMAT, WindowStore, is_complete, part_path
+from xmae_dist.data.store.part import finish_part, finished_part, kept_as, signal_writers, stored_sizes
+from xmae_dist.data.store.part_index import commit_index, is_complete
+from xmae_dist.data.store.window_store import FORMAT, WindowStore, part_path
 from xmae_dist.data.windows.spec import ALGORITHM, WindowSpec
 from xmae_dist.data.windows.split import SPLITS, SplitConfig
 from xmae_dist.signals.normalize import minmax
@@ -80,7 +80,8 @@ def import_shards(url: str, windows_url: str, foreign: ForeignConfig | None = No
     fingerprint = source.document["fingerprint"]
     store_url = uri.join(windows_url, fingerprint)
     if not is_complete(store_url, fingerprint):
-        uri.write_bytes(uri.join(store_url, "store.json"), canonical_json(source.document))
+        document = {**source.document, **kept_as(source.document["chunk_windows"])}
+        uri.write_bytes(uri.join(store_url, "store.json"), canonical_json(document))
         with progress("import", source.total, source.unit) as shown:
             commit_index(store_url, fingerprint, list(source.written(store_url, shown)))
     return WindowStore.open(store_url)
@@ -103,11 +104,14 @@ class _OwnShards:
         for row in self._index["parts"]:
             key = tuple(row[name] for name in place)
             url = uri.join(store_url, part_path(*key))
+            facts: dict[str, Any] = {}
             if row["n_windows"]:
                 facts = finished_part(url) or self._write_part(url, row, shards.get(key, []))
                 _check_count(facts, row, self._url)
             shown.advance(row["n_windows"], "/".join(key))
-            yield {"n_recordings": 0, "n_subjects": 0, **row}
+            # Where bytes lie is known of what was written, and not believed of others.
+            found = {name: facts[name] for name in ("first_subject", "last_subject", "meta_bytes") if name in facts}
+            yield {"n_recordings": 0, "n_subjects": 0, **row, **found, "chunk_bytes": facts.get("chunk_bytes", {})}
 
     def _write_part(self, url: str, row: dict[str, Any], shards: list[dict[str, Any]]) -> dict[str, Any]:
         spec, metas = WindowSpec.from_dict(self.document["spec"]), []
@@ -119,7 +123,7 @@ class _OwnShards:
                     metas += [sample.meta for sample in some]
         sources = row.get("n_recordings", 0), row.get("n_subjects", 0)
         place = (row["cohort"], row["split"], row["part"])
-        return finish_part(url, place, meta_table(metas), row["dropped"], sources)
+        return finish_part(url, place, meta_table(metas), row["dropped"], sources, stored_sizes(writers))
 
     def _samples(self, shard: dict[str, Any], spec: WindowSpec) -> Iterator[Sample]:
         url = uri.join(self._url, shard["path"])
@@ -149,7 +153,7 @@ class _ForeignShards:
         for number, url in enumerate(self._urls):
             done_url = uri.join(store_url, "imported", f"{number:06d}.json")
             if uri.exists(done_url):
-                rows = json.loads(uri.read_bytes(done_url))
+                rows = [_with_sizes(row, store_url) for row in json.loads(uri.read_bytes(done_url))]
             else:
                 rows = self._write_shard(store_url, url, f"p{number:06d}")
                 uri.write_bytes(done_url, canonical_json(rows))
@@ -194,7 +198,7 @@ class _ForeignShards:
                     writer.append(scaled[name][0][keep_B][:, None, :].astype(np.float16))
                 metas += [self._meta(some[i], url, scaled, i) for i in np.flatnonzero(keep_B).tolist()]
         subjects = len({meta["subject_id"] for meta in metas})
-        return finish_part(url, place, meta_table(metas), dropped, (subjects, subjects))
+        return finish_part(url, place, meta_table(metas), dropped, (subjects, subjects), stored_sizes(writers))
 
     def _meta(self, sample: Sample, url: str, scaled: Mapping[str, tuple[np.ndarray, ...]], i: int) -> dict[str, Any]:
         subject = self._subject(sample, url)
@@ -203,6 +207,13 @@ class _ForeignShards:
             units |= {f"{name}_offset": float(offset_B[i]), f"{name}_scale": float(scale_B[i])}
         named = {"subject_id": subject, "recording_id": str(sample.meta.get("recording_id", sample.key))}
         return {**units, **sample.meta, **named, "cohort": self._config.cohort}
+
+
+def _with_sizes(row: dict[str, Any], store_url: str) -> dict[str, Any]:
+    """The row of a part; one noted before the index held sizes of chunks is looked up."""
+    if "chunk_bytes" in row:
+        return row
+    return finished_part(uri.join(store_url, part_path(row["cohort"], row["split"], row["part"]))) or row
 
 
 def _check_count(facts: dict[str, Any], row: dict[str, Any], url: str) -> None:

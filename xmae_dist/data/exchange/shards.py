@@ -24,7 +24,7 @@ import numpy as np
 from xmae_dist.core.errors import ConfigError, InputError, StorageError
 from xmae_dist.core.fingerprint import canonical_json, digest_json, sha256_hex
 from xmae_dist.core.progress import progress
-from xmae_dist.data.store.window_store import WindowStore, part_path
+from xmae_dist.data.store.window_store import FORMAT, WindowStore, part_path
 from xmae_dist.data.stream.direct import RetryConfig, read_with_retries
 from xmae_dist.data.windows.split import SPLITS
 from xmae_dist.storage import uri
@@ -63,8 +63,7 @@ def export_shards(
         raise InputError(store.url, value="no windows", expected=f"windows in {', '.join(splits)}")
     content: dict[str, Any] = {
         "format": SHARDS_FORMAT,
-        # Shards hold the signals, whether the store does or not.
-        "store": {name: value for name, value in store.document.items() if name not in ("on_the_fly", "corpus")},
+        "store": _told(store),
         "splits": sorted(set(splits), key=SPLITS.index),
         "order": ORDER,
         "shard_windows": shard_windows,
@@ -78,6 +77,12 @@ def export_shards(
     index["parts"] = [row for row in store.part_rows() if row["split"] in splits]
     uri.write_bytes(uri.join(url, "index.json"), canonical_json(index))
     return index
+
+
+def _told(store: WindowStore) -> dict[str, Any]:
+    """`store.json` without how and where the store is kept: shards hold the signals, whether the store does or not."""
+    kept = ("on_the_fly", "corpus", "places", "index", "shard_windows")
+    return {name: value for name, value in store.document.items() if name not in kept} | {"format": FORMAT}
 
 
 def read_index(url: str) -> dict[str, Any] | None:

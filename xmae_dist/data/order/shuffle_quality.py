@@ -6,10 +6,12 @@ estimate of all its subjects. With every part it is exact.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from xmae_dist.data.order.plan import Plan
@@ -18,30 +20,47 @@ _MOST_STEPS = 256  # batches that are looked at, evenly spaced over an epoch
 
 
 class KnownSubjects:
-    """Subjects of the windows of some parts, as numbers."""
+    """Subjects of the windows of some parts, as numbers: a few bytes for each run of windows of one subject (R)."""
 
-    def __init__(self, parts: Sequence[tuple[int, NDArray[np.int64]]]) -> None:
-        """`parts` are (first window id, number of the subject of each window), not empty, in the order of their ids."""
-        self._first_P = np.array([first for first, _ in parts], np.int64)
-        self._size_P = np.array([subject_N.size for _, subject_N in parts], np.int64)
-        self._start_P = np.concatenate([[0], np.cumsum(self._size_P)[:-1]])
-        self._subject_N = np.concatenate([subject_N for _, subject_N in parts])
-        self.n_subjects = int(self._subject_N.max()) + 1
+    def __init__(self) -> None:
+        self._number_of: dict[str, int] = {}
+        self._parts: list[tuple[int, int]] = []
+        self._starts: list[NDArray[np.int64]] = []
+        self._subjects: list[NDArray[np.int64]] = []
+
+    def add(self, first_id: int, subjects: pa.ChunkedArray) -> None:
+        """The subject of each window of a part, which begins with `first_id`; parts come in the order of their ids."""
+        runs = pc.run_end_encode(pa.concat_arrays(subjects.chunks))
+        ends_R = runs.run_ends.to_numpy().astype(np.int64)
+        names = runs.values.to_pylist()
+        self._parts.append((first_id, len(subjects)))
+        self._starts.append(first_id + np.concatenate([[0], ends_R[:-1]]))
+        self._subjects.append(np.array([self._number_of.setdefault(name, len(self._number_of)) for name in names]))
+
+    @property
+    def n_subjects(self) -> int:
+        return len(self._number_of)
+
+    @cached_property
+    def _runs(self) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+        """(first id, length, subject) of each run."""
+        stops = [np.append(start_R[1:], sum(part)) for start_R, part in zip(self._starts, self._parts, strict=True)]
+        start_R = np.concatenate(self._starts)
+        return start_R, np.concatenate(stops) - start_R, np.concatenate(self._subjects)
 
     def of(self, ids_B: NDArray[np.int64]) -> NDArray[np.int64]:
         """Subjects of those windows among `ids_B` that lie in a known part."""
-        place_B = np.searchsorted(self._first_P, ids_B, side="right") - 1
-        within_B = ids_B - self._first_P[place_B]
-        known_B = (place_B >= 0) & (within_B < self._size_P[place_B])
-        return self._subject_N[self._start_P[place_B[known_B]] + within_B[known_B]]
+        start_R, length_R, subject_R = self._runs
+        run_B = np.searchsorted(start_R, ids_B, side="right") - 1
+        known_B = (run_B >= 0) & (ids_B - start_R[run_B] < length_R[run_B])
+        return subject_R[run_B[known_B]]
 
-    def counts(self, first: int) -> NDArray[np.int64]:
-        """Windows of each subject in the part that begins with this id; all 0 where it is not known."""
-        place = int(np.searchsorted(self._first_P, first))
-        if place == self._first_P.size or self._first_P[place] != first:
-            return np.zeros(self.n_subjects, np.int64)
-        start = self._start_P[place]
-        return np.bincount(self._subject_N[start : start + self._size_P[place]], minlength=self.n_subjects)
+    def counts(self, firsts: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Windows of each subject in those known parts that begin with one of these ids."""
+        start_R, length_R, subject_R = self._runs
+        first_P = np.array([first for first, _ in self._parts], np.int64)
+        chosen_R = np.isin(first_P, firsts)[np.searchsorted(first_P, start_R, side="right") - 1]
+        return np.bincount(subject_R[chosen_R], length_R[chosen_R], self.n_subjects).astype(np.int64)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,8 +116,8 @@ def _chances(plan: Plan, known: KnownSubjects) -> NDArray[np.float64]:
     """The chance of each known subject at one place of a batch."""
     chance_U = np.zeros(known.n_subjects)
     for order, windows in zip(plan.cohorts, plan.shares, strict=True):
-        own_U = sum((known.counts(first) for first, _ in order.segments), np.zeros(known.n_subjects, np.int64))
-        chance_U += own_U / sum(n for _, n in order.segments) * windows / plan.epoch_windows
+        first_ids, sizes = np.array(order.segments, np.int64).T
+        chance_U += known.counts(first_ids) / sizes.sum() * windows / plan.epoch_windows
     return chance_U
 
 

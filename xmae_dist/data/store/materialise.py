@@ -1,55 +1,42 @@
-"""Snapshot -> window store, as a Ray Data job: one task writes one part, one commit makes the store visible.
+"""Snapshot -> window store, as Ray tasks: one writes one part, one commit makes the store visible.
 
-The store's place is named by what determines its content (snapshot, specification, split, sizes), so asking
-again for the same windows finds them. A job that dies leaves parts that no reader sees; the next one keeps
-those that are complete and makes the rest.
+The store's place is named by what determines its content (snapshot, specification, split, sizes), so asking again for
+the same windows finds them, by the sums that the snapshot carries: no row is read. A job that dies leaves parts that no
+reader sees; the next one keeps those that are complete and makes the rest.
+
+Parts are planned as rows stream by, and each task is handed the rows of its own part when there is room for it: memory
+of this process does not follow the corpus, but for a few kilobytes a part (its row of the index).
 """
 
 from __future__ import annotations
 
-import logging
-import pickle
+import tempfile
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import pyarrow as pa
+import numpy as np
 
 from xmae_dist.cluster import fanout
-from xmae_dist.core.errors import InputError, XmaeError
+from xmae_dist.core.errors import InputError
 from xmae_dist.core.fingerprint import canonical_json, digest_json
 from xmae_dist.core.plausible import likely_pulse_waves
 from xmae_dist.core.progress import progress
-from xmae_dist.data.clocks.pairing import Candidate
-from xmae_dist.data.clocks.record import estimates
-from xmae_dist.data.clocks.record import fingerprint as pairs_fingerprint
-from xmae_dist.data.store.part import PartPlan, plan_parts, write_part
-from xmae_dist.data.store.window_store import FORMAT, MEASURES_REVISION, WindowStore, is_complete, transaction
-from xmae_dist.data.windows.cut_reader import Origin
-from xmae_dist.data.windows.source import pairs_among, window_sources
+from xmae_dist.data.clocks.alignment import ALGORITHM as ALIGNMENT
+from xmae_dist.data.store import planning
+from xmae_dist.data.store.aligned_sources import AlignedSources
+from xmae_dist.data.store.kept import KEPT, SOURCES, kept_by_label
+from xmae_dist.data.store.part import PartPlan, kept_as, write_part
+from xmae_dist.data.store.part_index import commit_index, is_complete
+from xmae_dist.data.store.planning import PartRows, SourceBlock, blocks_of_rows, plan_parts
+from xmae_dist.data.store.window_store import CONTENT, FORMAT, FORMAT_CUT, MEASURES_REVISION, WindowStore, part_path
+from xmae_dist.data.windows.cut_reader import Origin, Places
 from xmae_dist.data.windows.spec import ALGORITHM, WindowSpec
-from xmae_dist.data.windows.split import SPLITS, SplitConfig
-from xmae_dist.storage import uri
+from xmae_dist.data.windows.split import SplitConfig
+from xmae_dist.storage import parquet, uri
 from xmae_dist.storage.corpus import Corpus
-from xmae_dist.storage.snapshot import Snapshot
-from xmae_dist.storage.table import Table
-
-# Loggers of Ray Data that tell of every execution what our own progress says better.
-_CHATTER = ("ray.data._internal.execution.streaming_executor", "ray.data._internal.progress")
-
-_INDEX_SCHEMA = pa.schema(
-    [
-        pa.field("cohort", pa.string(), nullable=False),
-        pa.field("split", pa.string(), nullable=False),
-        pa.field("part", pa.string(), nullable=False),
-        pa.field("n_windows", pa.int64(), nullable=False),
-        pa.field("first_id", pa.int64(), nullable=False),
-        pa.field("n_recordings", pa.int64(), nullable=False),
-        pa.field("n_subjects", pa.int64(), nullable=False),
-        pa.field("dropped", pa.map_(pa.string(), pa.int64())),
-    ]
-)
+from xmae_dist.storage.snapshot import ORDER, Snapshot
 
 
 class NoWindowsError(InputError):
@@ -94,29 +81,132 @@ def materialise(
     """
     config = config or StoreConfig()
     corpus = Corpus.open(corpus_url)
-    snapshot = corpus.snapshot(version, allow_withdrawn=allow_withdrawn)
-    recordings = [r for name in _cohorts(snapshot, config) for r in snapshot.cohort(name).recordings()]
-    if not recordings:
+    snapshot = _chosen(corpus.snapshot(version, allow_withdrawn=allow_withdrawn), config)
+    if not snapshot.contents:
         raise InputError(corpus_url, value="no recordings", expected="a corpus with recordings", fix="ingest some")
-    pairs = pairs_among(recordings, config.spec)
-    document = _document(snapshot, config, pairs)
-    url = uri.join(uri.checked_place(windows_url), document["fingerprint"])
-    uri.probe(url)
-    if not is_complete(url, document["fingerprint"]):
-        uri.write_bytes(uri.join(url, "store.json"), canonical_json(document))
-        sources = window_sources(recordings, pairs, estimates(corpus, pairs))
-        plans = plan_parts(sources, config.spec, config.split, url, config.chunk_windows, on_the_fly=config.on_the_fly)
-        rows = list(_written(plans, tasks))
-        if not any(row["n_windows"] for row in rows):
-            uri.delete(url, recursive=True)
-            raise _no_windows(snapshot, config, [dict(row["dropped"]) for row in rows])
-        commit_index(url, document["fingerprint"], rows)
+    windows_url = uri.checked_place(windows_url)
+    uri.probe(windows_url)
+    with tempfile.TemporaryDirectory(prefix="xmae-plan-") as folder:
+        making = _Making(corpus, snapshot, config, windows_url, folder)
+        url = making.found() or making.made(tasks)
     # The store is named by what this snapshot holds, so its recordings need no second look.
     store = WindowStore.open(url, origin=Origin(snapshot.url, snapshot.version), check_origin=allow_withdrawn)
     if not store.n_windows:  # made by a version that kept empty ones
         uri.delete(url, recursive=True)
         raise _no_windows(snapshot, config, list(store.dropped().values()))
     return store
+
+
+def _chosen(snapshot: Snapshot, config: StoreConfig) -> Snapshot:
+    """The cohorts of the configuration. Raises InputError for one that is not there."""
+    for name in config.cohorts:
+        snapshot.cohort(name)
+    return Snapshot(snapshot.url, snapshot.version, config.cohorts) if config.cohorts else snapshot
+
+
+class _Making:
+    """One store: looked for, or made."""
+
+    def __init__(self, corpus: Corpus, snapshot: Snapshot, config: StoreConfig, below: str, folder: str) -> None:
+        self._corpus, self._snapshot, self._config = corpus, snapshot, config
+        self._below, self._folder = below, folder
+        self._aligned: AlignedSources | None = None
+
+    def found(self) -> str | None:
+        """The URL of the complete store, also of one that is named as versions before sums named it."""
+        name = digest_json(_content(self._config, _digests(self._snapshot)))
+        if is_complete(url := uri.join(self._below, name), name):
+            return url
+        legacy = self._name_v1()
+        if legacy is not None and is_complete(url := uri.join(self._below, legacy), legacy):
+            return url
+        return None
+
+    def _name_v1(self) -> str | None:
+        """Pairs are part of it: where the specification asks for them, all people are gone through."""
+        cohorts = {name: self._snapshot.cohort(name).legacy_fingerprint() for name in self._snapshot.cohorts()}
+        if None in cohorts.values():
+            return None
+        content = _content(self._config, cohorts)
+        if content.pop("alignments", None) is not None and (pairs := self._sources().pairs_fingerprint_v1()):
+            content["alignments"] = pairs
+        return digest_json(content)
+
+    def made(self, tasks: int | None) -> str:
+        """Makes the store, and returns its URL. Raises NoWindowsError, and keeps nothing, where no window is kept."""
+        document = _document(self._corpus, self._snapshot, self._config)
+        url = uri.join(self._below, document["fingerprint"])
+        uri.write_bytes(uri.join(url, "store.json"), canonical_json(document))
+        rows = list(self._written(url, tasks))
+        if not any(row["n_windows"] for row in rows):
+            uri.delete(url, recursive=True)
+            raise _no_windows(self._snapshot, self._config, [row["dropped"] for row in rows])
+        kept = kept_by_label(parquet.decode(uri.read_bytes(uri.join(url, one, SOURCES))) for one in _places(rows))
+        uri.write_bytes(uri.join(url, KEPT), canonical_json(kept))
+        commit_index(url, document["fingerprint"], rows)
+        return url
+
+    def _written(self, url: str, tasks: int | None) -> Iterator[dict[str, Any]]:
+        """Writes all parts as Ray tasks; yields their index rows as they finish."""
+        total = None if self._mixed else sum(one.rows for one in self._snapshot.contents.values())
+        with progress("windows", total, "signals") as shown:
+            for row, signals in fanout.stream(_write, self.plans(url), at_once=tasks):
+                shown.advance(signals, f"{row['cohort']}/{row['split']}/{row['part']}")
+                row["chunk_bytes"] = {name: np.array(sizes, np.int32) for name, sizes in row["chunk_bytes"].items()}
+                yield row
+
+    def plans(self, url: str) -> Iterator[PartPlan]:
+        """The parts of the store at `url`, each as it is planned."""
+        blocks = self._aligned_blocks() if self._mixed else _Recordings(self._snapshot, self._config.spec, self._folder)
+        size = planning.part_windows(blocks)
+        return (self._plan(url, part) for part in plan_parts(blocks, self._config.split, size, mixed=self._mixed))
+
+    @property
+    def _mixed(self) -> bool:
+        return self._config.spec.arrival_prior_s is not None
+
+    def _aligned_blocks(self) -> Iterable[SourceBlock]:
+        sources = self._sources()
+        sources.estimate()
+        return sources.blocks()
+
+    def _sources(self) -> AlignedSources:
+        if self._aligned is None:
+            self._aligned = AlignedSources(self._corpus, self._snapshot, self._config.spec, self._folder)
+        return self._aligned
+
+    def _plan(self, url: str, part: PartRows) -> PartPlan:
+        return PartPlan(
+            store_url=url,
+            corpus_url=self._snapshot.url,
+            cohort=part.cohort,
+            split=part.split,
+            part=part.part,
+            rows=part.rows,
+            spec=self._config.spec,
+            chunk_windows=self._config.chunk_windows,
+            on_the_fly=self._config.on_the_fly,
+        )
+
+
+class _Recordings:
+    """Every recording of a snapshot as a source, to be gone through more than once; rows are sorted below `folder`."""
+
+    def __init__(self, snapshot: Snapshot, spec: WindowSpec, folder: str) -> None:
+        self._spec = spec
+        self._rows = snapshot.sorted_rows(ORDER, folder)
+
+    def __iter__(self) -> Iterator[SourceBlock]:
+        return blocks_of_rows(self._rows, self._spec)
+
+
+def _places(rows: Iterable[Mapping[str, Any]]) -> Iterator[str]:
+    return (part_path(row["cohort"], row["split"], row["part"]) for row in rows)
+
+
+def _write(plan: PartPlan) -> Iterator[tuple[dict[str, Any], int]]:
+    """Ray task: the part's row of the index, and how many signals it was made from."""
+    yield write_part(plan), plan.rows.num_rows
 
 
 def missing_channel_hint(channels: Iterable[str], spec: WindowSpec, dropped: Iterable[Mapping[str, int]]) -> str | None:
@@ -143,7 +233,7 @@ def _no_windows(snapshot: Snapshot, config: StoreConfig, dropped: Sequence[Mappi
     for one in dropped:
         reasons.update(one)
     said = ", ".join(f"{name} {count:,}" for name, count in reasons.most_common())
-    channels = {row.channel for name in _cohorts(snapshot, config) for row in snapshot.cohort(name).rows()}
+    channels = {channel for one in snapshot.contents.values() for channel in one.channels}
     return NoWindowsError(
         f"windows of {snapshot.url}",
         value=f"none of {sum(reasons.values()):,} possible ones kept ({said})" if said else "none",
@@ -153,68 +243,39 @@ def _no_windows(snapshot: Snapshot, config: StoreConfig, dropped: Sequence[Mappi
     )
 
 
-def _cohorts(snapshot: Snapshot, config: StoreConfig) -> list[str]:
-    return sorted(set(config.cohorts)) if config.cohorts else snapshot.cohorts()
+def _digests(snapshot: Snapshot) -> dict[str, str | None]:
+    return {name: snapshot.cohort(name).fingerprint for name in snapshot.cohorts()}
 
 
-def _document(snapshot: Snapshot, config: StoreConfig, pairs: Sequence[Candidate] = ()) -> dict[str, Any]:
-    """`store.json`. Its fingerprint covers the cohorts taken, so a store outlives the arrival of others."""
-    content = {
-        "format": FORMAT,
+def _content(config: StoreConfig, cohorts: Mapping[str, str | None]) -> dict[str, Any]:
+    """What determines the windows of a store and names it; it covers the cohorts taken, so a store outlives the arrival
+    of others. Which pairs there are follows from the cohorts.
+    """
+    content: dict[str, Any] = {
+        "format": CONTENT,
         "algorithm": ALGORITHM,
         "spec": config.spec.to_dict(),
         "split": config.split,
-        "cohorts": {name: snapshot.cohort(name).fingerprint for name in _cohorts(snapshot, config)},
+        "cohorts": cohorts,
         "chunk_windows": config.chunk_windows,
+        "measures": MEASURES_REVISION,
     }
-    content["measures"] = MEASURES_REVISION
-    if pairs:
-        content["alignments"] = pairs_fingerprint(pairs)
+    if config.spec.arrival_prior_s is not None:
+        content["alignments"] = ALIGNMENT
     if config.on_the_fly:
         content["on_the_fly"] = True
-    source = {"fingerprint": snapshot.fingerprint, "version": snapshot.version}
-    place = {"corpus": snapshot.url} if config.on_the_fly else {}
-    return {**content, **place, "snapshot": source, "fingerprint": digest_json(content)}
+    return content
 
 
-def _written(plans: Sequence[PartPlan], tasks: int | None) -> Iterator[dict[str, Any]]:
-    """Write all parts as Ray tasks; yield their index rows as they finish."""
-    import ray
-
-    fanout.connect()
-    for name in _CHATTER:
-        logging.getLogger(name).setLevel(logging.ERROR)
-    context = ray.data.DataContext.get_current().copy()
-    context.enable_progress_bars = context.print_on_execution_start = False  # ours counts recordings
-    items = [{"plan": pickle.dumps(plan)} for plan in plans]
-    with ray.data.DataContext.current(context):
-        rows = ray.data.from_items(items, override_num_blocks=len(items)).map(_write, num_cpus=1, concurrency=tasks)
-    with progress("windows", sum(len(plan.sources) for plan in plans), "recordings") as shown:
-        for row in rows.iter_rows():
-            result = pickle.loads(row["result"])
-            if isinstance(result, XmaeError):
-                raise result
-            shown.advance(result["n_recordings"], f"{result['cohort']}/{result['split']}/{result['part']}")
-            yield result
-
-
-def _write(row: dict[str, bytes]) -> dict[str, bytes]:
-    """Ray task. An error that a person must see travels as a value: Ray would retry and wrap it."""
-    try:
-        result: dict[str, Any] | XmaeError = write_part(pickle.loads(row["plan"]))
-    except XmaeError as error:
-        result = error
-    return {"result": pickle.dumps(result)}
-
-
-def commit_index(url: str, fingerprint: str, rows: list[dict[str, Any]]) -> None:
-    """Number the windows of all parts and make the store visible, in one commit."""
-    rows.sort(key=lambda row: (SPLITS.index(row["split"]), row["cohort"], row["part"]))
-    first_id = 0
-    for row in rows:
-        row["first_id"] = first_id
-        row["dropped"] = list(row["dropped"].items())
-        first_id += row["n_windows"]
-    Table(uri.join(url, "index")).append(
-        pa.Table.from_pylist(rows, schema=_INDEX_SCHEMA), txn=(transaction(fingerprint), 1)
-    )
+def _document(corpus: Corpus, snapshot: Snapshot, config: StoreConfig) -> dict[str, Any]:
+    """`store.json`."""
+    content = _content(config, _digests(snapshot))
+    whole = Snapshot(snapshot.url, snapshot.version)
+    return {
+        **content,
+        "format": FORMAT_CUT if config.on_the_fly else FORMAT,
+        "snapshot": {"fingerprint": whole.fingerprint, "version": snapshot.version},
+        "fingerprint": digest_json(content),
+        **kept_as(config.chunk_windows),
+        **({"corpus": snapshot.url, "places": Places.of(corpus)} if config.on_the_fly else {}),
+    }

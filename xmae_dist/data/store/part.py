@@ -1,9 +1,8 @@
-"""One part of a window store: which recordings it holds, and how it is written.
+"""One part of a window store, and how it is written.
 
-Parts are planned from the snapshot alone and each is written by one task from first to last window, so what
-is stored does not depend on how many tasks there were, in which order they ran, or how often one was
-retried. `meta.parquet` is written last: where it is, the part is complete and is not made again. What was kept of each
-recording is in `sources.parquet`, written before it.
+Each part is written by one task from first to last window, so what is stored does not depend on how many tasks there
+were, in which order they ran, or how often one was retried. `meta.parquet` is written last: where it is, the part is
+complete and is not made again. What was kept of each recording is in `sources.parquet`, written before it.
 """
 
 from __future__ import annotations
@@ -13,25 +12,26 @@ import json
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import groupby
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from xmae_dist.data.store.kept import SOURCES, SOURCES_SCHEMA
+from xmae_dist.data.store.part_index import SIGNALS
+from xmae_dist.data.store.part_index import VERSION as INDEX_VERSION
 from xmae_dist.data.store.window_store import MEASURES, META_SCHEMA, part_path
 from xmae_dist.data.windows.cut_reader import stored_signals, write_cuts
 from xmae_dist.data.windows.source import Cut, WindowSource
+from xmae_dist.data.windows.source_table import Sources
 from xmae_dist.data.windows.spec import WindowSpec
-from xmae_dist.data.windows.split import SPLITS, SplitConfig, check_disjoint
 from xmae_dist.storage import parquet, uri
-from xmae_dist.storage.zarr_store import WindowArrayWriter
+from xmae_dist.storage.zarr_store import WindowArrayReader, WindowArrayWriter
 
-_MAX_PART_WINDOWS = 32_768  # 64 MiB of float16 for each signal
-_MIN_PART_WINDOWS = 1024
-_PARTS_WANTED = 32  # enough for a small corpus to keep a small cluster busy
+MAX_PART_WINDOWS = 32_768  # 64 MiB of float16 for each signal
 _FACTS = b"xmae_part"
+_TABLES_AT_ONCE = 256  # of a span each, before they are made one: a table of one row takes kilobytes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,10 +39,12 @@ class PartPlan:
     """One part to be written."""
 
     store_url: str
+    corpus_url: str
     cohort: str
     split: str
     part: str
-    sources: Sequence[WindowSource]
+    rows: pa.Table
+    """Its sources, as `source_table.SCHEMA`."""
     spec: WindowSpec
     chunk_windows: int
     on_the_fly: bool
@@ -52,113 +54,80 @@ class PartPlan:
     def url(self) -> str:
         return uri.join(self.store_url, part_path(self.cohort, self.split, self.part))
 
-
-def plan_parts(
-    sources: Sequence[WindowSource],
-    spec: WindowSpec,
-    split: SplitConfig,
-    store_url: str,
-    chunk_windows: int,
-    *,
-    on_the_fly: bool = False,
-) -> list[PartPlan]:
-    """Divide sources into parts, ordered by (split, cohort, part); every one is in exactly one.
-
-    A part holds whole sources of one cohort and split, about as many windows as keep its objects between
-    a few and 64 MiB. Raises InputError for a subject in two splits.
-    """
-    split_of = check_disjoint((s.recording.subject_id, split.of(s.recording.subject_id)) for s in sources)
-
-    def order(source: WindowSource) -> tuple[int, str, str, str]:
-        r = source.recording
-        return SPLITS.index(split_of[r.subject_id]), r.cohort, r.subject_id, r.recording_id
-
-    ordered = sorted(sources, key=order)
-    possible = {id(source): source.possible_windows(spec) for source in ordered}
-    size = int(np.clip(sum(possible.values()) / _PARTS_WANTED, _MIN_PART_WINDOWS, _MAX_PART_WINDOWS))
-    parts: list[PartPlan] = []
-    for (split_number, cohort), group in groupby(ordered, key=lambda source: order(source)[:2]):
-        for number, members in enumerate(_filled(list(group), possible, size)):
-            parts.append(
-                PartPlan(
-                    store_url=store_url,
-                    cohort=cohort,
-                    split=SPLITS[split_number],
-                    part=f"p{number:06d}",
-                    sources=members,
-                    spec=spec,
-                    chunk_windows=chunk_windows,
-                    on_the_fly=on_the_fly,
-                )
-            )
-    return parts
-
-
-def _filled(sources: list[WindowSource], possible: dict[int, int], size: int) -> list[list[WindowSource]]:
-    """Consecutive sources with up to about `size` possible windows together."""
-    groups: list[list[WindowSource]] = [[]]
-    filled = 0
-    for source in sources:
-        if groups[-1] and filled + possible[id(source)] > size:
-            groups.append([])
-            filled = 0
-        groups[-1].append(source)
-        filled += possible[id(source)]
-    return groups
+    @property
+    def sources(self) -> Sources:
+        return Sources(self.rows, self.corpus_url, self.spec)
 
 
 def write_part(plan: PartPlan) -> dict[str, Any]:
-    """Write a part, unless it is there already; return its row of the store's index, less `first_id`."""
+    """Write a part, unless it is there already; return its row of the store's index, less `first_id`.
+
+    One source at a time is held as objects. Raises IntegrityError for damaged bytes.
+    """
     if (facts := finished_part(plan.url)) is not None:
         return facts
-    tables: list[pa.Table] = [META_SCHEMA.empty_table()]
-    dropped = [Counter[str]() for _ in plan.sources]
-    kept = [0] * len(plan.sources)
+    told = _Told(plan)
+    chunk_bytes: dict[str, list[int]] = {}
     if plan.on_the_fly:
-        counts: list[tuple[int, int, int]] = []
-        for number, span, found in _cuts(plan, dropped):
-            tables.append(_meta_table(found, plan.sources[number]))
-            kept[number] += len(found.windows)
-            counts.append((number, span, len(found.windows)))
-        write_cuts(plan.url, plan.sources, counts)
+        write_cuts(plan.url, plan.rows, [(number, span, len(found.windows)) for number, span, found in told.cuts()])
     else:
         with signal_writers(plan.url, plan.spec, plan.chunk_windows) as writers:
-            for number, _, found in _cuts(plan, dropped):
-                tables.append(_meta_table(found, plan.sources[number]))
-                kept[number] += len(found.windows)
+            for _, _, found in told.cuts():
                 for name, signal_BL in stored_signals(found.windows).items():
                     writers[name].append(signal_BL[:, None, :])
-    _write_sources(plan, kept, dropped)
-    sizes = len(plan.sources), len({source.recording.subject_id for source in plan.sources})
-    total = sum(dropped, Counter[str]())
-    return finish_part(plan.url, (plan.cohort, plan.split, plan.part), pa.concat_tables(tables), total, sizes)
+        chunk_bytes = stored_sizes(writers)
+    uri.write_bytes(uri.join(plan.url, SOURCES), parquet.encode(told.sources_table()))
+    sizes = len(told.sources), len({row["subject_id"] for row in told.sources})
+    place = plan.cohort, plan.split, plan.part
+    return finish_part(plan.url, place, told.meta_table(), told.dropped, sizes, chunk_bytes)
 
 
-def _cuts(plan: PartPlan, dropped: Sequence[Counter[str]]) -> Iterator[tuple[int, int, Cut]]:
-    """(number of the source, number of its span, windows) of a part in order; adds to `dropped` of each source."""
-    for number, source in enumerate(plan.sources):
-        spans, unusable = source.spans(plan.spec)
-        dropped[number].update(unusable)
-        for place, span in enumerate(spans):
-            found = source.cut(span, plan.spec)
-            dropped[number].update(found.dropped)
-            yield number, place, found
+class _Told:
+    """What there is to tell of a part beside its signals, noted as its windows are cut."""
+
+    def __init__(self, plan: PartPlan) -> None:
+        self._plan = plan
+        self._tables: list[pa.Table] = [META_SCHEMA.empty_table()]
+        self.sources: list[dict[str, Any]] = []
+        """Rows of SOURCES_SCHEMA."""
+        self.dropped = Counter[str]()
+
+    def cuts(self) -> Iterator[tuple[int, int, Cut]]:
+        """(number of the source, number of its span, windows) of the part, in order."""
+        for number, source in enumerate(self._plan.sources):
+            spans, dropped = source.spans(self._plan.spec)
+            kept = 0
+            for place, span in enumerate(spans):
+                found = source.cut(span, self._plan.spec)
+                dropped.update(found.dropped)
+                kept += len(found.windows)
+                self._note(_meta_table(found, source))
+                yield number, place, found
+            self.sources.append(_source_row(source, kept, dropped))
+            self.dropped.update(dropped)
+
+    def _note(self, table: pa.Table) -> None:
+        self._tables.append(table)
+        if len(self._tables) == _TABLES_AT_ONCE:
+            self._tables = [self.meta_table()]
+
+    def meta_table(self) -> pa.Table:
+        return pa.concat_tables(self._tables).combine_chunks()
+
+    def sources_table(self) -> pa.Table:
+        return pa.Table.from_pylist(self.sources, schema=SOURCES_SCHEMA)
 
 
-def _write_sources(plan: PartPlan, kept: Sequence[int], dropped: Sequence[Counter[str]]) -> None:
-    rows = [
-        {
-            "cohort": source.recording.cohort,
-            "recording_id": source.recording.recording_id,
-            "subject_id": source.recording.subject_id,
-            "kept": windows,
-            "dropped": sorted(reasons.items()),
-            "labels": sorted(_known(source, "labels").items()),
-            "label_text": sorted(_known(source, "label_text").items()),
-        }
-        for source, windows, reasons in zip(plan.sources, kept, dropped, strict=True)
-    ]
-    uri.write_bytes(uri.join(plan.url, SOURCES), parquet.encode(pa.Table.from_pylist(rows, schema=SOURCES_SCHEMA)))
+def _source_row(source: WindowSource, kept: int, dropped: Counter[str]) -> dict[str, Any]:
+    return {
+        "cohort": source.recording.cohort,
+        "recording_id": source.recording.recording_id,
+        "subject_id": source.recording.subject_id,
+        "kept": kept,
+        "dropped": sorted(dropped.items()),
+        "labels": sorted(_known(source, "labels").items()),
+        "label_text": sorted(_known(source, "label_text").items()),
+    }
 
 
 def _known(source: WindowSource, kind: str) -> dict[str, Any]:
@@ -170,12 +139,31 @@ def _known(source: WindowSource, kind: str) -> dict[str, Any]:
 
 
 def finished_part(url: str) -> dict[str, Any] | None:
-    """The row of the store's index (less `first_id`) of a part that is complete, or None."""
+    """The row of the store's index (less `first_id`) of a part that is complete, or None. Reads the end of its
+    `meta.parquet`; of a part made before the index held sizes of chunks, the subjects and the layouts too.
+    """
     meta_url = uri.join(url, "meta.parquet")
     if not uri.exists(meta_url):
         return None
-    facts = parquet.metadata(uri.read_bytes(meta_url))[_FACTS]
-    return dict(json.loads(facts))
+    meta_bytes = uri.size(meta_url)
+    carried = parquet.read_columns(meta_url, (), size=meta_bytes).schema.metadata
+    facts = {**json.loads(carried[_FACTS]), "meta_bytes": meta_bytes}
+    if "chunk_bytes" not in facts:
+        subjects = parquet.read_columns(meta_url, ["subject_id"], size=meta_bytes)["subject_id"]
+        facts |= {**_ends(subjects), "chunk_bytes": _asked_sizes(url)}
+    return facts
+
+
+def _asked_sizes(url: str) -> dict[str, list[int]]:
+    """Stored sizes of the chunks of a part's arrays, from their indexes; none in a part that keeps no signals."""
+    there = [name for name in SIGNALS if uri.exists(uri.join(url, name, "zarr.json"))]
+    return {name: WindowArrayReader(uri.join(url, name)).chunk_bytes().tolist() for name in there}
+
+
+def _ends(subjects: pa.ChunkedArray) -> dict[str, str | None]:
+    """The first and last of some subjects, in the order of their names."""
+    ends = pc.min_max(subjects).as_py()
+    return {"first_subject": ends["min"], "last_subject": ends["max"]}
 
 
 @contextlib.contextmanager
@@ -191,13 +179,28 @@ def signal_writers(url: str, spec: WindowSpec, chunk_windows: int) -> Iterator[d
             writer.abandon()  # no effect on a closed one
 
 
+def stored_sizes(writers: Mapping[str, WindowArrayWriter]) -> dict[str, list[int]]:
+    """Stored sizes of the chunks of arrays that are closed, by name."""
+    return {name: list(writer.close().chunk_bytes) for name, writer in writers.items()}
+
+
+def kept_as(chunk_windows: int) -> dict[str, int]:
+    """What `store.json` says of how parts are written by this version."""
+    return {"index": INDEX_VERSION, "shard_windows": _shard_windows(chunk_windows)}
+
+
+def _shard_windows(chunk_windows: int) -> int:
+    """Windows in a shard: those of a part, in whole chunks."""
+    return -(-MAX_PART_WINDOWS // chunk_windows) * chunk_windows
+
+
 def _writer(url: str, name: str, spec: WindowSpec, chunk_windows: int) -> WindowArrayWriter:
     return WindowArrayWriter(
         uri.join(url, name),
         channels=1,
         length=spec.length,
         chunk_windows=chunk_windows,
-        shard_windows=-(-_MAX_PART_WINDOWS // chunk_windows) * chunk_windows,
+        shard_windows=_shard_windows(chunk_windows),
         attrs={"rate_hz": spec.rate_hz, "signal": name},
     )
 
@@ -224,11 +227,17 @@ def _meta_table(found: Cut, source: WindowSource) -> pa.Table:
 
 
 def finish_part(
-    url: str, place: tuple[str, str, str], meta: pa.Table, dropped: Mapping[str, int], sources: tuple[int, int]
+    url: str,
+    place: tuple[str, str, str],
+    meta: pa.Table,
+    dropped: Mapping[str, int],
+    sources: tuple[int, int],
+    chunk_bytes: Mapping[str, Sequence[int]],
 ) -> dict[str, Any]:
     """Write the `meta.parquet` that makes a part complete; return its row of the store's index, less `first_id`.
 
-    `place` is (cohort, split, part), `sources` how many recordings and subjects it was made from.
+    `place` is (cohort, split, part), `sources` how many recordings and subjects it was made from, `chunk_bytes` the
+    stored sizes of chunks by signal (`stored_sizes`).
     """
     facts = {
         **dict(zip(("cohort", "split", "part"), place, strict=True)),
@@ -236,7 +245,9 @@ def finish_part(
         "n_recordings": sources[0],
         "n_subjects": sources[1],
         "dropped": dict(sorted(dropped.items())),
+        **_ends(meta["subject_id"]),
+        "chunk_bytes": dict(chunk_bytes),
     }
-    meta = meta.replace_schema_metadata({_FACTS: json.dumps(facts).encode()})
-    uri.write_bytes(uri.join(url, "meta.parquet"), parquet.encode(meta))
-    return facts
+    encoded = parquet.encode(meta.replace_schema_metadata({_FACTS: json.dumps(facts).encode()}))
+    uri.write_bytes(uri.join(url, "meta.parquet"), encoded)
+    return {**facts, "meta_bytes": len(encoded)}

@@ -1,42 +1,56 @@
 """A window store: the aligned windows of one corpus snapshot under one specification, ready for training.
 
     <url>/store.json                                   specification, snapshot, split, sizes
-    <url>/index/                                       Delta table, a row per part; its commit makes the store visible
+    <url>/index/                                       Delta table, a row per part (`part_index`); its commit makes the
+                                                       store visible
     <url>/parts/<cohort>/<split>/<part>/ecg, ppg       Zarr v3, (n, 1, L) float16 in [-1, 1], sharded along windows
     <url>/parts/<cohort>/<split>/<part>/meta.parquet   a row per window: where it comes from, qualities, labels
     <url>/parts/<cohort>/<split>/<part>/sources.parquet  a row per recording: windows kept and dropped, labels (`kept`);
                                                        absent in stores of earlier versions and of others' shards
-    <url>/parts/<cohort>/<split>/<part>/cuts.json      instead of the signals, in a store that cuts them when read
+    <url>/parts/<cohort>/<split>/<part>/spans.parquet, recordings.parquet
+                                                       instead of the signals, in a store that cuts them when read
 
 Window ids are int64, contiguous in each part, ordered by (split, cohort, part), with train first.
 """
 
 from __future__ import annotations
 
-import functools
 import json
 from collections import Counter, deque
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from xmae_dist.core.errors import ConfigError, InputError, StorageError
-from xmae_dist.data.store.kept import SOURCES
-from xmae_dist.data.windows.cut_reader import CutReader, Origin
+from xmae_dist.data.store.kept import KEPT, SOURCES, KeptGroup, kept_by_label
+from xmae_dist.data.store.part_index import ChunkSizes, is_complete, read_chunk_sizes, read_index
+from xmae_dist.data.windows.cut_reader import CutReader, Found, Origin, Places
 from xmae_dist.data.windows.spec import WindowSpec
 from xmae_dist.data.windows.split import SPLITS, SplitConfig
 from xmae_dist.storage import parquet, uri
 from xmae_dist.storage.corpus import Corpus
 from xmae_dist.storage.segment_cache import CacheConfig, SegmentCache
-from xmae_dist.storage.table import Table
+from xmae_dist.storage.shard_reader import Layout
+from xmae_dist.storage.sized_cache import SizedCache
+from xmae_dist.storage.snapshot import Snapshot
 from xmae_dist.storage.zarr_store import WindowArrayReader
 
+CONTENT = "xmae-windows/v1"
+"""What windows are: part of what names a store, whichever way it is kept."""
 FORMAT = "xmae-windows/v1"
+FORMAT_CUT = "xmae-windows-cut/v2"
+"""Of a store that cuts windows when they are read; of version 1 it is FORMAT, and has `cuts.json` in its parts."""
 _CONNECTIONS = 16
+_LABELS = frozenset({"labels", "label_text"})
+_LABELLED_AHEAD = 4  # parts with labels that are held at a time: some 30 MB each
+_READERS_BYTES = 128 << 20  # of stores whose index does not say where chunks lie: 512 chunks take 8 kB
+_Item = TypeVar("_Item")
+_Found = TypeVar("_Found")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,13 +69,16 @@ def part_path(cohort: str, split: str, part: str) -> str:
 
 
 class WindowStore:
-    """Reads a complete window store. Picklable; keeps only the list of parts."""
+    """Reads a complete window store. Picklable; keeps the list of parts (some 100 bytes each) and, once a window was
+    read, the stored sizes of all chunks (0.13 bytes a window), both in Arrow's and NumPy's buffers: whoever gets the
+    store through Ray's object store shares one copy with all processes of the node.
+    """
 
     def __init__(
         self,
         url: str,
         document: dict[str, Any],
-        parts: list[dict[str, Any]],
+        parts: pa.Table,
         cache: CacheConfig | None = None,
         origin: Origin | None = None,
     ) -> None:
@@ -81,9 +98,11 @@ class WindowStore:
         """Windows in a chunk, the unit of reading; chunks begin anew in each part."""
         self.on_the_fly: bool = document.get("on_the_fly", False)
         """Whether signals are cut out of the recordings when they are read, not stored."""
-        self._all_parts = sorted(parts, key=lambda row: (row["first_id"], row["n_windows"]))
-        self._parts = [row for row in self._all_parts if row["n_windows"]]
-        self._first_ids = np.array([row["first_id"] for row in self._parts], dtype=np.int64)
+        self._all_parts = parts
+        self._parts = parts.filter(pc.greater(parts["n_windows"], 0)).combine_chunks()
+        self._first_ids = self._parts["first_id"].to_numpy()
+        self._chunk_sizes: dict[str, ChunkSizes] | None = None
+        self._found: Found | None = None
 
     @classmethod
     def open(
@@ -107,10 +126,26 @@ class WindowStore:
             origin = origin or Origin(document["corpus"], document["snapshot"]["version"])
             if check_origin:
                 _check_origin(url, document, origin)
-        parts = Table(uri.join(url, "index")).read().to_pylist()
-        store = cls(url, document, parts, _useful(cache, url, document), origin)
+        parts = read_index(url, document.get("index", 1))
+        return cls(url, document, parts, origin=origin).with_cache(cache)
+
+    def with_cache(self, cache: CacheConfig | None) -> WindowStore:
+        """The same, whose readers keep copies on the node where they run. Raises ConfigError for a cache that is too
+        small for the store.
+        """
+        near = uri.is_local(self.url) or self.on_the_fly
+        store = WindowStore(self.url, self.document, self._all_parts, None if near else cache, self.origin)
+        store._chunk_sizes, store._found = self._chunk_sizes, self._found
         store._check_cache()
         return store
+
+    def ready(self) -> WindowStore:
+        """Itself, having read what else it needs to know: whoever is handed it asks for windows and nothing else."""
+        if self.on_the_fly:
+            self._cut_from()
+        elif self._chunk_sizes is None and self.document.get("index", 1) >= 2:
+            self._chunk_sizes = read_chunk_sizes(self.url)
+        return self
 
     @property
     def split_config(self) -> SplitConfig | None:
@@ -135,42 +170,58 @@ class WindowStore:
 
     @property
     def n_windows(self) -> int:
-        return int(sum(row["n_windows"] for row in self._parts))
+        return int(self._parts["n_windows"].to_numpy().sum())
 
     def counts(self) -> dict[tuple[str, str], int]:
         """Windows by (cohort, split)."""
         counts: Counter[tuple[str, str]] = Counter()
-        for row in self._parts:
-            counts[row["cohort"], row["split"]] += row["n_windows"]
+        for cohort, split, n in _rows(self._parts, "cohort", "split", "n_windows"):
+            counts[cohort, split] += n
         return dict(counts)
 
     def dropped(self) -> dict[tuple[str, str], dict[str, int]]:
         """Windows not kept, by (cohort, split) and reason."""
         reasons: dict[tuple[str, str], Counter[str]] = {}
-        for row in self._all_parts:
-            reasons.setdefault((row["cohort"], row["split"]), Counter()).update(dict(row["dropped"] or ()))
+        for cohort, split, dropped in _rows(self._all_parts, "cohort", "split", "dropped"):
+            reasons.setdefault((cohort, split), Counter()).update(dict(dropped or ()))
         return {key: dict(sorted(counter.items())) for key, counter in sorted(reasons.items())}
 
-    def sources(self) -> pa.Table | None:
-        """What was kept of each recording (`kept.SOURCES_SCHEMA`); None where a part does not say."""
+    def sources(self) -> Iterator[pa.Table] | None:
+        """What was kept of each recording (`kept.SOURCES_SCHEMA`), part after part; None where a part does not say."""
         urls = [
-            uri.join(self.url, part_path(row["cohort"], row["split"], row["part"]), SOURCES) for row in self._all_parts
+            uri.join(self.url, part_path(*place), SOURCES)
+            for place in _rows(self._all_parts, "cohort", "split", "part")
         ]
-        if not urls or not all(map(uri.exists, urls)):
+        # A store is made by one version from its first part on: old ones have it nowhere.
+        if not urls or not uri.exists(urls[0]) or not uri.exists(urls[-1]):
             return None
-        return pa.concat_tables(parquet.decode(uri.read_bytes(url)) for url in urls)
+        return self._side_by_side(lambda url: parquet.decode(uri.read_bytes(url)), urls)
+
+    def kept(self, labels: Sequence[str] = ()) -> list[KeptGroup]:
+        """The share kept, by what is known of the people: of these labels, else of those that were worked out when the
+        store was made. None are told by a store whose parts do not say.
+        """
+        if not labels and uri.exists(uri.join(self.url, KEPT)):
+            return [KeptGroup(**row) for row in json.loads(uri.read_bytes(uri.join(self.url, KEPT)))]
+        sources = self.sources()
+        return kept_by_label(sources, labels) if sources is not None else []
 
     def part_rows(self) -> list[dict[str, Any]]:
-        """The rows of the index in the order of their ids, parts without a window among them."""
-        return [{**row, "dropped": dict(row["dropped"] or ())} for row in self._all_parts]
+        """The parts in the order of their ids, parts without a window among them: place, sizes, what was dropped."""
+        names = ("cohort", "split", "part", "n_windows", "first_id", "n_recordings", "n_subjects")
+        there = [name for name in names if name in self._all_parts.column_names]
+        rows = self._all_parts.select([*there, "dropped"]).to_pylist()
+        return [{**row, "dropped": dict(row["dropped"] or ())} for row in rows]
 
     def segments(self, split: str) -> list[Segment]:
         """The parts of a split in the order of their ids. Raises InputError for a split that is none."""
         _check_split(split)
         return [
-            Segment(cohort=row["cohort"], part=row["part"], first_id=row["first_id"], n=row["n_windows"])
-            for row in self._parts
-            if row["split"] == split
+            Segment(cohort=cohort, part=part, first_id=first_id, n=n)
+            for cohort, own_split, part, first_id, n in _rows(
+                self._parts, "cohort", "split", "part", "first_id", "n_windows"
+            )
+            if own_split == split
         ]
 
     def read(self, ids_B: np.ndarray) -> tuple[np.ndarray | None, np.ndarray]:
@@ -196,18 +247,15 @@ class WindowStore:
         if self.on_the_fly:
             for number in parts:
                 here = np.flatnonzero(part_B == number)
-                reader = _cut_reader(self._url(number, ""), self.spec, self.origin)
+                reader = CutReader(self._url(number, ""), self.spec, *self._cut_from())
                 found = reader.gather(ids_B[here] - self._first_ids[number])
                 for name, signal_BL in signals.items():
                     signal_BL[here] = found[name]
             return ecg_BL, ppg_BL
-        jobs = [(number, name) for number in parts for name in signals]
-        if uri.is_local(self.url):
-            list(map(fill, jobs))
-        else:
-            # Arrays lie in objects of their own: their requests wait side by side, not one after another.
-            with ThreadPoolExecutor(_CONNECTIONS) as pool:
-                list(pool.map(fill, jobs))
+        self.ready()
+        # Arrays lie in objects of their own: their requests wait side by side, not one after another.
+        for _ in self._side_by_side(fill, [(number, name) for number in parts for name in signals]):
+            pass
         return ecg_BL, ppg_BL
 
     def meta(self, which: str | np.ndarray, columns: Sequence[str] | None = None) -> pa.Table:
@@ -216,42 +264,57 @@ class WindowStore:
         Columns of `meta.parquet` plus `window_id` and `split`; `columns` leaves the others unread.
         """
         if isinstance(which, str):
-            _check_split(which)
-            numbers = [i for i, row in enumerate(self._parts) if row["split"] == which]
-            return self._concatenate([self._meta(number, columns) for number in numbers], columns)
+            return self._concatenate(list(self.meta_parts(which, columns)), columns)
         ids_B = np.asarray(which, dtype=np.int64)
         part_B = self._part_of(ids_B)
+        numbers = [int(number) for number in np.unique(part_B)]
         tables, places = [], []
-        for number in np.unique(part_B):
+        for number, table in zip(numbers, self._metas(numbers, columns), strict=True):
             here = np.flatnonzero(part_B == number)
-            tables.append(self._meta(int(number), columns).take(ids_B[here] - self._first_ids[number]))
+            tables.append(table.take(ids_B[here] - self._first_ids[number]))
             places.append(here)
         table = self._concatenate(tables, columns)
         return table.take(np.argsort(np.concatenate(places))) if places else table
 
     def meta_parts(
-        self, splits: Iterable[str], columns: Sequence[str] | None = None, cohorts: Collection[str] = ()
+        self, splits: str | Iterable[str], columns: Sequence[str] | None = None, cohorts: Collection[str] = ()
     ) -> Iterator[pa.Table]:
-        """`meta` of one part after another, in the order of ids; of some cohorts, where any are named.
+        """`meta` of one split or several, part after part in the order of ids; of these cohorts, where any are named.
 
-        The next part is fetched while one is worked on: two are in memory, at about 1 kB a window with 30 labels.
+        A few parts are held at a time, at about 1 kB a window of 30 labels.
         """
-        chosen = set(splits)
+        chosen = [splits] if isinstance(splits, str) else list(splits)
         for split in chosen:
             _check_split(split)
-        numbers = [
-            number
-            for number, row in enumerate(self._parts)
-            if row["split"] in chosen and (not cohorts or row["cohort"] in cohorts)
-        ]
-        coming: deque[Future[pa.Table]] = deque()
-        with ThreadPoolExecutor(1) as ahead:
-            for number in numbers:
-                coming.append(ahead.submit(self._meta, number, columns))
-                if len(coming) > 1:
-                    yield coming.popleft().result()
-            while coming:
-                yield coming.popleft().result()
+        there = self._in_splits(chosen)
+        if cohorts:
+            there = there & pc.is_in(self._parts["cohort"], pa.array(cohorts, pa.string())).to_numpy()
+        return self._metas(np.flatnonzero(there).tolist(), columns)
+
+    def windows_of(self, subject: str) -> tuple[str, np.ndarray] | None:
+        """(split, ascending ids) of the windows of a subject; None where there are none.
+
+        Reads the subjects of those parts alone that may hold this one: a part or two of each cohort; in stores whose
+        index does not tell, all parts of the split.
+        """
+        config = self.split_config
+        parts = self._parts
+        there = pc.and_kleene(
+            pc.less_equal(parts["first_subject"], subject), pc.greater_equal(parts["last_subject"], subject)
+        )
+        # A null is a part of which the index does not tell.
+        splits_there = self._in_splits(SPLITS if config is None else [config.of(subject)])
+        numbers = np.flatnonzero(splits_there & pc.fill_null(there, True).to_numpy()).tolist()
+        ids, splits = [np.empty(0, np.int64)], set()
+        for number, table in zip(numbers, self._metas(numbers, ["subject_id"]), strict=True):
+            own = np.flatnonzero(pc.equal(table["subject_id"], subject).to_numpy())
+            if own.size:
+                ids.append(own + self._first_ids[number])
+                splits.add(parts["split"][number].as_py())
+        return (min(splits, key=SPLITS.index), np.concatenate(ids)) if splits else None
+
+    def _in_splits(self, splits: Iterable[str]) -> np.ndarray:
+        return pc.is_in(self._parts["split"], pa.array(splits, pa.string())).to_numpy()
 
     def _part_of(self, ids_B: np.ndarray) -> np.ndarray:
         if ids_B.size and (ids_B.min() < 0 or ids_B.max() >= self.n_windows):
@@ -264,27 +327,71 @@ class WindowStore:
         return np.searchsorted(self._first_ids, ids_B, side="right") - 1
 
     def _url(self, number: int, name: str) -> str:
-        row = self._parts[number]
-        return uri.join(self.url, part_path(row["cohort"], row["split"], row["part"]), name)
+        place = (self._parts[column][number].as_py() for column in ("cohort", "split", "part"))
+        return uri.join(self.url, part_path(*place), name)
 
     def _array(self, number: int, name: str) -> WindowArrayReader:
-        return _reader(self._url(number, name), self._cache)
+        url = self._url(number, name)
+        copies = None if self._cache is None else SegmentCache(self._cache)
+        if self._chunk_sizes is None:
+            # Parts never change, so a reader and its shard indexes may be kept.
+            return _readers.get((url, self._cache), lambda: WindowArrayReader(url, copies, kept_chunks=0))
+        return WindowArrayReader(url, copies, kept_chunks=0, layout=self._layout(number, name))
+
+    def _layout(self, number: int, name: str) -> Layout:
+        assert self._chunk_sizes is not None
+        return Layout(
+            shape=(self._parts["n_windows"][number].as_py(), 1, self.spec.length),
+            dtype=np.dtype(np.float16),
+            chunk_rows=self.chunk_windows,
+            shard_rows=self.document["shard_windows"],
+            chunk_bytes=self._chunk_sizes[name].of(number),
+        )
+
+    def _cut_from(self) -> tuple[Origin, Found]:
+        """Where windows are cut from, and where its recordings are found: asked once, and handed on."""
+        assert self.origin is not None
+        if self._found is None:
+            self._found = _found(self.document, self.origin)
+        return self.origin, self._found
+
+    def _side_by_side(
+        self, work: Callable[[_Item], _Found], items: Iterable[_Item], at_once: int = 2 * _CONNECTIONS
+    ) -> Iterator[_Found]:
+        """`work` of each item in order; of a far store, a few at a time."""
+        if uri.is_local(self.url):
+            yield from map(work, items)
+            return
+        rest = iter(items)
+        with ThreadPoolExecutor(_CONNECTIONS) as pool:
+            waiting: deque[Future[_Found]] = deque()
+            for item in rest:
+                waiting.append(pool.submit(work, item))
+                if len(waiting) == at_once:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+
+    def _metas(self, numbers: Sequence[int], columns: Sequence[str] | None) -> Iterator[pa.Table]:
+        labelled = columns is None or not _LABELS.isdisjoint(columns)
+        at_once = _LABELLED_AHEAD if labelled else 2 * _CONNECTIONS
+        return self._side_by_side(lambda number: self._meta(number, columns), numbers, at_once)
 
     def _meta(self, number: int, columns: Sequence[str] | None) -> pa.Table:
-        row = self._parts[number]
+        row = {name: self._parts[name][number].as_py() for name in ("n_windows", "first_id", "split", "meta_bytes")}
         stored = None if columns is None else [name for name in columns if name not in ("window_id", "split")]
-        table = parquet.decode(uri.read_bytes(self._url(number, "meta.parquet")), stored)
+        table = parquet.read_columns(self._url(number, "meta.parquet"), stored, size=row["meta_bytes"])
         added = {
             # Absent where windows were made before there was alignment: then all channels share a clock.
-            "arrival_time_absolute": pa.array([True] * row["n_windows"]),
-            "target_recording_id": pa.nulls(row["n_windows"], pa.string()),
-            "target_start_s": pa.nulls(row["n_windows"], pa.float64()),
-            "window_id": pa.array(np.arange(row["first_id"], row["first_id"] + row["n_windows"])),
-            "split": pa.array([row["split"]] * row["n_windows"]),
+            "arrival_time_absolute": lambda n: pa.array(np.ones(n, bool)),
+            "target_recording_id": lambda n: pa.nulls(n, pa.string()),
+            "target_start_s": lambda n: pa.nulls(n, pa.float64()),
+            "window_id": lambda n: pa.array(np.arange(row["first_id"], row["first_id"] + n)),
+            "split": lambda n: pa.repeat(row["split"], n),
         }
         for name, values in added.items():
             if name not in table.column_names and (columns is None or name in columns):
-                table = table.append_column(name, values)
+                table = table.append_column(name, values(row["n_windows"]))
         return table if columns is None else table.select(list(columns))
 
     def _concatenate(self, tables: list[pa.Table], columns: Sequence[str] | None) -> pa.Table:
@@ -301,16 +408,6 @@ def open_store(url: str, corpus_url: str = "") -> WindowStore:
         return WindowStore.open(url)
     version = _document(uri.normalise(url))["snapshot"]["version"]
     return WindowStore.open(url, origin=Origin(uri.normalise(corpus_url), version))
-
-
-def transaction(fingerprint: str) -> str:
-    """The application id of the one commit that makes a store visible."""
-    return f"windows:{fingerprint}"
-
-
-def is_complete(url: str, fingerprint: str) -> bool:
-    """Whether the commit was made; an index without it is the trace of a job that died."""
-    return Table(uri.join(url, "index")).transaction_version(transaction(fingerprint)) is not None
 
 
 def stores_below(url: str) -> dict[str, dict[str, Any]]:
@@ -332,11 +429,11 @@ def _document(url: str) -> dict[str, Any]:
     if not uri.exists(uri.join(url, "store.json")):
         raise _incomplete(url)
     document: dict[str, Any] = json.loads(uri.read_bytes(uri.join(url, "store.json")))
-    if document.get("format") != FORMAT:
+    if document.get("format") not in (FORMAT, FORMAT_CUT):
         raise StorageError(
             url,
             value=f"window store format {document.get('format')!r}",
-            expected=FORMAT,
+            expected=f"{FORMAT} or {FORMAT_CUT}",
             fix="make the store again with this version",
         )
     return document
@@ -347,7 +444,7 @@ def _check_origin(url: str, document: dict[str, Any], origin: Origin) -> None:
     snapshot = Corpus.open(origin.url).snapshot(origin.version)
     there = set(snapshot.cohorts())
     for cohort, counted in document["cohorts"].items():
-        found = snapshot.cohort(cohort).fingerprint if cohort in there else "no such cohort"
+        found = _fingerprint_like(snapshot.cohort(cohort), counted) if cohort in there else "no such cohort"
         if found != counted:
             raise InputError(
                 f"cohort {cohort} in snapshot {origin.version} of {origin.url}",
@@ -355,6 +452,20 @@ def _check_origin(url: str, document: dict[str, Any], origin: Origin) -> None:
                 expected=f"{counted}, the fingerprint of what the windows of {url} were counted in",
                 fix="name the corpus that they were made from (--corpus), or make the windows again",
             )
+
+
+def _fingerprint_like(cohort: Snapshot, counted: str) -> str:
+    """Its fingerprint; that of before there were sums, where that is what was counted."""
+    if cohort.fingerprint == counted or (legacy := cohort.legacy_fingerprint()) != counted:
+        return cohort.fingerprint
+    return legacy
+
+
+def _found(document: dict[str, Any], origin: Origin) -> Found:
+    if document["format"] != FORMAT_CUT:
+        return Found.BY_INDEX_V1
+    holds = Places(**document["places"]) == Places.of(Corpus.open(origin.url))
+    return Found.IN_PART if holds else Found.BY_INDEX
 
 
 def _incomplete(url: str) -> StorageError:
@@ -399,20 +510,11 @@ META_SCHEMA = pa.schema(
 )
 
 
-@functools.lru_cache(maxsize=64)
-def _cut_reader(url: str, spec: WindowSpec, origin: Origin) -> CutReader:
-    return CutReader(url, spec, origin)
+_readers: SizedCache[WindowArrayReader] = SizedCache(_READERS_BYTES, lambda reader: reader.most_bytes)
 
 
-@functools.lru_cache(maxsize=256)
-def _reader(url: str, cache: CacheConfig | None) -> WindowArrayReader:
-    """Parts never change, so a reader and its shard indexes may be kept."""
-    return WindowArrayReader(url, None if cache is None else SegmentCache(cache))
-
-
-def _useful(cache: CacheConfig | None, url: str, document: dict[str, Any]) -> CacheConfig | None:
-    """None where there is nothing far to copy."""
-    return None if uri.is_local(url) or document.get("on_the_fly") else cache
+def _rows(parts: pa.Table, *columns: str) -> Iterator[tuple[Any, ...]]:
+    return zip(*(parts[name].to_pylist() for name in columns), strict=True)
 
 
 def _check_split(split: str) -> None:

@@ -12,6 +12,7 @@ inside a chunk, and so may each cohort's.
 
 from __future__ import annotations
 
+import functools
 import logging
 import warnings
 from collections.abc import Iterator
@@ -69,13 +70,15 @@ def step_batches(
     world: int = 1,
     rank: int = 0,
     config: StreamConfig = StreamConfig(),
+    store_ref: ray.ObjectRef | None = None,
 ) -> Iterator[Batch]:
     """`rank`'s batches of steps [start_step, stop_step), in order, through Ray Data; `store` must be picklable.
 
+    `store_ref`: where `store` lies in the object store already, so that the ranks of a node share one copy.
     Raises IntegrityError for damaged bytes, StorageError when reads keep failing, as the read tasks raised them.
     """
     _quieten()
-    shared = ray.put((store, plan))
+    shared = (store_ref or ray.put(store), ray.put(plan))
     first, last = plan.columns(world, rank)
     block_bytes = plan.block_steps * (last - first) * _window_bytes(store)
     leg_steps = config.leg_blocks * plan.block_steps
@@ -97,12 +100,16 @@ def _window_bytes(store: WindowReader) -> int:
     return store.spec.length * np.dtype(np.float16).itemsize * (2 if store.spec.paired else 1)
 
 
+_Shared = tuple[ray.ObjectRef, ray.ObjectRef]
+"""The window store and the plan."""
+
+
 class PlanDatasource(Datasource):
     """Blocks of the plan as read tasks. Each yields one Arrow table: step, id and the signals as stored."""
 
     def __init__(
         self,
-        shared: ray.ObjectRef,
+        shared: _Shared,
         plan: Plan,
         steps: tuple[int, int],
         share: tuple[int, int],
@@ -137,8 +144,15 @@ class PlanDatasource(Datasource):
         return len(self._blocks)
 
 
-def _read_block(shared: ray.ObjectRef, steps: tuple[int, int], share: tuple[int, int], retry: RetryConfig) -> pa.Table:
-    store, plan = ray.get(shared)
+@functools.lru_cache(maxsize=1)
+def _got(store_ref: ray.ObjectRef, plan_ref: ray.ObjectRef) -> tuple[WindowReader, Plan]:
+    """Of the stream that this process reads for, once: not for each of its blocks."""
+    store, plan = ray.get([store_ref, plan_ref])
+    return store, plan
+
+
+def _read_block(shared: _Shared, steps: tuple[int, int], share: tuple[int, int], retry: RetryConfig) -> pa.Table:
+    store, plan = _got(*shared)
     ids_KB = plan.ids_of_steps(*steps, *share)
     ecg_NL, ppg_NL = read_with_retries(store, ids_KB.ravel(), retry)
     columns = {

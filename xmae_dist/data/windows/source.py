@@ -125,13 +125,18 @@ def _spans_of(aligned: AlignedPair, number: int, spec: WindowSpec) -> list[Span]
     ]
 
 
+def pair_config(spec: WindowSpec) -> PairConfig:
+    """What `spec` asks to be paired, and how."""
+    standard = PairConfig(target=spec.target, source=spec.source)
+    if spec.arrival_prior_s is None:
+        return standard
+    align = dataclasses.replace(standard.align, arrival_prior_s=spec.arrival_prior_s)
+    return dataclasses.replace(standard, align=align)
+
+
 def pairs_among(recordings: Sequence[Recording], spec: WindowSpec) -> list[Candidate]:
     """The pairs of recordings on different clocks that `spec` asks to be aligned; none without a declared prior."""
-    if spec.arrival_prior_s is None:
-        return []
-    standard = PairConfig(target=spec.target, source=spec.source)
-    align = dataclasses.replace(standard.align, arrival_prior_s=spec.arrival_prior_s)
-    return candidates(recordings, dataclasses.replace(standard, align=align))
+    return [] if spec.arrival_prior_s is None else candidates(recordings, pair_config(spec))
 
 
 def window_sources(

@@ -90,7 +90,13 @@ def cut_span(
 def possible_windows(recording: Recording, spec: WindowSpec) -> int:
     """How many windows the recording could give at most, judged by the length of its channels alone."""
     lengths_s = [recording.channels[name].duration_s for name in spec.require if name in recording.channels]
-    return window_starts(0.0, min(lengths_s, default=recording.duration_s), spec).size
+    return int(windows_within(np.array(min(lengths_s, default=recording.duration_s)), spec))
+
+
+def windows_within(duration_s: np.ndarray, spec: WindowSpec) -> np.ndarray:
+    """How many windows fit whole into each of these times (the same shape), as `window_starts` counts them."""
+    counts = np.floor((duration_s - spec.window_s) / spec.stride_s + 1e-6).astype(np.int64) + 1
+    return np.maximum(counts, 0)
 
 
 def _unusable(recording: Recording, spec: WindowSpec) -> str | None:

@@ -33,10 +33,11 @@ class Cohorts:
         """From a store's segments."""
         ordered = sorted(segments, key=lambda segment: segment.first_id)
         names = tuple(sorted({segment.cohort for segment in ordered}))
+        place_of = {name: place for place, name in enumerate(names)}
         return Cohorts(
             names=names,
             first_ids=np.array([segment.first_id for segment in ordered], np.int64),
-            index=np.array([names.index(segment.cohort) for segment in ordered], np.int64),
+            index=np.array([place_of[segment.cohort] for segment in ordered], np.int64),
         )
 
     def of_windows(self, ids_B: torch.Tensor) -> torch.Tensor:

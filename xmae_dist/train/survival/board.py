@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import time
 import uuid
+from typing import Any
 
 from xmae_dist.core.errors import XmaeError
 from xmae_dist.train.observe.metrics import Row
@@ -18,7 +19,9 @@ from xmae_dist.train.survival.pulse import Beat
 class Board:
     """Rows and beats from the workers, a wish that they stop, and the error that no restart would cure."""
 
-    def __init__(self) -> None:
+    def __init__(self, shared: list[Any] | None = None) -> None:
+        """`shared`: references to what lies in the object store for all workers."""
+        self._shared = shared or []
         self._rows: list[Row] = []
         self._stop: str | None = None
         self._error: XmaeError | None = None
@@ -36,6 +39,10 @@ class Board:
         as it starts. Times are Unix times of "lost" (the group before this one) and "starting" (this one).
         """
         return uuid.uuid4().hex[:8], self._error is not None, self._times
+
+    def shared(self) -> list[Any]:
+        """What the driver put into the object store for all workers."""
+        return self._shared
 
     def note_time(self, what: str) -> None:
         """Notes that a group is "lost" or "starting" now."""

@@ -6,12 +6,14 @@ Shapes: M windows of one rank's share, L samples, N patches. Masks are boolean, 
 from __future__ import annotations
 
 import io
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from xmae_dist.data.order.chunks import SegmentLike
 from xmae_dist.data.store.window_store import WindowStore
 from xmae_dist.model.interface import PretrainModel
 from xmae_dist.model.mask import masks
@@ -25,6 +27,10 @@ PANEL_WINDOWS = 6
 _MASK_SEED = 20_001  # apart from any training seed, so that validation masks never change
 
 
+Panel = tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.bool_], list[str]]
+"""(ecg, ppg, mask, captions)."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class HeldOut:
     """A rank's share of the held-out windows: signals (M, L), mask (M, N); every rank has equally many."""
@@ -36,8 +42,8 @@ class HeldOut:
     """Place in `cohorts`."""
     cohorts: tuple[str, ...]
     mask: NDArray[np.bool_]
-    panel: tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.bool_], list[str]]
-    """(ecg, ppg, mask, captions) of a few windows, the same on all ranks."""
+    panel: Panel
+    """A few windows, the same on all ranks."""
 
 
 def held_out(
@@ -47,17 +53,16 @@ def held_out(
     divide among them; None where there are fewer than one for each rank.
     """
     segments = store.segments(split)
-    ids = np.concatenate([np.arange(s.first_id, s.first_id + s.n) for s in segments] or [np.empty(0, np.int64)])
-    chosen = ids[np.linspace(0, len(ids) - 1, min(count, len(ids))).astype(np.int64)]
+    chosen = _evenly(segments, count)
     chosen = chosen[: len(chosen) // ranks.world * ranks.world]
     if not len(chosen):
         return None
-    shown = chosen[np.linspace(0, len(chosen) - 1, min(PANEL_WINDOWS, len(chosen))).astype(np.int64)]
     mine = chosen[ranks.rank :: ranks.world]
     subject_M = store.meta(mine, columns=["subject_id"])["subject_id"].to_pylist()
-    captions = store.meta(shown, columns=["subject_id", "start_s"]).to_pylist()
     ecg_ML, ppg_ML = _read(store, mine)
     cohorts = Cohorts.of(segments)
+    # The same few windows for all: one rank asks the store for them.
+    panel = ranks.from_first(_panel(store, chosen, masking, ratio) if ranks.rank == 0 else None)
     return HeldOut(
         ecg=ecg_ML,
         ppg=ppg_ML,
@@ -65,12 +70,25 @@ def held_out(
         cohort=cohorts.of_windows(torch.from_numpy(mine)).numpy(),
         cohorts=cohorts.names,
         mask=_masks(mine, masking, ratio),
-        panel=(
-            *_read(store, shown),
-            _masks(shown, masking, ratio),
-            [f"{row['subject_id']}, {row['start_s']:.0f} s" for row in captions],
-        ),
+        panel=panel,
     )
+
+
+def _evenly(segments: Sequence[SegmentLike], count: int) -> NDArray[np.int64]:
+    """Ids of so many windows evenly spaced over the segments, or of all; worked out, not picked from a list of all."""
+    ends_S = np.cumsum([segment.n for segment in segments], dtype=np.int64)
+    total = int(ends_S[-1]) if len(segments) else 0
+    place_M = np.linspace(0, total - 1, min(count, total)).astype(np.int64)
+    segment_M = np.searchsorted(ends_S, place_M, side="right")
+    first_S = np.array([segment.first_id + segment.n for segment in segments], np.int64) - ends_S
+    return first_S[segment_M] + place_M
+
+
+def _panel(store: WindowStore, chosen: NDArray[np.int64], masking: Masking, ratio: float) -> Panel:
+    shown = chosen[np.linspace(0, len(chosen) - 1, min(PANEL_WINDOWS, len(chosen))).astype(np.int64)]
+    rows = store.meta(shown, columns=["subject_id", "start_s"]).to_pylist()
+    captions = [f"{row['subject_id']}, {row['start_s']:.0f} s" for row in rows]
+    return *_read(store, shown), _masks(shown, masking, ratio), captions
 
 
 @torch.inference_mode()
