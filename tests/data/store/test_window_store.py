@@ -29,7 +29,7 @@ CONFIG = StoreConfig(spec=WindowSpec(stride_s=5.0), split=SplitConfig(fractions=
 
 def plain_store(corpus: Corpus, url: str, config: StoreConfig = CONFIG) -> WindowStore:
     """What `materialise` does, one part after another in this process."""
-    snapshot = corpus.snapshot()
+    snapshot = materialise._chosen(corpus.snapshot(), config)
     document = materialise._document(corpus, snapshot, config)
     url = f"{url}/{document['fingerprint']}"
     uri.write_bytes(f"{url}/store.json", canonical_json(document))
