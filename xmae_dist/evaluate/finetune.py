@@ -21,6 +21,7 @@ from xmae_dist.evaluate.encoders.frozen import compute_device, open_model
 from xmae_dist.evaluate.examples import Examples
 from xmae_dist.evaluate.members import evenly
 from xmae_dist.evaluate.protocols.finetune_config import FinetuneConfig
+from xmae_dist.evaluate.protocols.influence import Influence
 from xmae_dist.evaluate.protocols.probe import (
     Fit,
     Floats,
@@ -65,7 +66,7 @@ def finetune_fit(
     unit_M = found.windows.expanded()[1]
     frozen_NE = _pooled(_embedded(model, x_ML), unit_M)
     linear_NC = np.zeros(target_NC.shape)
-    influence_SNC = np.zeros((code_N.max() + 1, *target_NC.shape))
+    influence: list[Influence] = []
     heads = fold_models(frozen_NE, found.y_N, fold_N, kind=kind, config=probe)
     for fold, head in heads.items():
         model.load_state_dict(begin)
@@ -76,15 +77,15 @@ def finetune_fit(
         tuned_NE = _pooled(_embedded(model, x_ML), unit_M)
         path = tuned.path()
         linear_NC[test_N] = path(tuned_NE[test_N])[-1]
-        influence_SNC[:, test_N] = path.influence(
-            tuned_NE[~test_N], target_NC[~test_N], code_N[~test_N], len(influence_SNC), tuned_NE[test_N]
+        influence += path.influence(
+            tuned_NE[~test_N], target_NC[~test_N], code_N[~test_N], code_N.max() + 1, tuned_NE, np.flatnonzero(test_N)
         )
     return Fit(
         predictions=Predictions(
             subject_N=found.subject_N, y_N=found.y_N, pred_NC=respond(kind, linear_NC), fold_N=fold_N
         ),
         linear_NC=linear_NC,
-        influence_SNC=influence_SNC,
+        influence=tuple(influence),
         kind=kind,
         penalty_of_fold={fold: head.penalties[-1] for fold, head in heads.items()},
         n_fits=len(heads),

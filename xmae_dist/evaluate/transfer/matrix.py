@@ -24,6 +24,7 @@ from xmae_dist.core.fingerprint import sha256_hex
 from xmae_dist.evaluate.encoders.spec import EncoderSpec
 from xmae_dist.evaluate.examples import Examples
 from xmae_dist.evaluate.pooling import Embedded
+from xmae_dist.evaluate.protocols.influence import Influence
 from xmae_dist.evaluate.protocols.probe import Fit, Path, fold_models, respond, targets
 from xmae_dist.evaluate.results import Result, request_id
 from xmae_dist.evaluate.run import EvaluateConfig, FitRequest, draws_of, scored
@@ -152,21 +153,22 @@ def _tested(
     # Subjects that are not tested have no share in the covariance of the two; one code stands for all of them.
     code_N = np.where(np.isin(seen.subject_N, subject_S), np.searchsorted(subject_S, seen.subject_N), len(subject_S))
     linear_TC = np.zeros((len(units.y_N), target_NC.shape[1]))
-    influence_STC = np.zeros((len(subject_S), *linear_TC.shape))
+    influence: list[Influence] = []
     for fold, path in models.items():
         train_N, test_T = fold_N != fold, fold_T == fold
         linear_TC[test_T] = path(x_TE[test_T])[-1]
         if (code_N < len(subject_S)).any():
-            influence_STC[:, test_T] = path.influence(
-                x_NE[train_N], target_NC[train_N], code_N[train_N], len(subject_S) + 1, x_TE[test_T]
-            )[:-1]
+            found = path.influence(
+                x_NE[train_N], target_NC[train_N], code_N[train_N], len(subject_S) + 1, x_TE, np.flatnonzero(test_T)
+            )
+            influence += [one.of_first(len(subject_S)) for one in found]
     predictions = bootstrap.Predictions(
         subject_N=units.subject_N, y_N=units.y_N, pred_NC=respond(kind, linear_TC), fold_N=fold_T
     )
     return Fit(
         predictions=predictions,
         linear_NC=linear_TC,
-        influence_SNC=influence_STC,
+        influence=tuple(influence),
         kind=kind,
         penalty_of_fold={fold: path.penalties[-1] for fold, path in models.items()},
         n_fits=len(models) * target_NC.shape[1],
