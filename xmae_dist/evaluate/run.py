@@ -254,7 +254,7 @@ def scored(request: FitRequest, found: Examples, fitted: Fit, started_s: float) 
         n_fits=fitted.n_fits,
         seconds=time.monotonic() - started_s,
         penalties=fitted.penalty_of_fold,
-        unit_names=tuple(unit_names.tolist()),
+        unit_names=unit_names,
         scored=bootstrap.Scored(predictions=fitted.predictions, train_Q=train_Q),
     )
 

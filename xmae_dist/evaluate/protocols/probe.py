@@ -85,7 +85,7 @@ class Fit:
 
 
 def cross_fit(
-    x_NE: NDArray[np.floating],
+    x_NE: Floats,
     y_N: Floats,
     subject_N: NDArray[np.str_],
     fold_N: Ints,
@@ -179,7 +179,13 @@ class Path:
         return self.standardise(x_NE) @ self.weight_PCE.transpose(0, 2, 1) + self.intercept_PC[:, None, :]
 
     def influence(
-        self, train_NE: Floats, target_NC: Floats, code_N: Ints, n_subjects: int, x_NE: Floats, units_T: Ints
+        self,
+        train_NE: Floats,
+        target_NC: Floats,
+        code_N: Ints,
+        n_subjects: int,
+        x_NE: Floats,
+        units_T: Ints,
     ) -> list[Influence]:
         """By column what one more copy of each subject in training adds to the last model's predictors of units_T.
 

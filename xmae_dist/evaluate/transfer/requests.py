@@ -20,7 +20,7 @@ from xmae_dist.evaluate.encoders.spec import EncoderSpec
 from xmae_dist.evaluate.examples import Examples
 from xmae_dist.evaluate.gathering import gathered_by
 from xmae_dist.evaluate.labels import available_labels
-from xmae_dist.evaluate.results import SCHEMA, Result
+from xmae_dist.evaluate.results import SCHEMA, Result, rows_of
 from xmae_dist.evaluate.run import Plan
 from xmae_dist.evaluate.transfer.matrix import (
     CLEAN,
@@ -115,8 +115,7 @@ class CellTable:
             return []
         cells = [
             Cell(axis=row["axis"], trained=row["trained"], tested=row["tested"], result=Result.from_row(row))
-            for row in self._table.read().to_pylist()
-            if requests is None or row["request"] in requests
+            for row in rows_of(self._table, requests)
         ]
         return sorted(cells, key=lambda c: (c.axis, c.result.task.name, c.result.encoder, c.trained, c.tested))
 
