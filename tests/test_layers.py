@@ -83,7 +83,6 @@ RAY_LIVES_IN = {
     "cluster/fanout.py",
     "cluster/gpus.py",
     "cluster/private_ray.py",
-    "data/store/materialise.py",
     "data/stream/read_ahead.py",
     "train/launch.py",
     "train/trainer.py",

@@ -16,7 +16,7 @@ from xmae_dist.recipes import RECIPES, recipe
 from xmae_dist.train.checkpoints import checkpoint
 from xmae_dist.train.checkpoints.state import Identity
 from xmae_dist.train.config import EngineConfig, PretrainConfig, ResourceConfig, TrainConfig, check, model_config
-from xmae_dist.train.launch import check_cluster, check_continues, config_dict
+from xmae_dist.train.launch import check_cluster, config_dict, continued
 from xmae_dist.train.order import order_of
 
 
@@ -157,10 +157,22 @@ def test_a_run_whose_checkpoint_is_of_another_is_refused_before_any_worker(diffe
     checkpoint.commit(checkpoint.step_url(run, 3), [], {"state": state, "identity": {**own.to_dict(), differs: "x"}})
     wanted = config()
     with pytest.raises(ConfigError, match=rf"step-00000003, {differs}: .* new --run"):
-        check_continues(dataclasses.replace(wanted, run=run), own)
+        continued(dataclasses.replace(wanted, run=run), own, None)
     if differs != "model":
         accepting = dataclasses.replace(wanted.checkpoint, accept=(differs,))
-        check_continues(dataclasses.replace(wanted, run=run, checkpoint=accepting), own)
+        assert continued(dataclasses.replace(wanted, run=run, checkpoint=accepting), own, None) == own
+
+
+def test_checkpoints_of_before_there_were_sums_go_on(tmp_path: Path) -> None:
+    own = Identity(snapshot="of sums", windows="b", plan="c", model="d")
+    then = dataclasses.replace(own, snapshot="of lines")
+    run = f"file://{tmp_path}"
+    state = {"step": 3, "windows_seen": 48, "optimizer_steps": 3}
+    checkpoint.commit(checkpoint.step_url(run, 3), [], {"state": state, "identity": then.to_dict()})
+    wanted = dataclasses.replace(config(), run=run)
+    assert continued(wanted, own, "of lines") == then, "as the workers will compare it"
+    with pytest.raises(ConfigError, match="snapshot"):
+        continued(wanted, own, "of other lines")
 
 
 def test_workers_that_the_cluster_cannot_have_are_refused(ray_local: None) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tempfile
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,7 @@ from rich.table import Table
 from xmae_dist.core.errors import InputError
 from xmae_dist.data.clocks.alignment import PairEstimate
 from xmae_dist.data.clocks.pairing import Candidate, PairConfig, candidates
+from xmae_dist.data.clocks.people import People
 from xmae_dist.data.clocks.record import estimates, to_dict
 from xmae_dist.signals.align import AlignSpec
 from xmae_dist.storage.corpus import Corpus
@@ -59,7 +61,9 @@ def run(args: Args) -> int:
         source=args.source,
         align=AlignSpec(max_offset_s=args.max_offset_s, arrival_prior_s=args.arrival_prior_s),
     )
-    pairs = candidates(list(corpus.snapshot(args.snapshot).recordings()), config)
+    with tempfile.TemporaryDirectory(prefix="xmae-people-") as folder:
+        people = People(corpus.snapshot(args.snapshot), folder)
+        pairs = [pair for _, recordings in people for pair in candidates(recordings, config)]
     if not pairs:
         raise InputError(
             args.corpus,

@@ -20,7 +20,9 @@ Event = TypeVar("Event")
 
 # A task lost with its node is run again from the start.
 _RETRIES = 3
-_TASKS_A_CORE = 2  # one at work, one that is brought meanwhile
+# Tasks that run or wait to run: enough that a growing cluster sees work, few enough to hold in memory.
+_FEWEST_AT_ONCE = 16
+_TASKS_A_CORE = 3
 _STORE_BYTES = 200 * 2**20
 
 
@@ -88,23 +90,30 @@ def stream(
 ) -> Iterator[Event]:
     """All events of `work(task)` over `tasks`, in the order in which they happen.
 
-    One task runs here when no cluster is attached; more run as Ray tasks, one core each. `at_once` of them are under
-    way, by default two for each core there is at the moment, and no more are taken from `tasks`: what they carry is
-    made when there is room for it. Raises the XmaeError of a task, or RunError where a task could not be finished
-    anywhere.
+    One task runs here when no cluster is attached; more run as Ray tasks, one core each, begun in their order.
+    `tasks` are drawn as they are needed: at most a few times as many as there are cores wait, or `at_once`, so that
+    memory does not grow with their number. Raises the XmaeError of a task, or RunError where a task could not be
+    finished anywhere.
     """
     import ray
 
-    rest = iter(tasks)
-    first = list(itertools.islice(rest, 2))
-    if len(first) == 1 and not ray.is_initialized() and not cluster_address():
-        yield from work(first[0])
+    waiting = iter(tasks)
+    first = list(itertools.islice(waiting, 2))
+    if len(first) < 2 and not ray.is_initialized() and not cluster_address():
+        for task in first:
+            yield from work(task)
         return
     connect()
     remote = ray.remote(num_cpus=1, max_retries=_RETRIES, scheduling_strategy="SPREAD")(work)
-    options = remote.options(num_returns="streaming")
-    waiting = (options.remote(task) for task in itertools.chain(first, rest))
-    running: list[Any] = list(itertools.islice(waiting, at_once or _TASKS_A_CORE * cores()))
+    waiting = itertools.chain(first, waiting)
+    running: list[Any] = []
+
+    def begin() -> None:
+        # Asked anew each time: a cluster grows by the tasks that wait.
+        room = max(0, (at_once or max(_FEWEST_AT_ONCE, _TASKS_A_CORE * cores())) - len(running))
+        running.extend(remote.options(num_returns="streaming").remote(one) for one in itertools.islice(waiting, room))
+
+    begin()
     while running:
         ready, _ = ray.wait(running, num_returns=1)
         generator: Any = ready[0]
@@ -112,8 +121,7 @@ def stream(
             event: Any = ray.get(next(generator))
         except StopIteration:
             running.remove(generator)
-            room = (at_once or _TASKS_A_CORE * cores()) - len(running)
-            running += itertools.islice(waiting, max(0, room))
+            begin()
             continue
         except ray.exceptions.RayError as error:
             raise told(error) from error

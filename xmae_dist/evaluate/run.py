@@ -9,7 +9,6 @@ Protocols: `linear` (the probe), `knn`, `few` (the probe with few labelled peopl
 """
 
 import dataclasses
-import functools
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -20,7 +19,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from xmae_dist.core.errors import InputError
-from xmae_dist.data.store.window_store import MEASURES_REVISION, WindowStore, open_store, stores_below
+from xmae_dist.data.store.window_store import MEASURES_REVISION, WindowStore, made_of, open_store, stores_below
 from xmae_dist.data.windows.cut_reader import Origin
 from xmae_dist.data.windows.spec import WindowSpec
 from xmae_dist.data.windows.split import SplitConfig
@@ -303,9 +302,6 @@ def _store_of_corpus(
 ) -> WindowStore:
     snapshot = Corpus.open(corpus_url).snapshot()
     wanted = cohorts or set(snapshot.cohorts())
-    legacy = functools.cache(
-        snapshot.legacy_fingerprint
-    )  # what corpora of format v1 are known by: asked once, if at all
     fitting = [
         (bool(document.get("on_the_fly")), found)
         for found, document in stores.items()
@@ -313,10 +309,7 @@ def _store_of_corpus(
         and document.get("measures") == MEASURES_REVISION
         and split in (None, SplitConfig.from_dict(document["split"]))
         and wanted <= set(document.get("cohorts", ()))
-        and (
-            document["snapshot"]["fingerprint"] == snapshot.fingerprint
-            or document["snapshot"]["fingerprint"] == legacy()
-        )
+        and made_of(document, snapshot)  # last: of corpora of format v1 it reads the index
     ]
     if fitting:
         return WindowStore.open(min(fitting)[1], origin=Origin(snapshot.url, snapshot.version), check_origin=False)

@@ -28,7 +28,6 @@ from xmae_dist.storage.zarr_store import ChannelReader
 
 _T = TypeVar("_T")
 ORDER = ("cohort", "subject_id", "recording_id", "channel")
-"""What rows are in the order of: channel by channel of recording by recording of person by person."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -123,10 +122,14 @@ class Snapshot:
         """What each cohort with rows holds, by its name, in the order of names. No row is read where the commit states
         it (format v2).
         """
-        with kept_version(self._index, self.version):
-            held = self._stated or Ledger.counted(self._pinned, self._filters())
-        everything = sorted(held.cohorts.items())
+        held = self._stated.cohorts if self._stated is not None else self.counted()
+        everything = sorted(held.items())
         return {name: one for name, one in everything if one.rows and (self._only is None or name in self._only)}
+
+    def counted(self) -> Mapping[str, CohortContent]:
+        """As `contents`, whatever is stated: one pass over all rows, about 15 µs of CPU each."""
+        with kept_version(self._index, self.version):
+            return Ledger.counted(self._pinned, self._filters()).cohorts
 
     @functools.cached_property
     def _stated(self) -> Contents | None:
@@ -222,18 +225,32 @@ class Snapshot:
 
         return self._collected(whole, columns, filters)
 
-    def sorted_rows(self, keys: Sequence[str], folder: str, filters: Filters | None = None) -> Runs:
-        """The rows where all `filters` hold, sorted by `keys`, to be gone through more than once.
+    def ordered(
+        self,
+        columns: Sequence[str] | None = None,
+        filters: Filters | None = None,
+        by: Sequence[str] = ORDER,
+    ) -> Iterator[pa.RecordBatch]:
+        """As `batches`, in order of the columns `by`, which must be among `columns`; held and kept as `sorted_rows`."""
+        with tempfile.TemporaryDirectory(prefix="xmae-rows-") as folder:
+            yield from self.sorted_rows(folder, by, filters, columns)
 
-        As many are held as `Runs` holds, about 300 MB; others wait in `folder`, on local disk.
+    def sorted_rows(
+        self,
+        folder: str,
+        by: Sequence[str] = ORDER,
+        filters: Filters | None = None,
+        columns: Sequence[str] | None = None,
+    ) -> Runs:
+        """The same, to be gone through more than once. As many rows are held as `Runs` holds, about 200 MB of all
+        columns; others wait in `folder`, on local disk.
         """
-        return self._collected(lambda batches: Runs(batches, keys, folder), None, filters)
+        return self._collected(lambda batches: Runs(batches, by, folder), columns, filters)
 
     def rows(self, filters: Filters | None = None) -> Iterator[IndexRow]:
-        """The rows where all `filters` hold, in the order of ORDER; held and kept as those of `sorted_rows`."""
-        with tempfile.TemporaryDirectory(prefix="xmae-rows-") as folder:
-            for batch in self.sorted_rows(ORDER, folder, filters):
-                yield from index.from_arrow(batch)
+        """The rows where all `filters` hold, in the order of ORDER; about 15 µs of CPU a row."""
+        for batch in self.ordered(filters=filters):
+            yield from index.from_arrow(batch)
 
     def recordings(self, filters: Filters | None = None) -> Iterator[Recording]:
         """Recordings with rows where all `filters` hold, in the order of cohort, subject and recording id, as `rows`.
@@ -243,6 +260,12 @@ class Snapshot:
         keyed = itertools.groupby(self.rows(filters), key=lambda row: (row.cohort, row.subject_id, row.recording_id))
         for _, rows in keyed:
             yield recording_of(list(rows), self.url)
+
+    def arrays(self) -> Iterator[tuple[str, list[IndexRow]]]:
+        """The path of each array that has rows, with its rows in the order in which they lie there."""
+        rows = itertools.chain.from_iterable(map(index.from_arrow, self.ordered(by=("array_path", "offset"))))
+        for path, own in itertools.groupby(rows, key=lambda row: row.array_path):
+            yield path, list(own)
 
     def reader(self, row: IndexRow) -> ChannelReader:
         """The reader of the array that holds `row`, kept between calls."""
@@ -260,12 +283,7 @@ def recording_of(rows: Sequence[IndexRow], corpus_url: str) -> Recording:
     channels: dict[str, IndexRow] = {}
     for row in rows:
         if row.channel in channels:
-            raise IntegrityError(
-                f"recording {row.cohort}/{row.recording_id}",
-                value=f"channel {row.channel} twice",
-                expected="one row per channel",
-                fix="`xmae repair` names the copies and can drop one",
-            )
+            raise twice(row.cohort, row.recording_id, row.channel)
         channels[row.channel] = row
         labels.update(row.labels)
         label_text.update(row.label_text)
@@ -277,6 +295,16 @@ def recording_of(rows: Sequence[IndexRow], corpus_url: str) -> Recording:
         label_text=label_text,
         channels=channels,
         corpus_url=corpus_url,
+    )
+
+
+def twice(cohort: str, recording_id: str, channel: str) -> IntegrityError:
+    """Of a channel of a recording that has two rows."""
+    return IntegrityError(
+        f"recording {cohort}/{recording_id}",
+        value=f"channel {channel} twice",
+        expected="one row per channel",
+        fix="`xmae repair` names the copies and can drop one",
     )
 
 

@@ -85,8 +85,7 @@ def _pretrain(config: PretrainConfig, held: Held, marks: Marks) -> Outcome:
         version=config.snapshot,
         allow_withdrawn=config.allow_withdrawn,
     )
-    identity = _identity(config, store)
-    check_continues(config, identity)
+    identity = continued(config, _identity(config, store), store.snapshot.get("legacy"))
     _remember(config, store)
     marks.note("windows")
     with Shown(config.run, config.train.steps) as shown:
@@ -141,14 +140,19 @@ def _identity(config: PretrainConfig, store: WindowStore) -> Identity:
     )
 
 
-def check_continues(config: PretrainConfig, identity: Identity) -> None:
-    """Raises ConfigError where the newest checkpoint of the run is of another run, and that is not accepted."""
+def continued(config: PretrainConfig, identity: Identity, legacy_snapshot: str | None) -> Identity:
+    """The identity as the run's checkpoints tell it: those of before there were sums know the same snapshot by its
+    `legacy_snapshot`. Raises ConfigError where the newest is of another run, and that is not accepted.
+    """
     from xmae_dist.train.checkpoints import checkpoint
 
     newest = checkpoint.newest_complete(config.run, lambda url, why: None)
     if newest is not None:
         url, manifest = newest
+        if legacy_snapshot is not None and manifest["identity"].get("snapshot") == legacy_snapshot:
+            identity = dataclasses.replace(identity, snapshot=legacy_snapshot)
         identity.check(manifest["identity"], config.checkpoint.accept, url)
+    return identity
 
 
 # -- cluster ---------------------------------------------------------------------------------------------------------

@@ -13,10 +13,11 @@ from tests.data.conftest import WATCH, WORN
 from tests.data.corpora import corpus_of
 from xmae_dist.cli.main import main
 from xmae_dist.core.errors import StorageError
+from xmae_dist.core.fingerprint import digest_json
 from xmae_dist.data.clocks import record
-from xmae_dist.data.clocks.alignment import AlignedPair, aligned, beats_of_pair, estimate
+from xmae_dist.data.clocks.alignment import AlignedPair, PairEstimate, aligned, beats_of_pair, estimate
 from xmae_dist.data.clocks.pairing import UNKNOWN_START, Candidate, PairConfig, candidates
-from xmae_dist.data.clocks.record import estimates, fingerprint, from_dict, pair_id, stored, to_dict
+from xmae_dist.data.clocks.record import StoredEstimates, estimates, fingerprint_v1, from_dict, pair_id, to_dict
 from xmae_dist.signals.align import AlignSpec
 from xmae_dist.signals.beats import pulse_feet
 from xmae_dist.signals.defects import fill_gaps
@@ -127,12 +128,12 @@ def test_an_unknown_wall_time_is_a_reason_not_a_guess(pairs: list[Candidate]) ->
 
 
 def test_estimates_are_kept_in_the_corpus_and_found_again(
-    worn_url: str, pairs: list[Candidate], ready: list[AlignedPair]
+    worn_url: str, pairs: list[Candidate], ready: list[AlignedPair], tmp_path: Path
 ) -> None:
     corpus = Corpus.open(worn_url)
-    kept = stored(corpus, {WATCH})
+    kept = stored(corpus, {WATCH}, tmp_path / "kept")
     assert [kept[pair_id(pair)] for pair in pairs] == [one.estimate for one in ready]
-    assert stored(corpus, {"another"}) == {}
+    assert stored(corpus, {"another"}, tmp_path / "none") == {}
     one = to_dict(ready[0].estimate)
     assert one["arrival_time_absolute"] is False
     assert 0 < one["found"]["lag_std_s"] < 0.02
@@ -141,8 +142,20 @@ def test_estimates_are_kept_in_the_corpus_and_found_again(
     assert estimates(corpus, pairs) == [one.estimate for one in ready]
     assert corpus.alignments.version() == version  # nothing was made again
     other = PairConfig(align=AlignSpec(max_offset_s=130.0, arrival_prior_s=0.2))
-    assert fingerprint([dataclasses.replace(pair, config=other) for pair in pairs]) != fingerprint(pairs)
-    assert fingerprint(pairs[:1]) != fingerprint(pairs)
+    assert pair_id(dataclasses.replace(pairs[0], config=other)) != pair_id(pairs[0])
+
+
+def stored(corpus: Corpus, cohorts: set[str], folder: Path) -> dict[str, PairEstimate]:
+    folder.mkdir()
+    people = list(StoredEstimates(corpus, cohorts, str(folder)))
+    assert [subject for subject, _ in people] == sorted({subject for subject, _ in people})
+    return {name: found for _, own in people for name, found in own.items()}
+
+
+def test_the_name_of_pairs_in_old_stores_is_that_of_their_list() -> None:
+    ids = ["00ff", "a1", "zz"]
+    for some in (ids, ids[:1], []):
+        assert fingerprint_v1(iter(some)) == digest_json(some)
 
 
 def test_a_job_that_failed_goes_on_where_it_was(
@@ -155,7 +168,7 @@ def test_a_job_that_failed_goes_on_where_it_was(
     torn = dataclasses.replace(pairs[2], source=dataclasses.replace(pairs[2].source, channels={"ppg": lost}))
     with pytest.raises(StorageError, match="not/there"):
         estimates(corpus, [*pairs[:2], torn])
-    assert set(stored(corpus, {WATCH})) == {pair_id(pair) for pair in pairs[:2]}
+    assert set(stored(corpus, {WATCH}, tmp_path / "stored")) == {pair_id(pair) for pair in pairs[:2]}
     version = corpus.alignments.version()
     assert len(estimates(corpus, pairs)) == 3
     assert corpus.alignments.version() == version + 1

@@ -7,8 +7,10 @@ import pickle
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -31,7 +33,7 @@ from xmae_dist.data.windows.cut_reader import SPANS, Origin
 from xmae_dist.evaluate.run import find_store
 from xmae_dist.storage import parquet, uri
 from xmae_dist.storage.corpus import Corpus
-from xmae_dist.storage.snapshot import array_reader
+from xmae_dist.storage.snapshot import Snapshot, array_reader
 from xmae_dist.testing.local_cluster import local_cluster
 
 LAZY = replace(CONFIG, on_the_fly=True)
@@ -118,7 +120,7 @@ def test_a_corpus_made_anew_gives_the_same_windows_from_wherever_it_keeps_them(
     anew = Corpus.create(f"{tmp_path}/anew")
     with anew.begin_part("bench", "other-part") as part_writer:
         rows = []
-        for row in reversed(old.snapshot().rows()):  # other offsets, other arrays
+        for row in reversed(list(old.snapshot().rows())):  # other offsets, other arrays
             channel = part_writer.channel(row.channel, dtype=np.float32, rate_hz=row.rate_hz, unit=row.unit)
             raw = old.snapshot().reader(row).read(row.offset, row.offset + row.length)
             named = {"subject_id": row.subject_id, "recording_id": row.recording_id, "clock_id": row.clock_id}
@@ -219,3 +221,46 @@ def test_cutting_runs_on_the_nodes_it_is_sent_to(tmp_path: Path) -> None:
     steps, node = driver.stdout.split()
     assert steps == "12"
     assert os.listdir(tmp_path / "nodes") == [node]
+
+
+def test_the_index_is_asked_only_where_places_may_have_changed(
+    lazy: WindowStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = windows_of(lazy)
+    asked: list[Snapshot] = []
+    batches = Snapshot.batches
+
+    def noted(snapshot: Snapshot, *args: Any, **named: Any) -> Iterator[pa.RecordBatch]:
+        asked.append(snapshot)
+        return batches(snapshot, *args, **named)
+
+    monkeypatch.setattr(Snapshot, "batches", noted)
+    forget()
+    handed_on = pickle.loads(pickle.dumps(WindowStore.open(lazy.url).ready()))
+    assert windows_of(handed_on) == before and asked == []
+    Corpus.open(f"{tmp_path}/c").withdraw(["somebody else"])
+    forget()
+    assert windows_of(WindowStore.open(lazy.url)) == before and asked
+
+
+def test_recordings_that_came_back_elsewhere_are_cut_from_there(lazy: WindowStore, tmp_path: Path) -> None:
+    before = windows_of(lazy)
+    corpus = Corpus.open(f"{tmp_path}/c")
+    theirs = list(corpus.snapshot().rows())
+    raw = [
+        array_reader(uri.join(corpus.url, row.array_path)).read(row.offset, row.offset + row.length) for row in theirs
+    ]
+    everyone = corpus.snapshot().subjects().to_pylist()
+    corpus.withdraw(everyone)
+    corpus.readmit(everyone)
+    with corpus.begin_part("bench", "later") as part_writer:
+        rows = []
+        for row, samples in reversed(list(zip(theirs, raw, strict=True))):
+            channel = part_writer.channel(row.channel, dtype=np.float32, rate_hz=row.rate_hz, unit=row.unit)
+            named = {"subject_id": row.subject_id, "recording_id": row.recording_id, "clock_id": row.clock_id}
+            rows.append(channel.add(samples, **named, labels=dict(row.labels), label_text=dict(row.label_text)))
+    corpus.commit_part(rows, "came back")
+    shutil.rmtree(tmp_path / "c/signals/bench/part")
+    forget()
+    now = WindowStore.open(lazy.url, origin=Origin(corpus.url, corpus.snapshot().version))
+    assert windows_of(now) == before

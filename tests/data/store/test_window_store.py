@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import pickle
 import tempfile
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -23,19 +25,20 @@ from xmae_dist.data.windows.split import SplitConfig
 from xmae_dist.storage import uri
 from xmae_dist.storage.corpus import Corpus
 from xmae_dist.storage.snapshot import Snapshot
+from xmae_dist.testing.window_store import spelt_ids, write_window_store
 
 CONFIG = StoreConfig(spec=WindowSpec(stride_s=5.0), split=SplitConfig(fractions=(0.5, 0.25, 0.25)), chunk_windows=8)
 
 
 def plain_store(corpus: Corpus, url: str, config: StoreConfig = CONFIG) -> WindowStore:
     """What `materialise` does, one part after another in this process."""
-    snapshot = materialise._chosen(corpus.snapshot(), config)
-    document = materialise._document(corpus, snapshot, config)
-    url = f"{url}/{document['fingerprint']}"
-    uri.write_bytes(f"{url}/store.json", canonical_json(document))
+    snapshot = corpus.snapshot()
     with tempfile.TemporaryDirectory() as folder:
-        plans = materialise._Making(corpus, snapshot, config, url, folder).plans(url)
-        commit_index(url, document["fingerprint"], [part.write_part(plan) for plan in plans])
+        making = materialise.Making(corpus, snapshot, config, url, folder)
+        document = making.document()
+        url = f"{url}/{document['fingerprint']}"
+        uri.write_bytes(f"{url}/store.json", canonical_json(document))
+        commit_index(url, document["fingerprint"], [part.write_part(plan) for plan in making.plans(url)])
     return WindowStore.open(url)
 
 
@@ -157,3 +160,52 @@ def test_what_was_dropped_is_kept_with_the_store(tmp_path: Path) -> None:
     dropped = store.dropped()["bench", "train"]
     assert store.n_windows + sum(dropped.values()) == 3 * 2 * 6
     assert set(dropped) <= {"ecg_low_quality", "ppg_low_quality"}
+
+
+class Asked:
+    """What a store on far objects would be asked for, noted where local files are read."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.ranges: list[str] = []
+        self.others: list[str] = []
+        read_ranges = uri.read_ranges
+
+        def ranges(url: str, starts: Sequence[int], stops: Sequence[int]) -> list[bytes]:
+            self.ranges += [url] * len(starts)
+            return read_ranges(url, starts, stops)
+
+        monkeypatch.setattr(uri, "read_ranges", ranges)
+        for name in ("read_bytes", "exists", "size"):
+            monkeypatch.setattr(uri, name, self._noted(getattr(uri, name)))
+
+    def _noted(self, work: Callable[[str], Any]) -> Callable[[str], Any]:
+        def noted(url: str) -> Any:
+            self.others.append(url)
+            return work(url)
+
+        return noted
+
+
+def test_a_chunk_is_one_ranged_read_and_nothing_else_is_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    spec = WindowSpec(window_s=0.1, stride_s=0.1)
+    made = write_window_store(
+        f"{tmp_path}/w", {"a": [40] * 20, "b": [33] * 5}, chunk_windows=8, shard_windows=16, spec=spec
+    )
+    handed_on = pickle.loads(pickle.dumps(WindowStore.open(made.url).ready()))
+    asked = Asked(monkeypatch)
+    lone = np.arange(0, made.n_windows, 41)  # each in a chunk of its own
+    ecg_BL, ppg_BL = handed_on.read(lone)
+    assert np.array_equal(spelt_ids(ppg_BL), lone) and np.array_equal(spelt_ids(ecg_BL), lone)
+    assert len(asked.ranges) == 2 * lone.size and asked.others == []
+    assert handed_on.meta(lone, ["subject_id"]).num_rows == lone.size
+    assert len(asked.ranges) == 3 * lone.size and asked.others == [], "a part's subjects are one read more"
+
+
+def test_of_a_person_the_parts_that_hold_it_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    spec = WindowSpec(window_s=0.1, stride_s=0.1)
+    made = write_window_store(f"{tmp_path}/w", {"a": [40] * 20}, chunk_windows=8, windows_per_subject=20, spec=spec)
+    asked = Asked(monkeypatch)
+    split, ids = made.windows_of("a-p000007-0001")  # type: ignore[misc]
+    assert split == "train" and ids.tolist() == list(range(300, 320))
+    assert len(asked.ranges) == 1 and asked.others == []
+    assert made.windows_of("a-p000007-9999") is None

@@ -18,7 +18,7 @@ class People:
 
     def __init__(self, snapshot: Snapshot, folder: str) -> None:
         self._url = snapshot.url
-        self._rows = snapshot.sorted_rows(_ORDER, folder)
+        self._rows = snapshot.sorted_rows(folder, _ORDER)
 
     def __iter__(self) -> Iterator[tuple[str, list[Recording]]]:
         """(subject, recordings in the order of cohort and recording id), in the order of subjects.

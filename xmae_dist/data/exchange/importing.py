@@ -26,7 +26,7 @@ from xmae_dist.data.exchange.samples import Sample, digest_of_object, meta_table
 from xmae_dist.data.exchange.shard_index import checked_index, imported_document
 from xmae_dist.data.exchange.shards import SHARDS_FORMAT, read_index
 from xmae_dist.data.store.part import finish_part, finished_part, kept_as, signal_writers, stored_sizes
-from xmae_dist.data.store.part_index import commit_index, is_complete
+from xmae_dist.data.store.part_index import SUBJECTS_AND_SIZE, commit_index, is_complete
 from xmae_dist.data.store.window_store import FORMAT, WindowStore, part_path
 from xmae_dist.data.windows.spec import ALGORITHM, WindowSpec
 from xmae_dist.data.windows.split import SPLITS, SplitConfig
@@ -110,8 +110,8 @@ class _OwnShards:
                 _check_count(facts, row, self._url)
             shown.advance(row["n_windows"], "/".join(key))
             # Where bytes lie is known of what was written, and not believed of others.
-            found = {name: facts[name] for name in ("first_subject", "last_subject", "meta_bytes") if name in facts}
-            yield {"n_recordings": 0, "n_subjects": 0, **row, **found, "chunk_bytes": facts.get("chunk_bytes", {})}
+            found = {name: facts.get(name) for name in (*SUBJECTS_AND_SIZE, "chunk_bytes")}
+            yield {"n_recordings": 0, "n_subjects": 0, **row, **found}
 
     def _write_part(self, url: str, row: dict[str, Any], shards: list[dict[str, Any]]) -> dict[str, Any]:
         spec, metas = WindowSpec.from_dict(self.document["spec"]), []

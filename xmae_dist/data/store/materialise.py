@@ -35,8 +35,9 @@ from xmae_dist.data.windows.cut_reader import Origin, Places
 from xmae_dist.data.windows.spec import ALGORITHM, WindowSpec
 from xmae_dist.data.windows.split import SplitConfig
 from xmae_dist.storage import parquet, uri
+from xmae_dist.storage.contents import fingerprint
 from xmae_dist.storage.corpus import Corpus
-from xmae_dist.storage.snapshot import ORDER, Snapshot
+from xmae_dist.storage.snapshot import Snapshot
 
 
 class NoWindowsError(InputError):
@@ -87,7 +88,7 @@ def materialise(
     windows_url = uri.checked_place(windows_url)
     uri.probe(windows_url)
     with tempfile.TemporaryDirectory(prefix="xmae-plan-") as folder:
-        making = _Making(corpus, snapshot, config, windows_url, folder)
+        making = Making(corpus, snapshot, config, windows_url, folder)
         url = making.found() or making.made(tasks)
     # The store is named by what this snapshot holds, so its recordings need no second look.
     store = WindowStore.open(url, origin=Origin(snapshot.url, snapshot.version), check_origin=allow_withdrawn)
@@ -104,10 +105,11 @@ def _chosen(snapshot: Snapshot, config: StoreConfig) -> Snapshot:
     return Snapshot(snapshot.url, snapshot.version, config.cohorts) if config.cohorts else snapshot
 
 
-class _Making:
+class Making:
     """One store: looked for, or made."""
 
     def __init__(self, corpus: Corpus, snapshot: Snapshot, config: StoreConfig, below: str, folder: str) -> None:
+        """`below`: URL that stores lie below. `folder`: where rows are sorted, empty."""
         self._corpus, self._snapshot, self._config = corpus, snapshot, config
         self._below, self._folder = below, folder
         self._aligned: AlignedSources | None = None
@@ -132,9 +134,24 @@ class _Making:
             content["alignments"] = pairs
         return digest_json(content)
 
+    def document(self) -> dict[str, Any]:
+        """`store.json`."""
+        config, snapshot = self._config, self._snapshot
+        content = _content(config, _digests(snapshot))
+        whole = Snapshot(snapshot.url, snapshot.version)
+        cut_when_read = {"corpus": snapshot.url, "places": Places.of(self._corpus)}
+        return {
+            **content,
+            "format": FORMAT_CUT if config.on_the_fly else FORMAT,
+            "snapshot": {"fingerprint": whole.fingerprint, "version": snapshot.version, **_legacy(whole)},
+            "fingerprint": digest_json(content),
+            **kept_as(config.chunk_windows),
+            **(cut_when_read if config.on_the_fly else {}),
+        }
+
     def made(self, tasks: int | None) -> str:
         """Makes the store, and returns its URL. Raises NoWindowsError, and keeps nothing, where no window is kept."""
-        document = _document(self._corpus, self._snapshot, self._config)
+        document = self.document()
         url = uri.join(self._below, document["fingerprint"])
         uri.write_bytes(uri.join(url, "store.json"), canonical_json(document))
         rows = list(self._written(url, tasks))
@@ -194,7 +211,7 @@ class _Recordings:
 
     def __init__(self, snapshot: Snapshot, spec: WindowSpec, folder: str) -> None:
         self._spec = spec
-        self._rows = snapshot.sorted_rows(ORDER, folder)
+        self._rows = snapshot.sorted_rows(folder)
 
     def __iter__(self) -> Iterator[SourceBlock]:
         return blocks_of_rows(self._rows, self._spec)
@@ -244,7 +261,8 @@ def _no_windows(snapshot: Snapshot, config: StoreConfig, dropped: Sequence[Mappi
 
 
 def _digests(snapshot: Snapshot) -> dict[str, str | None]:
-    return {name: snapshot.cohort(name).fingerprint for name in snapshot.cohorts()}
+    """The fingerprint of each cohort, from what the snapshot's commit states."""
+    return {name: fingerprint({name: content}) for name, content in snapshot.contents.items()}
 
 
 def _content(config: StoreConfig, cohorts: Mapping[str, str | None]) -> dict[str, Any]:
@@ -267,15 +285,7 @@ def _content(config: StoreConfig, cohorts: Mapping[str, str | None]) -> dict[str
     return content
 
 
-def _document(corpus: Corpus, snapshot: Snapshot, config: StoreConfig) -> dict[str, Any]:
-    """`store.json`."""
-    content = _content(config, _digests(snapshot))
-    whole = Snapshot(snapshot.url, snapshot.version)
-    return {
-        **content,
-        "format": FORMAT_CUT if config.on_the_fly else FORMAT,
-        "snapshot": {"fingerprint": whole.fingerprint, "version": snapshot.version},
-        "fingerprint": digest_json(content),
-        **kept_as(config.chunk_windows),
-        **({"corpus": snapshot.url, "places": Places.of(corpus)} if config.on_the_fly else {}),
-    }
+def _legacy(whole: Snapshot) -> dict[str, str]:
+    """What checkpoints of before there were sums know the snapshot by."""
+    legacy = whole.legacy_fingerprint()
+    return {} if legacy is None else {"legacy": legacy}

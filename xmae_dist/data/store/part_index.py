@@ -11,13 +11,12 @@ Cost: 4 bytes a chunk and signal, 0.13 bytes a window in chunks of 64, read as o
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from xmae_dist.data.windows.split import SPLITS
 from xmae_dist.storage import uri
@@ -43,7 +42,7 @@ _SCHEMA = pa.schema(
     ]
 )
 _CHUNK_COLUMNS = tuple(f"{signal}_chunk_bytes" for signal in SIGNALS)
-_ADDED = ("first_subject", "last_subject", "meta_bytes")
+SUBJECTS_AND_SIZE = ("first_subject", "last_subject", "meta_bytes")
 
 
 def transaction(fingerprint: str) -> str:
@@ -75,7 +74,7 @@ def _arrow(rows: Sequence[Mapping[str, Any]]) -> pa.Table:
     kept = [field for field in _SCHEMA if field.name not in _CHUNK_COLUMNS]
     table = pa.Table.from_pylist(plain, schema=pa.schema(kept))
     for signal, column in zip(SIGNALS, _CHUNK_COLUMNS, strict=True):
-        sizes = [np.asarray(row.get("chunk_bytes", {}).get(signal, ()), np.int32) for row in rows]
+        sizes = [np.asarray((row.get("chunk_bytes") or {}).get(signal, ()), np.int32) for row in rows]
         ends = np.cumsum([0, *map(len, sizes)], dtype=np.int32)
         flat = np.concatenate(sizes) if sizes else np.empty(0, np.int32)
         table = table.append_column(_SCHEMA.field(column), pa.ListArray.from_arrays(ends, flat, type=_BYTES))
@@ -86,7 +85,7 @@ def read_index(url: str, version: int) -> pa.Table:
     """The parts in the order of their ids, all columns but the sizes of chunks; null where version 1 does not say."""
     if version < VERSION:
         table = _table(url).read()
-        for name in _ADDED:
+        for name in SUBJECTS_AND_SIZE:
             table = table.append_column(_SCHEMA.field(name), pa.nulls(table.num_rows, _SCHEMA.field(name).type))
     else:
         table = _table(url).read(columns=[field.name for field in _SCHEMA if field.name not in _CHUNK_COLUMNS])
@@ -99,26 +98,36 @@ class ChunkSizes:
 
     sizes: np.ndarray
     """int32, part after part."""
-    starts_P: np.ndarray
     stops_P: np.ndarray
+    """Place behind the last chunk of each part."""
 
     def of(self, part: int) -> np.ndarray:
-        return self.sizes[self.starts_P[part] : self.stops_P[part]]
+        return self.sizes[self.stops_P[part - 1] if part else 0 : self.stops_P[part]]
 
 
-def read_chunk_sizes(url: str) -> dict[str, ChunkSizes]:
-    """By signal; those of an index of version 2."""
-    table = _table(url).read(columns=["first_id", "n_windows", *_CHUNK_COLUMNS])
-    table = table.filter(pc.greater(table["n_windows"], 0)).combine_chunks()
-    order = np.argsort(table["first_id"].to_numpy(), kind="stable")
-    found = {}
-    for signal, column in zip(SIGNALS, _CHUNK_COLUMNS, strict=True):
-        lists = pa.concat_arrays(table[column].chunks or [pa.array([], _BYTES)])
-        offsets = lists.offsets.to_numpy().astype(np.int64)
-        found[signal] = ChunkSizes(
-            sizes=lists.values.to_numpy(), starts_P=offsets[:-1][order], stops_P=offsets[1:][order]
-        )
-    return found
+def read_chunk_sizes(url: str, first_ids_P: np.ndarray, n_chunks_P: np.ndarray) -> dict[str, ChunkSizes]:
+    """By signal; those of an index of version 2, whose parts with windows begin with these ids and have so many chunks.
+
+    Held beside them while they are read: a few batches of the index.
+    """
+    stops_P = np.cumsum(n_chunks_P)
+    table = _table(url)
+
+    def placed(batches: Iterable[pa.RecordBatch]) -> dict[str, ChunkSizes]:
+        total = int(stops_P[-1]) if stops_P.size else 0
+        found = {signal: ChunkSizes(sizes=np.zeros(total, np.int32), stops_P=stops_P) for signal in SIGNALS}
+        for batch in batches:
+            rows = np.flatnonzero(batch["n_windows"].to_numpy() > 0)
+            part_R = np.searchsorted(first_ids_P, batch["first_id"].to_numpy()[rows])
+            for signal, column in zip(SIGNALS, _CHUNK_COLUMNS, strict=True):
+                for row, part in zip(rows.tolist(), part_R.tolist(), strict=True):
+                    own = batch[column][row].values
+                    if len(own):  # none of a signal that is not kept
+                        found[signal].of(part)[:] = own.to_numpy()
+        return found
+
+    columns = ["first_id", "n_windows", *_CHUNK_COLUMNS]
+    return table.at(table.version()).collected(placed, columns)
 
 
 def _table(url: str) -> Table:

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter, deque
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -144,7 +144,8 @@ class WindowStore:
         if self.on_the_fly:
             self._cut_from()
         elif self._chunk_sizes is None and self.document.get("index", 1) >= 2:
-            self._chunk_sizes = read_chunk_sizes(self.url)
+            n_chunks_P = -(-self._parts["n_windows"].to_numpy() // self.chunk_windows)
+            self._chunk_sizes = read_chunk_sizes(self.url, self._first_ids, n_chunks_P)
         return self
 
     @property
@@ -452,6 +453,12 @@ def _check_origin(url: str, document: dict[str, Any], origin: Origin) -> None:
                 expected=f"{counted}, the fingerprint of what the windows of {url} were counted in",
                 fix="name the corpus that they were made from (--corpus), or make the windows again",
             )
+
+
+def made_of(document: Mapping[str, Any], snapshot: Snapshot) -> bool:
+    """Whether a store's `store.json` names this snapshot, as versions before sums named it too."""
+    named = document["snapshot"]["fingerprint"]
+    return named == snapshot.fingerprint or named == snapshot.legacy_fingerprint()
 
 
 def _fingerprint_like(cohort: Snapshot, counted: str) -> str:

@@ -63,32 +63,43 @@ def step_batches(
 
     Raises StorageError when reads keep failing, IntegrityError when stored bytes are damaged.
     """
-    for start, stop in plan.blocks(start_step, stop_step):
-        ids_KB = plan.ids_of_steps(start, stop, world, rank)
-        ecg_NL, ppg_NL = read_with_retries(store, ids_KB.ravel(), retry)
-        repeat_KB = plan.repeats_of_steps(start, stop, world, rank)
-        yield from cut_into_steps(plan, start, (ids_KB, repeat_KB), ecg_NL, ppg_NL)
+    for steps in plan.blocks(start_step, stop_step):
+        yield from read_block(store, plan, steps, (world, rank), retry).batches(plan)
 
 
-def cut_into_steps(
-    plan: Plan,
-    start_step: int,
-    windows_KB: tuple[np.ndarray, np.ndarray],
-    ecg_NL: np.ndarray | None,
-    ppg_NL: np.ndarray,
-) -> Iterator[Batch]:
-    """A block of K steps, read as N = K·B windows (ids and repeats), as K batches in float32."""
-    width = windows_KB[0].shape[1]
-    for row, (ids_B, repeat_B) in enumerate(zip(*windows_KB, strict=True)):
-        here = slice(row * width, (row + 1) * width)
-        yield Batch(
-            step=start_step + row,
-            epoch=plan.epoch_of(start_step + row),
-            ids_B=ids_B,
-            repeat_B=repeat_B,
-            ecg_BL=None if ecg_NL is None else ecg_NL[here].astype(np.float32),
-            ppg_BL=ppg_NL[here].astype(np.float32),
-        )
+@dataclass(frozen=True, kw_only=True)
+class Block:
+    """A rank's share of K steps that draw on the same chunks: N = K·B windows, as stored."""
+
+    start_step: int
+    ids_KB: NDArray[np.int64]
+    repeat_KB: NDArray[np.int64]
+    ecg_NL: NDArray[np.float16] | None
+    ppg_NL: NDArray[np.float16]
+
+    def batches(self, plan: Plan) -> Iterator[Batch]:
+        """Its steps, in float32."""
+        width = self.ids_KB.shape[1]
+        for row, (ids_B, repeat_B) in enumerate(zip(self.ids_KB, self.repeat_KB, strict=True)):
+            here = slice(row * width, (row + 1) * width)
+            yield Batch(
+                step=self.start_step + row,
+                epoch=plan.epoch_of(self.start_step + row),
+                ids_B=ids_B,
+                repeat_B=repeat_B,
+                ecg_BL=None if self.ecg_NL is None else self.ecg_NL[here].astype(np.float32),
+                ppg_BL=self.ppg_NL[here].astype(np.float32),
+            )
+
+
+def read_block(
+    store: WindowReader, plan: Plan, steps: tuple[int, int], share: tuple[int, int], retry: RetryConfig
+) -> Block:
+    """The share (world, rank) of steps [start, stop), which are a block of the plan; raises as `read_with_retries`."""
+    ids_KB = plan.ids_of_steps(*steps, *share)
+    ecg_NL, ppg_NL = read_with_retries(store, ids_KB.ravel(), retry)
+    repeat_KB = plan.repeats_of_steps(*steps, *share)
+    return Block(start_step=steps[0], ids_KB=ids_KB, repeat_KB=repeat_KB, ecg_NL=ecg_NL, ppg_NL=ppg_NL)
 
 
 def read_with_retries(

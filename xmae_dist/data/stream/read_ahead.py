@@ -27,7 +27,7 @@ from ray.data.block import BlockMetadata
 
 from xmae_dist.core.errors import ConfigError, RunError, XmaeError
 from xmae_dist.data.order.plan import Plan
-from xmae_dist.data.stream.direct import Batch, RetryConfig, WindowReader, cut_into_steps, read_with_retries
+from xmae_dist.data.stream.direct import Batch, Block, RetryConfig, WindowReader, read_block
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -153,16 +153,15 @@ def _got(store_ref: ray.ObjectRef, plan_ref: ray.ObjectRef) -> tuple[WindowReade
 
 def _read_block(shared: _Shared, steps: tuple[int, int], share: tuple[int, int], retry: RetryConfig) -> pa.Table:
     store, plan = _got(*shared)
-    ids_KB = plan.ids_of_steps(*steps, *share)
-    ecg_NL, ppg_NL = read_with_retries(store, ids_KB.ravel(), retry)
+    block = read_block(store, plan, steps, share, retry)
     columns = {
-        "step": pa.array(np.repeat(np.arange(*steps), ids_KB.shape[1])),
-        "id": pa.array(ids_KB.ravel()),
-        "repeat": pa.array(plan.repeats_of_steps(*steps, *share).ravel()),
-        "ppg": _to_arrow(ppg_NL),
+        "step": pa.array(np.repeat(np.arange(*steps), block.ids_KB.shape[1])),
+        "id": pa.array(block.ids_KB.ravel()),
+        "repeat": pa.array(block.repeat_KB.ravel()),
+        "ppg": _to_arrow(block.ppg_NL),
     }
-    if ecg_NL is not None:
-        columns["ecg"] = _to_arrow(ecg_NL)
+    if block.ecg_NL is not None:
+        columns["ecg"] = _to_arrow(block.ecg_NL)
     return pa.table(columns)
 
 
@@ -191,7 +190,7 @@ def _leg(source: PlanDatasource, plan: Plan, block_bytes: int, config: StreamCon
         )
         tables = iter(dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=1))
     while (table := _next_table(tables)) is not None:
-        yield from _batches_of(table, plan)
+        yield from _block_of(table).batches(plan)
 
 
 def _context(block_bytes: int, config: StreamConfig) -> DataContext:
@@ -223,11 +222,13 @@ def _next_table(tables: Iterator[Any]) -> pa.Table | None:
         raise cause from error
 
 
-def _batches_of(table: pa.Table, plan: Plan) -> Iterator[Batch]:
+def _block_of(table: pa.Table) -> Block:
     step_N = table.column("step").to_numpy()
     steps = int(step_N[-1] - step_N[0]) + 1
     ids_KB, repeat_KB = (table.column(name).to_numpy().reshape(steps, -1) for name in ("id", "repeat"))
     ppg_NL = _from_arrow(table, "ppg")
     if ppg_NL is None:
         raise RunError("reading ahead", value=table.column_names, expected="a column ppg")
-    yield from cut_into_steps(plan, int(step_N[0]), (ids_KB, repeat_KB), _from_arrow(table, "ecg"), ppg_NL)
+    return Block(
+        start_step=int(step_N[0]), ids_KB=ids_KB, repeat_KB=repeat_KB, ecg_NL=_from_arrow(table, "ecg"), ppg_NL=ppg_NL
+    )

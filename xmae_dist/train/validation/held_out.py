@@ -53,7 +53,7 @@ def held_out(
     divide among them; None where there are fewer than one for each rank.
     """
     segments = store.segments(split)
-    chosen = _evenly(segments, count)
+    chosen = evenly(segments, count)
     chosen = chosen[: len(chosen) // ranks.world * ranks.world]
     if not len(chosen):
         return None
@@ -74,7 +74,7 @@ def held_out(
     )
 
 
-def _evenly(segments: Sequence[SegmentLike], count: int) -> NDArray[np.int64]:
+def evenly(segments: Sequence[SegmentLike], count: int) -> NDArray[np.int64]:
     """Ids of so many windows evenly spaced over the segments, or of all; worked out, not picked from a list of all."""
     ends_S = np.cumsum([segment.n for segment in segments], dtype=np.int64)
     total = int(ends_S[-1]) if len(segments) else 0
