@@ -60,7 +60,7 @@ def numbers(result: Result) -> dict[str, Any]:
     p = result.scored.predictions
     whose = [list(result.unit_names), p.subject_N.tolist(), p.fold_N.tolist()]
     return {
-        "scores": {name: [score.value, score.low, score.high] for name, score in sorted(result.scores.items())},
+        "scores": [number for _, one in sorted(result.scores.items()) for number in (one.value, one.low, one.high)],
         "windows": result.n_windows,
         "fits": result.n_fits,
         "penalties": [penalty for _, penalty in sorted(result.penalties.items())],
