@@ -17,6 +17,7 @@ import pyarrow.compute as pc
 import pytest
 from deltalake import DeltaTable, write_deltalake
 
+from xmae_dist.cli.main import main
 from xmae_dist.core.errors import InputError
 from xmae_dist.storage import index, uri
 from xmae_dist.storage.contents import CohortContent, Contents
@@ -207,6 +208,20 @@ def test_rearranged_files_are_looked_past(store_url: str) -> None:
     assert (after.version, after.fingerprint) == (4, before.fingerprint) and stated(corpus).version == 3
     corpus.commit_part(write_part(corpus, "p3", ["s3"], seconds=1), "run 3")
     assert plain(stated(corpus).cohorts) == counted(corpus)
+
+
+def test_verify_compares_rows_with_what_is_stated(
+    store_url: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    corpus = Corpus.create(store_url)
+    corpus.commit_part(write_part(corpus, "q0", ["s0"], cohort="watch", seconds=1), "run 0")
+    with monkeypatch.context() as wrong:
+        wrong.setattr(Ledger, "summed", lambda self, batches: {})  # a writer that does not count what it adds
+        corpus.commit_part(write_part(corpus, "p0", ["s1"], seconds=1), "run 1")
+    assert main(["verify", store_url]) == 1
+    assert "contents: cohort patch: its rows come to 2 rows, " in (said := capsys.readouterr().out)
+    assert "the log states no rows" in said and "watch" not in said
+    assert main(["verify", store_url, "--cohort", "watch"]) == 0
 
 
 def test_a_snapshot_travels_as_a_place_and_a_version(v1: str) -> None:
