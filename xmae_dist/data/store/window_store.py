@@ -292,6 +292,11 @@ class WindowStore:
             there = there & pc.is_in(self._parts["cohort"], pa.array(cohorts, pa.string())).to_numpy()
         return self._metas(np.flatnonzero(there).tolist(), columns)
 
+    def subjects_of(self, segments: Sequence[Segment]) -> Iterator[pa.ChunkedArray]:
+        """The subject of each window of some parts, part after part."""
+        numbers = np.searchsorted(self._first_ids, [segment.first_id for segment in segments]).tolist()
+        return (table["subject_id"] for table in self._metas(numbers, ["subject_id"]))
+
     def windows_of(self, subject: str) -> tuple[str, np.ndarray] | None:
         """(split, ascending ids) of the windows of a subject; None where there are none.
 
