@@ -29,6 +29,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from xmae_dist.cluster import private_ray
 from xmae_dist.evaluate.encoders.spec import EncoderSpec
+from xmae_dist.evaluate.pooling import Embedded, embedded_here
 from xmae_dist.evaluate.protocols.probe import ProbeConfig, cross_fit, loss, targets
 from xmae_dist.evaluate.run import EvaluateConfig, Plan, folds_of, plan
 from xmae_dist.evaluate.scores import bootstrap
@@ -48,8 +49,10 @@ def main() -> int:
     table, embedding_WE = people(args.subjects, args.windows, args.width)
     specs = tuple(EncoderSpec(name=f"encoder {i}", kind="features", identity=str(i)) for i in range(args.encoders))
     suite = Suite(name="bench", title="Bench", tasks=TASKS)
-    planned = plan(suite, specs, table, "bench", EvaluateConfig(n_replicates=args.replicates))
-    rows = [against_loop(task, planned, embedding_WE) for task in TASKS]
+    planned = plan(suite, specs, [table], "bench", EvaluateConfig(n_replicates=args.replicates))
+    members = [found.windows for found in planned.examples_of_task.values()]
+    embedded = embedded_here(members, table["window_id"].to_numpy(), embedding_WE)
+    rows = [against_loop(task, planned, embedded) for task in TASKS]
     for row in rows:
         print(
             f"{row['task']:<8} {row['fits']:>5} fits  ours {row['ours_s']:7.2f} s  loop {row['loop_s']:7.2f} s  "
@@ -62,7 +65,7 @@ def main() -> int:
         f"all: {total['loop_s'] / total['ours_s']:.1f} times faster on one core "
         f"({total['loop_cpu_s'] / total['ours_cpu_s']:.1f} by CPU time)"
     )
-    cores = {n: on_cores(n, planned, embedding_WE) for n in (1, 2)}
+    cores = {n: on_cores(n, planned, embedded) for n in (1, 2)}
     print(
         f"{len(planned.requests)} fits with intervals through Ray: {cores[1]:.1f} s on 1 core, {cores[2]:.1f} s on 2 "
         f"({cores[1] / cores[2]:.2f} times faster); load average {os.getloadavg()[0]:.1f}"
@@ -84,6 +87,7 @@ def people(n_subjects: int, n_windows: int, width: int) -> tuple[pa.Table, np.nd
     value_W = latent_W[:, 0] - latent_W[:, 1] + noise_W
     table = pa.table(
         {
+            "window_id": np.arange(len(code_W)),
             "subject_id": np.char.mod("s%04d", code_W),
             "recording_id": np.char.mod("r%04d", code_W),
             "cohort": ["bench"] * len(code_W),
@@ -97,11 +101,11 @@ def people(n_subjects: int, n_windows: int, width: int) -> tuple[pa.Table, np.nd
     return table, embedding_WE
 
 
-def against_loop(task: Task, planned: Plan, embedding_WE: np.ndarray) -> dict[str, Any]:
+def against_loop(task: Task, planned: Plan, embedded: Embedded) -> dict[str, Any]:
     """The same nested cross-validation by ours and by the loop."""
     found = planned.examples_of_task[task.name]
     config = ProbeConfig()
-    x_NE, fold_N = found.features(embedding_WE), folds_of(task, found, EvaluateConfig())
+    x_NE, fold_N = found.features(embedded), folds_of(task, found, EvaluateConfig())
     wall, cpu = time.perf_counter(), time.process_time()
     fit = cross_fit(x_NE, found.y_N, found.subject_N, fold_N, kind=task.kind, config=config, task=task.name)
     ours = time.perf_counter() - wall, time.process_time() - cpu
@@ -158,19 +162,20 @@ def predicted(
     return pred_NC / pred_NC.sum(axis=1, keepdims=True) if kind == "multiclass" else pred_NC
 
 
-def on_cores(n: int, planned: Plan, embedding_WE: np.ndarray) -> float:
+def on_cores(n: int, planned: Plan, embedded: Embedded) -> float:
     """Seconds for all fits of the plan on `n` cores, workers being up."""
     import ray
 
-    from xmae_dist.evaluate.fanout import fits
+    from xmae_dist.evaluate.fanout import Put, fits
 
     private_ray.start(num_cpus=n, log_to_driver=False)
     try:
-        embedded = {r.encoder.identity: ray.put(embedding_WE) for r in planned.requests}
+        features = {r.encoder.identity: ray.put(embedded) for r in planned.requests}
+        examples = {name: Put.of(found) for name, found in planned.examples_of_task.items()}
         small = [r for r in planned.requests if r.task.unit == "subject"][: 2 * n]
-        list(fits(small, planned, embedded))
+        list(fits(small, examples, features))
         started = time.perf_counter()
-        list(fits(list(planned.requests), planned, embedded))
+        list(fits(list(planned.requests), examples, features))
         return time.perf_counter() - started
     finally:
         ray.shutdown()

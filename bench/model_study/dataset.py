@@ -17,7 +17,6 @@ from xmae_dist.data.store.materialise import StoreConfig, materialise
 from xmae_dist.data.store.window_store import WindowStore
 from xmae_dist.data.windows.spec import WindowSpec
 from xmae_dist.data.windows.split import SplitConfig
-from xmae_dist.evaluate.run import window_table
 from xmae_dist.ingest.run import IngestRequest, Manifest, ingest
 from xmae_dist.ingest.simulated import simulate_into
 from xmae_dist.simulate.cohorts import PRESETS
@@ -51,7 +50,7 @@ class Dataset:
 
     def split(self, *names: str) -> Pairs:
         """All windows of some splits."""
-        return self._pairs(window_table(self.store, names))
+        return self._pairs(self._windows(names))
 
     @cached_property
     def train(self) -> Pairs:
@@ -66,7 +65,7 @@ class Dataset:
     @cached_property
     def probe_table(self) -> pa.Table:
         """Windows of the held-out subjects (val and test) that do not overlap; they were never trained on."""
-        table = window_table(self.store, ("val", "test"))
+        table = self._windows(("val", "test"))
         spec = self.store.spec
         return table.take(np.arange(0, len(table), round(spec.window_s / spec.stride_s)))
 
@@ -74,6 +73,10 @@ class Dataset:
     def probes(self) -> Pairs:
         """The signals of `probe_table`."""
         return self._pairs(self.probe_table)
+
+    def _windows(self, splits: tuple[str, ...]) -> pa.Table:
+        """In the order of their ids."""
+        return pa.concat_tables(self.store.meta(split) for split in splits).sort_by("window_id")
 
     def _pairs(self, table: pa.Table) -> Pairs:
         ecg_ML, ppg_ML = self.store.read(table["window_id"].to_numpy())

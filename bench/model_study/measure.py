@@ -17,7 +17,8 @@ from torch import Tensor
 from bench.model_study.dataset import Dataset, Pairs
 from xmae_dist.core.errors import InputError
 from xmae_dist.core.seeds import generator
-from xmae_dist.evaluate.examples import examples
+from xmae_dist.evaluate.gathering import examples
+from xmae_dist.evaluate.pooling import embedded_here
 from xmae_dist.evaluate.protocols.probe import cross_fit
 from xmae_dist.evaluate.run import EvaluateConfig, folds_of
 from xmae_dist.evaluate.scores.metrics import METRICS
@@ -152,10 +153,11 @@ def _probes(model: PretrainModel, data: Dataset) -> dict[str, dict[str, float]]:
 
 def _score(task: Task, data: Dataset, embedding_ME: np.ndarray) -> dict[str, Any]:
     config = EvaluateConfig()
-    found = examples(task, data.probe_table, max_windows_per_subject=config.max_windows_per_subject)
+    found = examples(task, [data.probe_table], limit=config.limit)
+    embedded = embedded_here([found.windows], data.probe_table["window_id"].to_numpy(), embedding_ME)
     fold_N = folds_of(task, found, config)
     fit = cross_fit(
-        *(found.features(embedding_ME), found.y_N, found.subject_N, fold_N),
+        *(found.features(embedded), found.y_N, found.subject_N, fold_N),
         kind=task.kind,
         config=config.probe,
         task=task.name,

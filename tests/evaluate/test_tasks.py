@@ -1,5 +1,6 @@
 """Task files and what becomes of labels."""
 
+import itertools
 from dataclasses import replace
 
 import numpy as np
@@ -8,7 +9,10 @@ import pytest
 
 from xmae_dist.core.errors import InputError
 from xmae_dist.data.store.window_store import META_SCHEMA
-from xmae_dist.evaluate.examples import examples
+from xmae_dist.evaluate.examples import Examples
+from xmae_dist.evaluate.gathering import Limit
+from xmae_dist.evaluate.gathering import examples as gathered_examples
+from xmae_dist.evaluate.pooling import Embedded, embedded_here
 from xmae_dist.evaluate.tasks import Suite, Task, builtin_suites, load_suite, parse_suite
 from xmae_dist.simulate.cohorts import PRESETS, simulate_subject
 
@@ -16,6 +20,7 @@ from xmae_dist.simulate.cohorts import PRESETS, simulate_subject
 def windows() -> pa.Table:
     rows = [
         {
+            "window_id": i,
             "subject_id": f"s{i // 4}",
             "recording_id": f"r{i // 2}",
             "cohort": "a" if i < 8 else "b",
@@ -29,8 +34,19 @@ def windows() -> pa.Table:
     ]
     text = pa.map_(pa.string(), pa.string())
     numbers = pa.map_(pa.string(), pa.float64())
-    kinds = [pa.string()] * 3 + [pa.float64(), pa.float32(), pa.float32(), numbers, text]
+    kinds = [pa.int64()] + [pa.string()] * 3 + [pa.float64(), pa.float32(), pa.float32(), numbers, text]
     return pa.Table.from_pylist(rows, schema=pa.schema(list(zip(rows[0], kinds, strict=True))))
+
+
+def examples(of: Task, table: pa.Table, *, cuts: tuple[int, ...] = (5, 6), **limit: int) -> Examples:
+    """As an evaluation meets them: in three parts."""
+    ends = [0, *cuts, len(table)]
+    parts = [table.slice(a, b - a) for a, b in itertools.pairwise(ends)]
+    return gathered_examples(of, parts, limit=Limit(**limit))
+
+
+def embedded(found: Examples, embedding_WE: np.ndarray) -> Embedded:
+    return embedded_here([found.windows], np.arange(len(embedding_WE)), embedding_WE)
 
 
 def task(**fields: object) -> Task:
@@ -104,10 +120,10 @@ def test_units_pool_their_windows() -> None:
     table = windows()
     embedding_WE = np.arange(24.0).reshape(12, 2)
     by_recording = examples(task(unit="recording"), table)
-    np.testing.assert_allclose(by_recording.features(embedding_WE)[:2], [[1, 2], [5, 6]])
+    np.testing.assert_allclose(by_recording.features(embedded(by_recording, embedding_WE))[:2], [[1, 2], [5, 6]])
     assert by_recording.subject_N.tolist() == ["s0", "s0", "s1", "s1", "s2", "s2"]
     only_b = examples(task(unit="subject", cohorts=("b",), min_quality=0.89), table)
-    assert only_b.name_N.tolist() == ["s2"] and only_b.rows_M.tolist() == [10, 11]
+    assert only_b.name_N.tolist() == ["s2"] and only_b.windows.expanded()[0].tolist() == [10, 11]
 
 
 def test_a_letter_an_epoch() -> None:
@@ -120,14 +136,14 @@ def test_a_letter_an_epoch() -> None:
     assert found.y_N.tolist() == [1, 0] * 4 + [0] * 2, "windows start at 0 and 10 s; an unscored epoch is left out"
     assert found.name_N[:2].tolist() == ["a/r0#00000", "a/r0#00001"]
     longer = examples(task(label="sleep_stages", kind="binary", classes=("R", "W"), unit="epoch", epoch_s=20.0), table)
-    assert longer.y_N.tolist() == [1] * 4 + [0] * 2 and np.bincount(longer.unit_M).tolist() == [2] * 6
+    assert longer.y_N.tolist() == [1] * 4 + [0] * 2 and longer.windows.counts(6).tolist() == [2] * 6
 
 
 def test_centred_tasks_know_nothing_of_the_person() -> None:
     table = windows()
     found = examples(task(label="heart_rate_bpm", centred=True), table)
     rng = np.random.default_rng(0)
-    x_NE = found.features(rng.normal(size=(12, 3)) + 100 * np.arange(12)[:, None] // 4)
+    x_NE = found.features(embedded(found, rng.normal(size=(12, 3)) + 100 * np.arange(12)[:, None] // 4))
     for person in np.unique(found.subject_N):
         here = found.subject_N == person
         assert abs(found.y_N[here].mean()) < 1e-5 and np.ptp(found.y_N[here]) > 0
@@ -151,10 +167,10 @@ def test_the_simulated_suite_asks_only_for_labels_that_the_simulator_gives() -> 
 
 def test_a_cap_takes_the_same_windows_in_any_order() -> None:
     table = windows()
-    capped = examples(task(), table, max_windows_per_subject=2, seed=3)
+    capped = examples(task(), table, windows=2, seed=3)
     assert np.unique(capped.subject_N, return_counts=True)[1].tolist() == [2, 2, 2]
     order = np.random.default_rng(0).permutation(12)
-    shuffled = examples(task(), table.take(order), max_windows_per_subject=2, seed=3)
+    shuffled = examples(task(), table.take(order), cuts=(1, 7), windows=2, seed=3)
     assert sorted(shuffled.name_N) == sorted(capped.name_N)
 
 

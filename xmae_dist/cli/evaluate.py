@@ -15,6 +15,7 @@ from xmae_dist.core.errors import UsageError
 from xmae_dist.data.windows.spec import WindowSpec
 from xmae_dist.data.windows.split import SPLITS
 from xmae_dist.evaluate import kept
+from xmae_dist.evaluate.chosen import ChosenWindows
 from xmae_dist.evaluate.encoders.degradation import parse_degradations
 from xmae_dist.evaluate.encoders.frozen import resolve
 from xmae_dist.evaluate.encoders.pretrained import Pretrained, check_unseen, pretrained, recalled, remember
@@ -23,10 +24,11 @@ from xmae_dist.evaluate.fanout import run_fits, run_rows
 from xmae_dist.evaluate.report.compare import comparisons, tallies
 from xmae_dist.evaluate.report.write import as_json, write_report
 from xmae_dist.evaluate.results import Result
-from xmae_dist.evaluate.run import EvaluateConfig, Plan, chosen_windows, find_store, plan
+from xmae_dist.evaluate.run import EvaluateConfig, Plan, find_store, plan
 from xmae_dist.evaluate.scores.metrics import METRICS
 from xmae_dist.evaluate.tasks import builtin_suites, load_suite
-from xmae_dist.evaluate.transfer.requests import plan_transfer, with_index_columns
+from xmae_dist.evaluate.transfer.requests import plan_transfer
+from xmae_dist.evaluate.transfer.worn import with_index_columns
 from xmae_dist.model.bundle import describe
 from xmae_dist.storage import uri
 
@@ -134,16 +136,20 @@ def _evaluate(args: Args, encoders: tuple[EncoderSpec, ...]) -> tuple[list[Resul
         cohorts=args.cohorts,
     )
     encoders = tuple(resolve(spec, store.spec) for spec in encoders)
-    windows = chosen_windows(store, config)
-    check_unseen(args.splits, store.split_config, windows["subject_id"].to_numpy(zero_copy_only=False), encoders)
+    windows = ChosenWindows(
+        store=store,
+        splits=config.splits,
+        cohorts=config.cohorts,
+        max_windows_per_recording=config.max_windows_per_recording,
+    )
+    check_unseen(args.splits, store.split_config, windows.subjects, encoders)
     planned = plan(suite, encoders, windows, store.fingerprint, config, skip_unusable=args.skip_unusable)
-    windows = with_index_columns(windows, args.corpus, store.spec.source, args.transfer_by)
-    moved = plan_transfer(planned, windows, by=args.transfer_by, degradations=degradations)
-    ids_W = windows["window_id"].to_numpy()
+    worn = with_index_columns(windows, args.corpus, store.spec.source, args.transfer_by)
+    moved = plan_transfer(planned, worn, by=args.transfer_by, degradations=degradations)
     remember(args.out, encoders)
     kept.remember(args.out, store)
-    results = run_fits(planned, store, ids_W, args.out, gpus=args.gpus)
-    run_rows(moved, store, ids_W, args.out, gpus=args.gpus)
+    results = run_fits(planned, store, args.out, gpus=args.gpus)
+    run_rows(moved, store, args.out, gpus=args.gpus)
     return results, dataclasses.replace(planned, skipped=planned.skipped | dict(moved.skipped))
 
 

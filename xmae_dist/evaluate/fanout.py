@@ -1,37 +1,37 @@
-"""Evaluation over a Ray cluster: each encoder embeds the windows once, then every missing fit is a task.
+"""Evaluation over a Ray cluster: each encoder embeds what tasks want, then every missing fit is a task.
 
-Embeddings are kept under `<out>/embeddings/<digest>/` in blocks of windows, so a restart embeds only what is missing.
-Fits read the embeddings of their encoder from the object store and come back in any order; each result is committed
-by the driver as it arrives, so a kill loses only fits in flight.
+Fits read the features of their encoder from the object store and come back in any order; each result is committed by
+the driver as it arrives, so a kill loses only fits in flight. Encoders are taken in turn: features of as many as
+`HELD_BYTES` has room for are fitted together, so that several fill a cluster where they are small, and one encoder's
+are held alone where they are large.
 """
 
-import io
-from collections.abc import Iterator
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import ray
-from numpy.typing import NDArray
 
-from xmae_dist.cluster.fanout import connect, told
+from xmae_dist.cluster.fanout import connect
 from xmae_dist.cluster.gpus import to_ask_for
-from xmae_dist.core.errors import InputError
-from xmae_dist.core.fingerprint import digest_json, sha256_hex
 from xmae_dist.core.progress import progress
 from xmae_dist.data.store.window_store import WindowStore
+from xmae_dist.evaluate.embedding import embed, fetched, let_go
 from xmae_dist.evaluate.encoders.spec import EncoderSpec
+from xmae_dist.evaluate.examples import Examples
+from xmae_dist.evaluate.members import Members
+from xmae_dist.evaluate.pooling import Embedded
 from xmae_dist.evaluate.results import Result, ResultTable
 from xmae_dist.evaluate.run import FitRequest, Plan, fit
 from xmae_dist.evaluate.transfer.matrix import Cell, RowRequest, fit_row
 from xmae_dist.evaluate.transfer.requests import CellTable, TransferPlan, degraded
-from xmae_dist.storage import uri
 
-BLOCK_WINDOWS = 2048
+HELD_BYTES = 2**30
 
 
-def run_fits(
-    plan: Plan, store: WindowStore, window_ids_W: NDArray[np.int64], out_url: str, *, gpus: float | None = None
-) -> list[Result]:
+def run_fits(plan: Plan, store: WindowStore, out_url: str, *, gpus: float | None = None) -> list[Result]:
     """Embed, fit and commit whatever `plan` asks for and the result table lacks; returns the results of the plan.
 
     `gpus` is what each task that embeds or fine-tunes asks for: see `xmae_dist.cluster.gpus.to_ask_for`.
@@ -40,81 +40,103 @@ def run_fits(
     committed = table.committed()
     missing = [r for r in plan.requests if r.request not in committed]
     if missing:
-        connect(store_bytes=None)  # embeddings are in it
-        encoders = list({r.encoder.identity: r.encoder for r in missing if r.protocol != "finetune"}.values())
-        embedded = embed_all(encoders, store, window_ids_W, out_url, gpus)
+        connect(store_bytes=None)  # features are in it
+        examples = {name: Put.of(found) for name, found in plan.examples_of_task.items()}
         with progress("evaluate", len(missing), "fits") as shown:
-            for result in fits(missing, plan, embedded, (store, window_ids_W), gpus):
-                table.commit(result)
-                shown.advance(note=f"{result.task.name} / {result.encoder}")
+            for requests, features in _in_turn(missing, plan, store, out_url, gpus):
+                for result in fits(requests, examples, features, store, gpus):
+                    table.commit(result)
+                    shown.advance(note=f"{result.task.name} / {result.encoder}")
     return table.read({r.request for r in plan.requests})
 
 
-def embed_all(
-    encoders: list[EncoderSpec],
-    store: WindowStore,
-    window_ids_W: NDArray[np.int64],
-    out_url: str,
+@dataclass(frozen=True)
+class Put:
+    """Units of a task in the object store."""
+
+    ref: Any
+    n_units: int
+
+    @classmethod
+    def of(cls, found: Examples) -> Put:
+        return cls(ray.put(found), len(found.y_N))
+
+
+def _in_turn(
+    missing: list[FitRequest], plan: Plan, store: WindowStore, out_url: str, gpus: float | None
+) -> Iterator[tuple[list[FitRequest], dict[str, Any]]]:
+    """Requests that are fitted together, and references to features by identity of the encoder."""
+    requests = [r for r in missing if r.protocol == "finetune"]
+    by_encoder: dict[str, list[FitRequest]] = {}
+    for request in missing:
+        if request.protocol != "finetune":
+            by_encoder.setdefault(request.encoder.identity, []).append(request)
+    features: dict[str, Any] = {}
+    held = 0
+    for identity, of_encoder in by_encoder.items():
+        members = [plan.examples_of_task[name].windows for name in {r.task.name: None for r in of_encoder}]
+        features[identity], n_bytes = _put(embed(of_encoder[0].encoder, members, store, out_url, gpus))
+        requests, held = requests + of_encoder, held + n_bytes
+        if held + n_bytes > HELD_BYTES:  # another would not fit beside them
+            yield requests, features
+            features.clear()  # whoever got it has it still
+            requests, held = [], 0
+    if requests:
+        yield requests, features
+
+
+def _put(embedded: Embedded) -> tuple[Any, int]:
+    return ray.put(embedded), embedded.n_bytes
+
+
+def fits(
+    requests: list[FitRequest],
+    examples: Mapping[str, Put],
+    features: Mapping[str, Any],
+    store: WindowStore | None = None,
     gpus: float | None = None,
-) -> dict[str, Any]:
-    """Object references to the (W, E) embeddings by encoder identity."""
-    embed_block = _embed_block.options(num_gpus=to_ask_for(gpus))
-    starts = range(0, len(window_ids_W), BLOCK_WINDOWS)
-    blocks = {
-        spec.identity: [
-            embed_block.remote(
-                spec, store, window_ids_W[i : i + BLOCK_WINDOWS], block_url(spec, store, window_ids_W, i, out_url)
-            )
-            for i in starts
-        ]
-        for spec in encoders
-    }
-    pending = [ref for refs in blocks.values() for ref in refs]
-    with progress("embed", len(pending), f"blocks of {BLOCK_WINDOWS} windows") as shown:
-        while pending:
-            done, pending = ray.wait(pending)
-            shown.advance(len(done))
-    return {identity: ray.put(np.concatenate(fetched(refs))) for identity, refs in blocks.items()}
+) -> Iterator[Result]:
+    """Results as they finish; what takes longest starts first, so that no long fit runs alone at the end.
 
+    `examples` are units by task, `features` references by identity of the encoder; `store` and `gpus` are for
+    fine-tuning alone.
+    """
+    tunes = any(r.protocol == "finetune" for r in requests)
+    finetune = _finetune.options(num_gpus=to_ask_for(gpus)) if tunes else _finetune
+    windows = ray.put(store)
 
-def block_url(spec: EncoderSpec, store: WindowStore, window_ids_W: NDArray[np.int64], start: int, out_url: str) -> str:
-    block = window_ids_W[start : start + BLOCK_WINDOWS]
-    digest = digest_json({"encoder": spec.identity, "store": store.fingerprint, "ids": sha256_hex(block)})
-    return uri.join(out_url, "embeddings", f"{digest}.npy")
+    def submit(r: FitRequest) -> Any:
+        if r.protocol == "finetune":
+            return finetune.remote(r, examples[r.task.name].ref, windows)
+        return _fit.remote(r, examples[r.task.name].ref, features[r.encoder.identity])
+
+    sized = sorted(requests, key=lambda r: (r.protocol != "finetune", -examples[r.task.name].n_units))
+    pending = [submit(r) for r in sized]
+    while pending:
+        done, pending = ray.wait(pending)
+        yield from fetched(done)
 
 
 @ray.remote(num_cpus=1, max_retries=3)
-def _embed_block(spec: EncoderSpec, store: WindowStore, ids_B: NDArray[np.int64], url: str) -> NDArray[np.float32]:
-    if uri.exists(url):
-        return np.asarray(np.load(io.BytesIO(uri.read_bytes(url))))
-    from xmae_dist.evaluate.encoders.frozen import open_encoder  # torch: not needed by the workers that only fit
-
-    encoder = open_encoder(spec, store.spec)
-    ecg_BL, ppg_BL = store.read(ids_B)
-    x_BL = ecg_BL if encoder.reads == "ecg" else ppg_BL
-    if x_BL is None:
-        raise InputError(
-            f"encoder {spec.name}", value=f"reads {encoder.reads}", expected="a window store that holds it",
-            fix="materialise windows with both signals",
-        )  # fmt: skip
-    embedding_BE = encoder.encode(x_BL.astype(np.float32))
-    buffer = io.BytesIO()
-    np.save(buffer, embedding_BE)
-    uri.write_bytes(url, buffer.getvalue())
-    return embedding_BE
+def _fit(request: FitRequest, found: Examples, embedded: Embedded) -> Result:
+    let_go()
+    return fit(request, found, embedded)
 
 
 @ray.remote(num_cpus=1, max_retries=3)
-def _fit(request: FitRequest, found: Any, embedding_WE: NDArray[np.float32]) -> Result:
-    return fit(request, found, embedding_WE)
+def _finetune(request: FitRequest, found: Examples, store: WindowStore | None) -> Result:
+    from xmae_dist.evaluate.finetune import finetune  # torch: not needed by the workers that only fit
+
+    let_go()
+    if store is None:
+        raise ValueError("fine-tuning reads windows: it needs their store")
+    return finetune(request, found, store)
 
 
-def run_rows(
-    plan: TransferPlan, store: WindowStore, window_ids_W: NDArray[np.int64], out_url: str, *, gpus: float | None = None
-) -> list[Cell]:
+def run_rows(plan: TransferPlan, store: WindowStore, out_url: str, *, gpus: float | None = None) -> list[Cell]:
     """Embed, fit and commit the rows of `plan` that the table of cells lacks; returns the cells of the plan.
 
-    Encoders follow one another, so that no more than one encoder's embeddings (clean and degraded) are held at once.
+    Encoders follow one another, so that no more than one encoder's features (clean and degraded) are held at once.
     """
     table = CellTable(out_url)
     committed = table.committed()
@@ -124,70 +146,40 @@ def run_rows(
         by_encoder.setdefault(row.encoder.identity, []).append(row)
     if missing:
         connect(store_bytes=None)
-        conditions = {key: ray.put(dict(units)) for key, units in plan.conditions.items()}
+        conditions: dict[tuple[str, str], Any] = {key: ray.put(dict(units)) for key, units in plan.conditions.items()}
     with progress("transfer", len(missing), "rows") as shown:
         for rows in by_encoder.values():
-            names = {name for row in rows for name in plan.conditions[row.axis, row.task.name]}
-            specs = {name: degraded(rows[0].encoder, name) for name in names}
-            unique = list({spec.identity: spec for spec in specs.values()}.values())
-            embedded = embed_all(unique, store, window_ids_W, out_url, gpus)
-            pending = [_fit_row.remote(row, conditions[row.axis, row.task.name], *_by_condition(row, plan, embedded))
+            features = _features_of_rows(rows, plan, store, out_url, gpus)
+            pending = [_fit_row.remote(row, conditions[row.axis, row.task.name], *_by_condition(row, plan, features))
                        for row in rows]  # fmt: skip
             while pending:
                 done, pending = ray.wait(pending)
                 for cells in fetched(done):
                     table.commit(cells)
                     shown.advance(note=f"{cells[0].result.task.name} / {cells[0].result.encoder}")
+            del features
     return table.read({row.request for row in plan.rows})
 
 
-def _by_condition(row: RowRequest, plan: TransferPlan, embedded: dict[str, Any]) -> list[Any]:
-    return [embedded[degraded(row.encoder, name).identity] for name in plan.conditions[row.axis, row.task.name]]
+def _features_of_rows(
+    rows: list[RowRequest], plan: TransferPlan, store: WindowStore, out_url: str, gpus: float | None
+) -> dict[str, Any]:
+    """References to the features of one encoder, clean and degraded, by identity of the encoder that sees them."""
+    specs: dict[str, EncoderSpec] = {}
+    members: dict[str, list[Members]] = {}
+    for axis, task in {(row.axis, row.task.name): None for row in rows}:
+        for name, units in plan.conditions[axis, task].items():
+            spec = degraded(rows[0].encoder, name)
+            specs[spec.identity] = spec
+            members.setdefault(spec.identity, []).append(units.windows)
+    return {identity: ray.put(embed(spec, members[identity], store, out_url, gpus)) for identity, spec in specs.items()}
+
+
+def _by_condition(row: RowRequest, plan: TransferPlan, features: dict[str, Any]) -> list[Any]:
+    return [features[degraded(row.encoder, name).identity] for name in plan.conditions[row.axis, row.task.name]]
 
 
 @ray.remote(num_cpus=1, max_retries=3)
-def _fit_row(row: RowRequest, conditions: Any, *embeddings: NDArray[np.float32]) -> list[Cell]:
-    return fit_row(row, conditions, dict(zip(conditions, embeddings, strict=True)))
-
-
-@ray.remote(num_cpus=1, max_retries=3)
-def _finetune(request: FitRequest, found: Any, source: Any) -> Result:
-    from xmae_dist.evaluate.finetune import finetune  # torch, as above
-
-    return finetune(request, found, *source)
-
-
-def fits(
-    missing: list[FitRequest],
-    plan: Plan,
-    embedded: dict[str, Any],
-    source: tuple[WindowStore, NDArray[np.int64]] | None = None,
-    gpus: float | None = None,
-) -> Iterator[Result]:
-    """Results as they finish; what takes longest starts first, so that no long fit runs alone at the end.
-
-    `source`, the store and the ids of its windows, and `gpus` are for fine-tuning alone.
-    """
-    tunes = any(r.protocol == "finetune" for r in missing)
-    finetune = _finetune.options(num_gpus=to_ask_for(gpus)) if tunes else _finetune
-    examples = {name: ray.put(found) for name, found in plan.examples_of_task.items()}
-    windows = ray.put(source)
-
-    def submit(r: FitRequest) -> Any:
-        if r.protocol == "finetune":
-            return finetune.remote(r, examples[r.task.name], windows)
-        return _fit.remote(r, examples[r.task.name], embedded[r.encoder.identity])
-
-    sized = sorted(missing, key=lambda r: (r.protocol != "finetune", -len(plan.examples_of_task[r.task.name].y_N)))
-    pending = [submit(r) for r in sized]
-    while pending:
-        done, pending = ray.wait(pending)
-        yield from fetched(done)
-
-
-def fetched(refs: Any) -> Any:
-    """`ray.get` that raises a task's own XmaeError as it was, and RunError for what a cluster did to a task."""
-    try:
-        return ray.get(refs)
-    except ray.exceptions.RayError as error:
-        raise told(error) from error
+def _fit_row(row: RowRequest, conditions: Mapping[str, Examples], *features: Embedded) -> list[Cell]:
+    let_go()
+    return fit_row(row, conditions, dict(zip(conditions, features, strict=True)))

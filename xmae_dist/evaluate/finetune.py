@@ -7,6 +7,7 @@ narrower than they should be. Legend: N units, M windows of them, E features, C 
 """
 
 import time
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -17,8 +18,10 @@ from torch.nn import functional as F
 from xmae_dist.core.seeds import hash_u64
 from xmae_dist.data.store.window_store import WindowStore
 from xmae_dist.evaluate.encoders.frozen import compute_device, open_model
-from xmae_dist.evaluate.examples import Examples, spread
+from xmae_dist.evaluate.examples import Examples
+from xmae_dist.evaluate.members import evenly
 from xmae_dist.evaluate.protocols.finetune_config import FinetuneConfig
+from xmae_dist.evaluate.protocols.influence import Influence
 from xmae_dist.evaluate.protocols.probe import (
     Fit,
     Floats,
@@ -52,46 +55,50 @@ def finetune_fit(
     seed: int,
     task: str,
 ) -> Fit:
-    """Out-of-fold predictions; `x_ML` are the windows `found.rows_M`, in order. Raises InputError as `cross_fit`."""
+    """Out-of-fold predictions; `x_ML` are the windows of `found` in the order of their ids.
+
+    Raises InputError as `cross_fit`.
+    """
     check_folds(found.subject_N, found.y_N, fold_N, kind=kind, task=task)
     target_NC = targets(kind, found.y_N)
     code_N = np.unique(found.subject_N, return_inverse=True)[1]
     begin = {name: value.clone() for name, value in model.state_dict().items()}
-    frozen_NE = _pooled(_embedded(model, x_ML), found)
+    unit_M = found.windows.expanded()[1]
+    frozen_NE = _pooled(_embedded(model, x_ML), unit_M)
     linear_NC = np.zeros(target_NC.shape)
-    influence_SNC = np.zeros((code_N.max() + 1, *target_NC.shape))
+    influence: list[Influence] = []
     heads = fold_models(frozen_NE, found.y_N, fold_N, kind=kind, config=probe)
     for fold, head in heads.items():
         model.load_state_dict(begin)
         test_N = fold_N == fold
         tuned = _Tuned(model, head)
-        train_M = ~test_N[found.unit_M]
-        _train(tuned, x_ML[train_M], target_NC[found.unit_M[train_M]], kind, config, int(hash_u64(seed, task, fold)))
-        tuned_NE = _pooled(_embedded(model, x_ML), found)
+        train_M = ~test_N[unit_M]
+        _train(tuned, x_ML[train_M], target_NC[unit_M[train_M]], kind, config, int(hash_u64(seed, task, fold)))
+        tuned_NE = _pooled(_embedded(model, x_ML), unit_M)
         path = tuned.path()
         linear_NC[test_N] = path(tuned_NE[test_N])[-1]
-        influence_SNC[:, test_N] = path.influence(
-            tuned_NE[~test_N], target_NC[~test_N], code_N[~test_N], len(influence_SNC), tuned_NE[test_N]
+        influence += path.influence(
+            tuned_NE[~test_N], target_NC[~test_N], code_N[~test_N], code_N.max() + 1, tuned_NE, np.flatnonzero(test_N)
         )
     return Fit(
         predictions=Predictions(
             subject_N=found.subject_N, y_N=found.y_N, pred_NC=respond(kind, linear_NC), fold_N=fold_N
         ),
         linear_NC=linear_NC,
-        influence_SNC=influence_SNC,
+        influence=tuple(influence),
         kind=kind,
         penalty_of_fold={fold: head.penalties[-1] for fold, head in heads.items()},
         n_fits=len(heads),
     )
 
 
-def finetune(request: FitRequest, found: Examples, store: WindowStore, window_ids_W: Ints) -> Result:
-    """One encoder on one task, fine-tuned and scored; `found.rows_M` are places in `window_ids_W`."""
+def finetune(request: FitRequest, found: Examples, store: WindowStore) -> Result:
+    """One encoder on one task, fine-tuned on windows of the store and scored."""
     started_s = time.monotonic()
     task, config = request.task, request.config
     found = thinned(found, config.finetune.max_windows, task.unit)
     model = open_model(request.encoder).to(compute_device())
-    ecg_BL, ppg_BL = store.read(window_ids_W[found.rows_M])
+    ecg_BL, ppg_BL = store.read(found.windows.expanded()[0])
     fitted = finetune_fit(
         model,
         np.asarray(ecg_BL if model.embeds == "ecg" else ppg_BL, np.float32),
@@ -109,17 +116,22 @@ def finetune(request: FitRequest, found: Examples, store: WindowStore, window_id
 def thinned(found: Examples, limit: int, unit: str) -> Examples:
     """At most `limit` evenly spaced units of each subject, or, where units hold many windows, windows of each unit."""
     if unit in ("recording", "subject"):
-        keep = spread(found.unit_M, limit)
-        return Examples(
-            y_N=found.y_N, subject_N=found.subject_N, name_N=found.name_N,
-            rows_M=found.rows_M[keep], unit_M=found.unit_M[keep],
-        )  # fmt: skip
+        return replace(found, windows=found.windows.thinned(limit))
     units = spread(np.unique(found.subject_N, return_inverse=True)[1], limit)
-    inside_M = np.isin(found.unit_M, units)
-    return Examples(
-        y_N=found.y_N[units], subject_N=found.subject_N[units], name_N=found.name_N[units],
-        rows_M=found.rows_M[inside_M], unit_M=np.searchsorted(units, found.unit_M[inside_M]),
-    )  # fmt: skip
+    return replace(
+        found,
+        y_N=found.y_N[units],
+        subject_N=found.subject_N[units],
+        name_N=found.name_N[units],
+        windows=found.windows.of_units(units),
+    )
+
+
+def spread(group_N: Ints, limit: int) -> Ints:
+    """Sorted places of at most `limit` evenly spaced members of each group."""
+    order_N = np.argsort(group_N, kind="stable")
+    members = np.split(order_N, np.flatnonzero(np.diff(group_N[order_N])) + 1)
+    return np.sort(np.concatenate([m[evenly(len(m), limit)] for m in members]))
 
 
 class _Tuned(nn.Module):
@@ -194,6 +206,6 @@ def _embedded(model: PretrainModel, x_ML: Signals, batch: int = 256) -> Floats:
     return torch.cat(parts).double().numpy()
 
 
-def _pooled(embedding_ME: Floats, found: Examples) -> Floats:
-    count_N = np.bincount(found.unit_M, minlength=len(found.y_N))
-    return sum_by(found.unit_M, embedding_ME, len(count_N)) / count_N[:, None]
+def _pooled(embedding_ME: Floats, unit_M: NDArray[np.integer]) -> Floats:
+    count_N = np.bincount(unit_M)
+    return sum_by(unit_M, embedding_ME, len(count_N)) / count_N[:, None]

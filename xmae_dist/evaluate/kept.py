@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 from dataclasses import asdict
 
-from xmae_dist.data.store.kept import KeptGroup, kept_by_label
+from xmae_dist.data.store.kept import KeptGroup
 from xmae_dist.data.store.window_store import WindowStore
 from xmae_dist.storage import uri
 
@@ -17,14 +17,11 @@ KEPT = "kept.json"
 
 def remember(out_url: str, store: WindowStore) -> None:
     """Keeps the shares of a store beside the results; a store that does not say leaves nothing."""
-    sources = store.sources()
-    if sources is None:
+    if store.sources() is None:
         return
-    known = {
-        name: [asdict(group) for group in groups]
-        for name, groups in (recalled(out_url) | {store.fingerprint: kept_by_label(sources)}).items()
-    }
-    uri.write_bytes(uri.join(out_url, KEPT), json.dumps(known, indent=1).encode())
+    known = recalled(out_url) | {store.fingerprint: store.kept()}
+    document = {name: [asdict(group) for group in groups] for name, groups in known.items()}
+    uri.write_bytes(uri.join(out_url, KEPT), json.dumps(document, indent=1).encode())
 
 
 def recalled(out_url: str) -> dict[str, list[KeptGroup]]:

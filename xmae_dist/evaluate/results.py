@@ -2,15 +2,20 @@
 
 A fit is named by its request: the digest of everything that decides its numbers. The Delta commit of a row carries
 the request as its application transaction, so a restarted or concurrent evaluation adds nothing twice.
+
+Results that are read hold 8 bytes for each unit and prediction column; whose units they are, truths and folds are held
+once for all results that share them, which those of one task do.
 """
 
 import dataclasses
 import json
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 
 from xmae_dist.core.errors import IntegrityError
 from xmae_dist.core.fingerprint import digest_json, sha256_hex
@@ -77,7 +82,7 @@ class Result:
     n_fits: int
     seconds: float
     penalties: dict[int, float]
-    unit_names: tuple[str, ...]
+    unit_names: NDArray[np.str_]
     scored: Scored
     protocol: str = "linear"
     """linear, knn, few or finetune: see `run`."""
@@ -119,18 +124,19 @@ class Result:
             "penalties_json": json.dumps(self.penalties),
             "predictions_digest": predictions_digest(p),
             "pred_columns": p.pred_NC.shape[1],
-            "pred_subject": p.subject_N.tolist(),
-            "pred_unit": list(self.unit_names),
-            "pred_y": p.y_N.tolist(),
-            "pred_value": p.pred_NC.ravel().tolist(),
-            "pred_fold": p.fold_N.tolist(),
-            "train_effect": self.scored.train_Q.tolist(),
+            "pred_subject": p.subject_N,
+            "pred_unit": self.unit_names,
+            "pred_y": p.y_N,
+            "pred_value": p.pred_NC.ravel(),
+            "pred_fold": p.fold_N,
+            "train_effect": self.scored.train_Q,
             "protocol": self.protocol,
             "labelled_subjects": self.labelled_subjects,
         }
 
     @classmethod
-    def from_row(cls, row: dict[str, Any]) -> "Result":
+    def from_row(cls, row: Mapping[str, Any]) -> "Result":
+        """Raises IntegrityError where predictions are not those that were committed."""
         fields: dict[str, Any] = json.loads(row["task_json"])
         fields = {k: _tuples(v) if isinstance(v, list) else v for k, v in fields.items()}
         task = Task(**fields)
@@ -168,7 +174,7 @@ class Result:
             task=task,
             scores={name: Interval(**score) for name, score in json.loads(row["scores_json"]).items()},
             penalties={int(k): v for k, v in json.loads(row["penalties_json"]).items()},
-            unit_names=tuple(row["pred_unit"]),
+            unit_names=np.asarray(row["pred_unit"], dtype=np.str_),
             scored=Scored(predictions=predictions, train_Q=np.asarray(row["train_effect"], float)),
         )
 
@@ -196,10 +202,44 @@ class ResultTable:
         """Results in a fixed order; `requests` selects some of them."""
         if not self._table.exists():
             return []
-        rows = self._table.read().to_pylist()
-        rows = [row for row in rows if requests is None or row["request"] in requests]
-        order = ("task", "encoder", "protocol", "labelled_subjects", "request")
-        return [Result.from_row(row) for row in sorted(rows, key=lambda row: tuple(row[name] for name in order))]
+        found = [Result.from_row(row) for row in rows_of(self._table, requests)]
+        return sorted(found, key=lambda r: (r.task.name, r.encoder, r.protocol, r.labelled_subjects, r.request))
+
+
+def rows_of(table: Table, requests: set[str] | None) -> list[dict[str, Any]]:
+    """Rows of results as `Result.from_row` takes them, of some requests or of all; a row of the table at a time."""
+    filters = None if requests is None else [("request", "in", sorted(requests))]
+
+    def read(batches: Iterator[pa.RecordBatch]) -> list[dict[str, Any]]:
+        once = _Once()
+        return [_row(batch, i, once) for batch in batches for i in range(len(batch))]
+
+    return table.at(table.version()).collected(read, filters=filters)
+
+
+class _Once:
+    """Keeps one of arrays that are alike."""
+
+    def __init__(self) -> None:
+        self._held: dict[str, NDArray[Any]] = {}
+
+    def __call__(self, array: NDArray[Any]) -> NDArray[Any]:
+        return self._held.setdefault(sha256_hex(array.dtype.str.encode() + array.tobytes()), array)
+
+
+def _row(batch: pa.RecordBatch, i: int, once: _Once) -> dict[str, Any]:
+    row: dict[str, Any] = {}
+    for name, column in zip(batch.schema.names, batch.columns, strict=True):
+        value = column[i]
+        row[name] = once(_array(value.values)) if name in PREDICTION_COLUMNS else value.as_py()
+    return row
+
+
+def _array(values: pa.Array) -> NDArray[Any]:
+    """A copy: the batch is let go."""
+    if pa.types.is_floating(values.type) or pa.types.is_integer(values.type):
+        return np.array(values.to_numpy(zero_copy_only=False))
+    return np.asarray(values.to_pylist(), dtype=np.str_)
 
 
 def request_id(**parts: Any) -> str:

@@ -1,7 +1,7 @@
 """One evaluation: what is to be fitted, what has been committed already, and the fit itself.
 
 plan  -> every (encoder, task) with its request id; all checks of labels and folds happen here, before any fit
-fanout (Ray) embeds each encoder once and runs the fits that are missing
+fanout (Ray) embeds what tasks want, once by each encoder, and runs the fits that are missing
 each result is committed as it arrives
 
 Protocols: `linear` (the probe), `knn`, `few` (the probe with few labelled people, a fit for each point of the curve),
@@ -16,7 +16,6 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from xmae_dist.core.errors import InputError
@@ -25,7 +24,9 @@ from xmae_dist.data.windows.cut_reader import Origin
 from xmae_dist.data.windows.spec import WindowSpec
 from xmae_dist.data.windows.split import SplitConfig
 from xmae_dist.evaluate.encoders.spec import EncoderSpec
-from xmae_dist.evaluate.examples import Examples, examples, spread
+from xmae_dist.evaluate.examples import Examples
+from xmae_dist.evaluate.gathering import Limit, gathered
+from xmae_dist.evaluate.pooling import Embedded
 from xmae_dist.evaluate.protocols.few import FewConfig, few_fit, usable_sizes
 from xmae_dist.evaluate.protocols.finetune_config import FinetuneConfig
 from xmae_dist.evaluate.protocols.knn import KnnConfig, knn_fit
@@ -65,6 +66,11 @@ class EvaluateConfig:
             if name not in PROTOCOLS:
                 raise InputError("--protocols", value=name, expected=f"some of {', '.join(PROTOCOLS)}")
 
+    @property
+    def limit(self) -> Limit:
+        """Which windows of a person take part in a task of windows."""
+        return Limit(windows=self.max_windows_per_subject, seed=self.seed)
+
 
 @dataclass(frozen=True, kw_only=True)
 class FitRequest:
@@ -94,24 +100,23 @@ class Plan:
 def plan(
     suite: Suite,
     encoders: tuple[EncoderSpec, ...],
-    windows: pa.Table,
+    windows: Iterable[pa.Table],
     store: str,
     config: EvaluateConfig,
     *,
     skip_unusable: bool = False,
 ) -> Plan:
-    """Check every task against the windows and name every fit.
+    """Check every task against the windows (see `gathered`) and name every fit.
 
     Raises the first task's InputError, unless `skip_unusable` and some task can be used. Encoders must be resolved.
     """
     _check_different(encoders)
     usable: dict[str, Examples] = {}
     skipped: dict[str, str] = {}
+    found = gathered(suite.tasks, windows, limit=config.limit)
     for task in suite.tasks:
         try:
-            found = examples(task, windows, max_windows_per_subject=config.max_windows_per_subject, seed=config.seed)
-            folds_of(task, found, config)
-            usable[task.name] = found
+            usable[task.name] = _checked(task, found[task.name], config)
         except InputError as error:
             if not skip_unusable:
                 raise
@@ -131,6 +136,13 @@ def plan(
         for protocol, n in _protocols(task, usable[task.name], encoder, config)
     )
     return Plan(requests=requests, examples_of_task=usable, skipped=skipped)
+
+
+def _checked(task: Task, found: Examples | InputError, config: EvaluateConfig) -> Examples:
+    if isinstance(found, InputError):
+        raise found
+    folds_of(task, found, config)
+    return found
 
 
 def _check_different(encoders: tuple[EncoderSpec, ...]) -> None:
@@ -192,11 +204,11 @@ def folds_of(task: Task, found: Examples, config: EvaluateConfig) -> NDArray[np.
     return fold_N
 
 
-def fit(request: FitRequest, found: Examples, embedding_WE: NDArray[np.float32]) -> Result:
+def fit(request: FitRequest, found: Examples, embedded: Embedded) -> Result:
     """One encoder on one task by one protocol on its embeddings, scored."""
     started_s = time.monotonic()
     task, config = request.task, request.config
-    x_NE, fold_N = found.features(embedding_WE), folds_of(task, found, config)
+    x_NE, fold_N = found.features(embedded), folds_of(task, found, config)
     data = (x_NE, found.y_N, found.subject_N, fold_N)
     if request.protocol == "knn":
         fitted = knn_fit(*data, kind=task.kind, config=config.knn, task=task.name)
@@ -237,11 +249,11 @@ def scored(request: FitRequest, found: Examples, fitted: Fit, started_s: float) 
         protocol=request.protocol,
         labelled_subjects=request.labelled_subjects,
         scores={name: bootstrap.score_interval(name, fitted.predictions, draws_RS, factor) for name in names},
-        n_windows=len(found.rows_M),
+        n_windows=found.windows.n_windows,
         n_fits=fitted.n_fits,
         seconds=time.monotonic() - started_s,
         penalties=fitted.penalty_of_fold,
-        unit_names=tuple(unit_names.tolist()),
+        unit_names=unit_names,
         scored=bootstrap.Scored(predictions=fitted.predictions, train_Q=train_Q),
     )
 
@@ -294,40 +306,16 @@ def _store_of_corpus(
         (bool(document.get("on_the_fly")), found)
         for found, document in stores.items()
         if WindowSpec.from_dict(document["spec"]) == spec
-        and made_of(document, snapshot)
         and document.get("measures") == MEASURES_REVISION
         and split in (None, SplitConfig.from_dict(document["split"]))
         and wanted <= set(document.get("cohorts", ()))
+        and made_of(document, snapshot)  # last: of corpora of format v1 it reads the index
     ]
     if fitting:
         return WindowStore.open(min(fitting)[1], origin=Origin(snapshot.url, snapshot.version), check_origin=False)
     from xmae_dist.data.store.materialise import StoreConfig, materialise
 
     return materialise(corpus_url, url, StoreConfig(spec=spec, split=split or SplitConfig()))
-
-
-def chosen_windows(store: WindowStore, config: EvaluateConfig) -> pa.Table:
-    """The windows that take part by the configuration's splits, cohorts and number per recording.
-
-    Raises InputError for a cohort that is not there.
-    """
-    table, cohorts = window_table(store, config.splits), config.cohorts
-    present = set(pc.unique(table["cohort"]).to_pylist())
-    for name in cohorts:
-        if name not in present:
-            raise InputError("--cohorts", value=name, expected=f"some of {', '.join(sorted(present))}")
-    if cohorts:
-        table = table.filter(pc.is_in(table["cohort"], pa.array(cohorts)))
-    if not config.max_windows_per_recording:
-        return table
-    recording_W = pc.binary_join_element_wise(table["cohort"], table["recording_id"], "/").combine_chunks()
-    number_W = np.asarray(recording_W.dictionary_encode().indices)
-    return table.take(spread(number_W, config.max_windows_per_recording))
-
-
-def window_table(store: WindowStore, splits: Iterable[str]) -> pa.Table:
-    """The windows of `splits` with their ids, in the order of the ids."""
-    return pa.concat_tables([store.meta(split) for split in splits]).sort_by("window_id")
 
 
 def _identity(config: EvaluateConfig, protocol: str) -> dict[str, object]:

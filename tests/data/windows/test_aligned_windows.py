@@ -16,7 +16,7 @@ from xmae_dist.data.store.window_store import WindowStore
 from xmae_dist.data.windows.source import pairs_among, window_sources
 from xmae_dist.data.windows.spec import WindowSpec
 from xmae_dist.data.windows.split import SplitConfig
-from xmae_dist.evaluate.examples import label_values
+from xmae_dist.evaluate.labels import MEASURED, Labelled, label_values
 from xmae_dist.evaluate.tasks import Task
 from xmae_dist.simulate.cohorts import simulate_subject
 from xmae_dist.simulate.recordings import SimulatedRecording
@@ -106,10 +106,16 @@ def test_without_a_prior_nothing_is_paired_and_old_names_hold(corpus: Corpus) ->
 def test_an_arrival_time_that_is_a_prior_is_no_label(store: WindowStore) -> None:
     task = Task(name="t", title="t", label="pulse_arrival_s", kind="regression")
     table = store.meta("train")
-    assert np.isnan(label_values(task, table)).all()
+
+    def values(windows: pa.Table) -> np.ndarray:
+        column = Labelled(windows).find(task.label, MEASURED)
+        assert column is not None
+        return label_values(task, column, windows["start_s"].to_numpy())
+
+    assert np.isnan(values(table)).all()
     absolute = pa.array([True] * table.num_rows)
     own = table.set_column(table.column_names.index("arrival_time_absolute"), "arrival_time_absolute", absolute)
-    assert np.isfinite(label_values(task, own)).any()
+    assert np.isfinite(values(own)).any()
 
 
 def test_the_same_windows_are_cut_when_they_are_read(corpus: Corpus, store: WindowStore) -> None:

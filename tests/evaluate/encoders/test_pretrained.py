@@ -49,20 +49,20 @@ def test_held_out_splits_are_refused_where_pretraining_may_have_seen_them(
 ) -> None:
     spec = saved(tmp_path / "b", pretrained_split)
     with pytest.raises(UsageError, match=r"--splits val test.*leave --splits out"):
-        check_unseen(("val", "test"), SPLIT, HELD_OUT, [spec])
-    check_unseen(("train", "val", "test"), SPLIT, PEOPLE, [spec])  # claims nothing
+        check_unseen(("val", "test"), SPLIT, lambda: HELD_OUT, [spec])
+    check_unseen(("train", "val", "test"), SPLIT, lambda: PEOPLE, [spec])  # claims nothing
 
 
 def test_held_out_splits_are_taken_where_no_encoder_saw_them(tmp_path: Path) -> None:
     controls = [EncoderSpec(name="r", kind="random"), EncoderSpec(name="f", kind="features")]
     ours = saved(tmp_path / "b", SPLIT)
-    check_unseen(("test",), SPLIT, HELD_OUT, [ours, *controls])
+    check_unseen(("test",), SPLIT, lambda: HELD_OUT, [ours, *controls])
     with pytest.raises(UsageError, match="encoder 'xmae' does not say how"):
-        check_unseen(("test",), SPLIT, HELD_OUT, [ours, saved(tmp_path / "control", None)])
+        check_unseen(("test",), SPLIT, lambda: HELD_OUT, [ours, saved(tmp_path / "control", None)])
     with pytest.raises(UsageError, match="pretrained under another split"):
-        check_unseen(("test",), None, HELD_OUT, [ours])  # a store of others' shards
+        check_unseen(("test",), None, lambda: HELD_OUT, [ours])  # a store of others' shards
     with pytest.raises(UsageError, match="people whom encoder 'xmae' had in its train split"):
-        check_unseen(("test",), SPLIT, PEOPLE, [ours])  # a store that says one thing and does another
+        check_unseen(("test",), SPLIT, lambda: PEOPLE, [ours])  # a store that says one thing and does another
 
 
 def test_a_split_of_a_later_version_is_refused() -> None:

@@ -8,6 +8,7 @@ from sklearn.preprocessing import StandardScaler
 
 from xmae_dist.evaluate.examples import Examples
 from xmae_dist.evaluate.finetune import _embedded, _pooled, _train, _Tuned, finetune_fit, thinned
+from xmae_dist.evaluate.members import Members
 from xmae_dist.evaluate.protocols.few import FewConfig, _labelled_first, _people, few_fit, usable_sizes
 from xmae_dist.evaluate.protocols.finetune_config import FinetuneConfig
 from xmae_dist.evaluate.protocols.knn import KnnConfig, knn_fit
@@ -121,8 +122,7 @@ def tones(n_subjects: int = 12, n_windows: int = 8) -> tuple[np.ndarray, Example
         y_N=(code % 2).astype(float),
         subject_N=np.char.mod("s%02d", code),
         name_N=np.char.mod("w%03d", np.arange(len(code))),
-        rows_M=np.arange(len(code)),
-        unit_M=np.arange(len(code)),
+        windows=Members.one_each(np.arange(len(code))),
     )
     return x_ML.astype(np.float32), found
 
@@ -141,7 +141,7 @@ def test_fine_tuning_begins_as_the_probe_and_fits_its_people_better() -> None:
             model, x_ML, found, fold_N, kind="binary", config=config, probe=PROBE, seed=0, task="t"
         ).predictions
 
-    frozen_NE = _pooled(_embedded(model, x_ML), found)
+    frozen_NE = _pooled(_embedded(model, x_ML), found.windows.unit_R)
     probe = cross_fit(frozen_NE, found.y_N, found.subject_N, fold_N, kind="binary", config=PROBE, task="t")
     np.testing.assert_allclose(tuned(0).pred_NC, probe.predictions.pred_NC, atol=1e-5)
     np.testing.assert_array_equal(tuned(1).pred_NC, tuned(1).pred_NC)
@@ -161,10 +161,12 @@ def test_thinning_is_even_and_keeps_what_belongs_together() -> None:
     _, found = tones(n_subjects=3, n_windows=10)
     few = thinned(found, 4, "window")
     assert np.unique(few.subject_N, return_counts=True)[1].tolist() == [4, 4, 4]
-    assert few.rows_M[:4].tolist() == [0, 3, 6, 9] and few.unit_M.tolist() == list(range(12))
+    ids_M, unit_M = few.windows.expanded()
+    assert ids_M[:4].tolist() == [0, 3, 6, 9] and unit_M.tolist() == list(range(12))
     by_person = Examples(
         y_N=np.arange(3.0), subject_N=np.array(["a", "b", "c"]), name_N=np.array(["a", "b", "c"]),
-        rows_M=np.arange(30), unit_M=np.repeat(np.arange(3), 10),
+        windows=Members.of(np.arange(30), np.repeat(np.arange(3), 10)),
     )  # fmt: skip
     few = thinned(by_person, 4, "subject")
-    assert few.y_N.tolist() == [0, 1, 2] and np.bincount(few.unit_M).tolist() == [4, 4, 4]
+    assert few.y_N.tolist() == [0, 1, 2] and few.windows.counts(3).tolist() == [4, 4, 4]
+    assert few.windows.expanded()[0][:5].tolist() == [0, 3, 6, 9, 10]

@@ -14,6 +14,9 @@ from xmae_dist.core.errors import InputError
 from xmae_dist.data.store.materialise import materialise
 from xmae_dist.data.windows.spec import WindowSpec
 from xmae_dist.evaluate.encoders.spec import EncoderSpec
+from xmae_dist.evaluate.examples import Examples
+from xmae_dist.evaluate.gathering import gathered_by
+from xmae_dist.evaluate.pooling import embedded_here
 from xmae_dist.evaluate.report.sections_shift import transfer_section
 from xmae_dist.evaluate.run import EvaluateConfig
 from xmae_dist.evaluate.tasks import Task
@@ -42,18 +45,26 @@ def windows(*, shared_people: bool) -> tuple[pa.Table, np.ndarray]:
                 rows.append({"subject_id": subject, "recording_id": f"{device}{person}", "cohort": device,
                              "start_s": 10.0 * window, "rate": y})  # fmt: skip
                 embedding.append(x)
-    return pa.Table.from_pylist(rows), np.array(embedding, np.float32)
+    table = pa.Table.from_pylist(rows)
+    return table.append_column("window_id", pa.array(np.arange(len(rows)))), np.array(embedding, np.float32)
+
+
+def conditions_by_cohort(table: pa.Table) -> dict[str, Examples]:
+    return conditions_of(TASK, "cohort", gathered_by("cohort", [TASK], [table], limit=CONFIG.limit)["rate"])
 
 
 def matrix(table: pa.Table, embedding_WE: np.ndarray) -> dict[tuple[str, str], Cell]:
-    conditions = conditions_of(TASK, table, "cohort", CONFIG)
+    conditions = conditions_by_cohort(table)
+    embedded = embedded_here(
+        [units.windows for units in conditions.values()], table["window_id"].to_numpy(), embedding_WE
+    )
     cells = []
     for trained in conditions:
         request = RowRequest(
             request=f"row {trained}", axis="cohort", trained=trained, suite="s", suite_title="S", task=TASK,
             encoder=EncoderSpec(name="e", kind="features", identity="e"), store="w", config=CONFIG,
         )  # fmt: skip
-        cells += fit_row(request, conditions, dict.fromkeys(conditions, embedding_WE))
+        cells += fit_row(request, conditions, dict.fromkeys(conditions, embedded))
     return {(c.trained, c.tested): c for c in cells}
 
 
@@ -88,7 +99,7 @@ def test_devices_that_agree_lose_nothing_shown() -> None:
 
 def test_a_person_who_wears_both_devices_is_in_one_fold() -> None:
     table, _ = windows(shared_people=True)
-    conditions = conditions_of(TASK, table, "cohort", CONFIG)
+    conditions = conditions_by_cohort(table)
     folds = folds_of_conditions(TASK, conditions, CONFIG)
     of_person: dict[str, set[int]] = {}
     for name, units in conditions.items():
@@ -103,7 +114,7 @@ def test_one_condition_is_no_matrix() -> None:
     table, _ = windows(shared_people=False)
     few = table.filter(pa.compute.field("cohort") == "a")
     with pytest.raises(InputError, match="at least two"):
-        conditions_of(TASK, few, "cohort", CONFIG)
+        conditions_by_cohort(few)
 
 
 def test_the_command_makes_matrices_and_commits_each_row_once(tmp_path: Path, ray_local: None) -> None:

@@ -15,7 +15,7 @@ import pyedflib
 import pytest
 
 from xmae_dist.core.errors import InputError
-from xmae_dist.evaluate.examples import label_values
+from xmae_dist.evaluate.labels import Labelled, label_values
 from xmae_dist.evaluate.tasks import Task
 from xmae_dist.ingest.formats import edf as reader
 from xmae_dist.ingest.formats.edf_files import EdfFormat, annotations_beside
@@ -222,7 +222,9 @@ def test_a_task_reads_the_stages(tmp_path: Path) -> None:
     task = Task(
         name="stage", title="", label="sleep_stages", kind="multiclass", unit="epoch", epoch_s=30.0, classes=classes
     )
-    np.testing.assert_array_equal(label_values(task, windows), [0, 0, 0, 2, 2, 4, np.nan])
+    column = Labelled(windows).find(task.label, "label_text")
+    assert column is not None
+    np.testing.assert_array_equal(label_values(task, column, np.array(starts)), [0, 0, 0, 2, 2, 4, np.nan])
 
 
 def test_a_hypnogram_beside_the_recording_is_joined(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -46,6 +46,8 @@ FORMAT = "xmae-windows/v1"
 FORMAT_CUT = "xmae-windows-cut/v2"
 """Of a store that cuts windows when they are read; of version 1 it is FORMAT, and has `cuts.json` in its parts."""
 _CONNECTIONS = 16
+_LABELS = frozenset({"labels", "label_text"})
+_LABELLED_AHEAD = 4  # parts with labels that are held at a time: some 30 MB each
 _READERS_BYTES = 128 << 20  # of stores whose index does not say where chunks lie: 512 chunks take 8 kB
 _Item = TypeVar("_Item")
 _Found = TypeVar("_Found")
@@ -275,10 +277,20 @@ class WindowStore:
         table = self._concatenate(tables, columns)
         return table.take(np.argsort(np.concatenate(places))) if places else table
 
-    def meta_parts(self, split: str, columns: Sequence[str] | None = None) -> Iterator[pa.Table]:
-        """`meta` of a split, part after part in the order of ids: a few parts are held at a time."""
-        _check_split(split)
-        return self._metas(np.flatnonzero(self._in_splits([split])).tolist(), columns)
+    def meta_parts(
+        self, splits: str | Iterable[str], columns: Sequence[str] | None = None, cohorts: Collection[str] = ()
+    ) -> Iterator[pa.Table]:
+        """`meta` of one split or several, part after part in the order of ids; of these cohorts, where any are named.
+
+        A few parts are held at a time, at about 1 kB a window of 30 labels.
+        """
+        chosen = [splits] if isinstance(splits, str) else list(splits)
+        for split in chosen:
+            _check_split(split)
+        there = self._in_splits(chosen)
+        if cohorts:
+            there = there & pc.is_in(self._parts["cohort"], pa.array(cohorts, pa.string())).to_numpy()
+        return self._metas(np.flatnonzero(there).tolist(), columns)
 
     def subjects_of(self, segments: Sequence[Segment]) -> Iterator[pa.ChunkedArray]:
         """The subject of each window of some parts, part after part."""
@@ -349,7 +361,9 @@ class WindowStore:
             self._found = _found(self.document, self.origin)
         return self.origin, self._found
 
-    def _side_by_side(self, work: Callable[[_Item], _Found], items: Iterable[_Item]) -> Iterator[_Found]:
+    def _side_by_side(
+        self, work: Callable[[_Item], _Found], items: Iterable[_Item], at_once: int = 2 * _CONNECTIONS
+    ) -> Iterator[_Found]:
         """`work` of each item in order; of a far store, a few at a time."""
         if uri.is_local(self.url):
             yield from map(work, items)
@@ -359,13 +373,15 @@ class WindowStore:
             waiting: deque[Future[_Found]] = deque()
             for item in rest:
                 waiting.append(pool.submit(work, item))
-                if len(waiting) == 2 * _CONNECTIONS:
+                if len(waiting) == at_once:
                     yield waiting.popleft().result()
             while waiting:
                 yield waiting.popleft().result()
 
     def _metas(self, numbers: Sequence[int], columns: Sequence[str] | None) -> Iterator[pa.Table]:
-        return self._side_by_side(lambda number: self._meta(number, columns), numbers)
+        labelled = columns is None or not _LABELS.isdisjoint(columns)
+        at_once = _LABELLED_AHEAD if labelled else 2 * _CONNECTIONS
+        return self._side_by_side(lambda number: self._meta(number, columns), numbers, at_once)
 
     def _meta(self, number: int, columns: Sequence[str] | None) -> pa.Table:
         row = {name: self._parts[name][number].as_py() for name in ("n_windows", "first_id", "split", "meta_bytes")}

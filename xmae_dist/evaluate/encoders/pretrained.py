@@ -9,7 +9,7 @@ numbers are of people in pretraining's train split, of whom those without a reco
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -62,20 +62,22 @@ def pretrained(spec: EncoderSpec) -> Pretrained:
 
 
 def check_unseen(
-    splits: Iterable[str], store_split: SplitConfig | None, subject_W: NDArray[np.str_], encoders: Iterable[EncoderSpec]
+    splits: Iterable[str],
+    store_split: SplitConfig | None,
+    subjects: Callable[[], NDArray[np.str_]],
+    encoders: Iterable[EncoderSpec],
 ) -> None:
     """Raises UsageError where only held-out splits are asked for, and an encoder may have seen their people.
 
-    `store_split` is how the window store divides subjects, `subject_W` whose windows take part.
+    `store_split` is how the window store divides subjects, `subjects` tells whose windows take part, if that matters.
     """
     chosen = tuple(splits)
     if _TRAIN in chosen:
         return
-    for spec in encoders:
-        known = pretrained(spec)
-        if not known.trained:
-            continue
-        seen = known.people(subject_W)
+    trained = [(spec, known) for spec in encoders if (known := pretrained(spec)).trained]
+    subject_S = subjects() if trained else np.empty(0, np.str_)
+    for spec, known in trained:
+        seen = known.people(subject_S)
         if known.split is None:
             value, fix = f"encoder {spec.name!r} does not say how", "export its bundle again with this version"
         elif known.split != store_split:

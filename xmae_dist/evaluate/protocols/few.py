@@ -5,12 +5,13 @@ The people who are labelled come in a random order, the same for every encoder, 
 each with folds of its own, and a subject's weight counts in all of them. Legend: N units, S subjects, R repetitions.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from xmae_dist.core.seeds import generator
+from xmae_dist.evaluate.protocols.influence import Influence
 from xmae_dist.evaluate.protocols.probe import Fit, Floats, Ints, ProbeConfig, respond, select_and_solve, targets
 from xmae_dist.evaluate.scores.bootstrap import Predictions
 from xmae_dist.evaluate.scores.folds import check_folds
@@ -52,7 +53,7 @@ def few_fit(
     code_N = np.unique(subject_N, return_inverse=True)[1]
     n_units, folds = len(y_N), np.unique(fold_N)
     linear_NC = np.zeros((repeats * n_units, target_NC.shape[1]))
-    influence_SNC = np.zeros((code_N.max() + 1, *linear_NC.shape))
+    influence: list[Influence] = []
     penalties = {}
     for repeat in range(repeats):
         order_S = _labelled_first(code_N, y_N, kind, generator("few", seed, task, repeat))
@@ -63,9 +64,8 @@ def few_fit(
             path = select_and_solve(x_NE[train], y_N[train], target_NC[train], inner, kind, config)
             test = np.flatnonzero(fold_N == fold)
             linear_NC[repeat * n_units + test] = path(x_NE[test])[-1]
-            influence_SNC[:, repeat * n_units + test] = path.influence(
-                x_NE[train], target_NC[train], code_N[train], len(influence_SNC), x_NE[test]
-            )
+            found = path.influence(x_NE[train], target_NC[train], code_N[train], code_N.max() + 1, x_NE, test)
+            influence += [replace(one, units_T=repeat * n_units + test) for one in found]
             penalties[repeat * len(folds) + int(fold)] = path.penalties[-1]
     fold_of_row = np.concatenate([fold_N + repeat * (fold_N.max() + 1) for repeat in range(repeats)])
     return Fit(
@@ -76,7 +76,7 @@ def few_fit(
             fold_N=fold_of_row,
         ),
         linear_NC=linear_NC,
-        influence_SNC=influence_SNC,
+        influence=tuple(influence),
         kind=kind,
         penalty_of_fold=penalties,
         n_fits=len(penalties) * (INNER_FOLDS * len(config.penalties) + 1) * target_NC.shape[1],

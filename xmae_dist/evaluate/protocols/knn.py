@@ -10,7 +10,9 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.sparse import csr_array
 
+from xmae_dist.evaluate.protocols.influence import Influence
 from xmae_dist.evaluate.protocols.probe import Fit, Floats, Ints, Standardised, loss, targets
 from xmae_dist.evaluate.scores.bootstrap import Predictions
 from xmae_dist.evaluate.scores.folds import check_folds
@@ -43,21 +45,35 @@ def knn_fit(
     best = _choose_k(near_KNJ, gap_KNJ, y_N, target_NC, fold_N, folds, kind, config)
     code_N = np.unique(subject_N, return_inverse=True)[1]
     pred_NC = np.zeros(target_NC.shape)
-    influence_SNC = np.zeros((code_N.max() + 1, *target_NC.shape))
+    influence: list[Influence] = []
     for i, fold in enumerate(folds):
         test = np.flatnonzero(fold_N == fold)
         near_Tk = _merge(near_KNJ, gap_KNJ, test, [j for j in range(len(folds)) if j != i], best[fold])
         pred_NC[test] = target_NC[near_Tk].mean(axis=1)
         pull_TkC = (target_NC[near_Tk] - pred_NC[test][:, None, :]) / best[fold]
-        np.add.at(influence_SNC, (code_N[near_Tk], test[:, None]), pull_TkC)
+        influence += _votes(code_N[near_Tk], pull_TkC, code_N.max() + 1, test)
     return Fit(
         predictions=Predictions(subject_N=subject_N, y_N=y_N, pred_NC=pred_NC, fold_N=fold_N),
         linear_NC=pred_NC,
-        influence_SNC=influence_SNC,
+        influence=tuple(influence),
         kind="regression",  # votes are the prediction: nothing lies between the two
         penalty_of_fold={fold: float(k) for fold, k in best.items()},
         n_fits=len(folds),
     )
+
+
+def _votes(code_Tk: Ints, pull_TkC: Floats, n_subjects: int, units_T: Ints) -> list[Influence]:
+    """By column what one more copy of each subject adds, whose units are among the neighbours of units_T."""
+    unit_Tk = np.broadcast_to(np.arange(len(code_Tk))[:, None], code_Tk.shape)
+    places = (code_Tk.ravel(), unit_Tk.ravel())
+    return [
+        Influence(
+            units_T=units_T,
+            column=c,
+            factors=(csr_array((pull_TkC[..., c].ravel(), places), shape=(n_subjects, len(code_Tk))),),
+        )
+        for c in range(pull_TkC.shape[2])
+    ]
 
 
 def _nearest_by_fold(z_NE: Floats, fold_N: Ints, folds: list[int], most: int) -> tuple[Ints, NDArray[np.float32]]:

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from scipy.linalg import LinAlgError, cho_factor, cho_solve, cholesky, solve_triangular
 from scipy.optimize import minimize
 
+from xmae_dist.evaluate.protocols.influence import Influence, moved
 from xmae_dist.evaluate.scores.bootstrap import Predictions
 from xmae_dist.evaluate.scores.folds import check_folds
 from xmae_dist.evaluate.scores.metrics import sum_by
@@ -61,14 +62,14 @@ class Standardised:
 class Fit:
     """Out-of-fold predictions, what training subjects did to them, the penalties chosen, and the models solved.
 
-    `influence_SNC` is the first-order change of each unit's linear predictor when a subject (sorted unique ids) gains
-    one more copy in the training sets it belongs to (infinitesimal jackknife; Efron 1982): what an interval needs in
-    order to know that folds are trained on one another. `linear_NC` are those linear predictors.
+    `influence` is the first-order change of each unit's linear predictor when a subject (sorted unique ids) gains one
+    more copy in the training sets it belongs to: what an interval needs in order to know that folds are trained on one
+    another. `linear_NC` are those linear predictors.
     """
 
     predictions: Predictions
     linear_NC: Floats
-    influence_SNC: Floats
+    influence: tuple[Influence, ...]
     kind: str
     penalty_of_fold: dict[int, float]
     n_fits: int
@@ -79,12 +80,12 @@ class Fit:
         """Predictions had each subject counted so many times in training; the units predicted stay the same."""
         rows = max(1, CHUNK_CELLS // self.linear_NC.size)
         for i in range(0, len(draws_QS), rows):
-            for moved_NC in np.tensordot(draws_QS[i : i + rows] - 1.0, self.influence_SNC, axes=1):
+            for moved_NC in moved(self.influence, draws_QS[i : i + rows] - 1.0, self.linear_NC.shape):
                 yield replace(self.predictions, pred_NC=respond(self.kind, self.linear_NC + moved_NC))
 
 
 def cross_fit(
-    x_NE: NDArray[np.floating],
+    x_NE: Floats,
     y_N: Floats,
     subject_N: NDArray[np.str_],
     fold_N: Ints,
@@ -98,20 +99,20 @@ def cross_fit(
     x_NE, target_NC = np.asarray(x_NE, float), targets(kind, y_N)
     code_N = np.unique(subject_N, return_inverse=True)[1]
     linear_NC = np.zeros(target_NC.shape)
-    influence_SNC = np.zeros((code_N.max() + 1, *target_NC.shape))
+    influence: list[Influence] = []
     models = fold_models(x_NE, y_N, fold_N, kind=kind, config=config)
     for fold, path in models.items():
         test_N = fold_N == fold
         linear_NC[test_N] = path(x_NE[test_N])[-1]
-        influence_SNC[:, test_N] = path.influence(
-            x_NE[~test_N], target_NC[~test_N], code_N[~test_N], len(influence_SNC), x_NE[test_N]
+        influence += path.influence(
+            x_NE[~test_N], target_NC[~test_N], code_N[~test_N], code_N.max() + 1, x_NE, np.flatnonzero(test_N)
         )
     n_sets = len(models) * (len(models) - 1) // 2
     pred_NC = respond(kind, linear_NC)
     return Fit(
         predictions=Predictions(subject_N=subject_N, y_N=y_N, pred_NC=pred_NC, fold_N=fold_N),
         linear_NC=linear_NC,
-        influence_SNC=influence_SNC,
+        influence=tuple(influence),
         kind=kind,
         penalty_of_fold={fold: path.penalties[-1] for fold, path in models.items()},
         n_fits=(n_sets * len(config.penalties) + len(models)) * target_NC.shape[1],
@@ -177,19 +178,31 @@ class Path:
         """Linear predictors (P, N, C)."""
         return self.standardise(x_NE) @ self.weight_PCE.transpose(0, 2, 1) + self.intercept_PC[:, None, :]
 
-    def influence(self, train_NE: Floats, target_NC: Floats, code_N: Ints, n_subjects: int, test_NE: Floats) -> Floats:
-        """(S, N_test, C): what one more copy of each subject in training adds to the last model's predictors."""
+    def influence(
+        self,
+        train_NE: Floats,
+        target_NC: Floats,
+        code_N: Ints,
+        n_subjects: int,
+        x_NE: Floats,
+        units_T: Ints,
+    ) -> list[Influence]:
+        """By column what one more copy of each subject in training adds to the last model's predictors of units_T.
+
+        The features of these are rows of x_NE; code_N are the subjects of the training units.
+        """
         z_NF = _with_one(self.standardise(train_NE))
-        test_NF = _with_one(self.standardise(test_NE))
+        test_TF = _with_one(self.standardise(x_NE[units_T]))
         linear_NC = self(train_NE)[-1]
-        columns = []
+        found = []
         for c in range(target_NC.shape[1]):
             mean_N = _sigmoid(linear_NC[:, c]) if self.kind != "regression" else linear_NC[:, c]
             curve_N = mean_N * (1 - mean_N) if self.kind != "regression" else np.ones(len(mean_N))
             hessian_FF = _hessian(z_NF, curve_N, self.penalties[-1])
             per_subject_SF = sum_by(code_N, z_NF * (target_NC[:, c] - mean_N)[:, None], n_subjects)
-            columns.append(per_subject_SF @ _solve_positive(hessian_FF, test_NF.T) / len(z_NF))
-        return np.stack(columns, axis=-1)
+            factors = (per_subject_SF / len(z_NF), _solve_positive(hessian_FF, test_TF.T))
+            found.append(Influence(units_T=units_T, column=c, factors=factors))
+        return found
 
 
 def _solve(x_NE: Floats, target_NC: Floats, kind: str, config: ProbeConfig, penalties: tuple[float, ...]) -> Path:

@@ -112,7 +112,7 @@ def _pairs(group: list[Result]) -> list[tuple[Result, Result]]:
 
 
 def _difference(a: Result, b: Result) -> Interval:
-    if a.unit_names != b.unit_names or a.seed != b.seed:
+    if not np.array_equal(a.unit_names, b.unit_names) or a.seed != b.seed:
         raise InputError(
             f"results of task {a.task.name}",
             value=f"{a.encoder!r} and {b.encoder!r} predicted different units",

@@ -49,7 +49,7 @@ class Metric:
         return float(self.scores(y_N, pred_NC, fold_N, np.ones((1, 1)), np.zeros(len(y_N), np.int64))[0])
 
 
-def sum_by(group_N: Ints, x_NK: Floats, n_groups: int) -> Floats:
+def sum_by(group_N: NDArray[np.integer], x_NK: Floats, n_groups: int) -> Floats:
     """(G, K): rows of `x_NK` summed by their group."""
     order_N = np.argsort(group_N, kind="stable")
     present, first = np.unique(group_N[order_N], return_index=True)

@@ -6,7 +6,7 @@ subjects inside it. So the cells of a row come from the same models, the home ce
 and a person who wears two devices is never on both sides. Intervals resample the tested subjects; the training set is
 taken as it is.
 
-Legend: W windows of the table, N units of a condition, S its subjects.
+Legend: N units of a condition, S its subjects.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from xmae_dist.core.errors import InputError
 from xmae_dist.core.fingerprint import sha256_hex
 from xmae_dist.evaluate.encoders.spec import EncoderSpec
-from xmae_dist.evaluate.examples import Examples, examples, label_column
+from xmae_dist.evaluate.examples import Examples
+from xmae_dist.evaluate.pooling import Embedded
+from xmae_dist.evaluate.protocols.influence import Influence
 from xmae_dist.evaluate.protocols.probe import Fit, Path, fold_models, respond, targets
 from xmae_dist.evaluate.results import Result, request_id
 from xmae_dist.evaluate.run import EvaluateConfig, FitRequest, draws_of, scored
@@ -67,28 +67,13 @@ class RowRequest:
     config: EvaluateConfig
 
 
-def conditions_of(task: Task, windows: pa.Table, axis: str, config: EvaluateConfig) -> dict[str, Examples]:
-    """Units of `task` in each condition that `axis` names (a column or label of the window table), by its value.
+def conditions_of(task: Task, axis: str, found: Mapping[str, Examples]) -> dict[str, Examples]:
+    """Of the units of `task` by value of `axis` (`gathering.gathered_by`) those of the conditions that can be used.
 
     Conditions with fewer than `MIN_SUBJECTS` subjects, or without every class, are left out. Raises InputError where
     fewer than two are left.
     """
-    values = pc.cast(label_column(dataclasses.replace(task, label=axis), windows), pa.string())
-    found: dict[str, Examples] = {}
-    every_class = set()
-    for name in sorted(value for value in pc.unique(values).to_pylist() if value is not None):
-        rows_K = np.flatnonzero(pc.fill_null(pc.equal(values, name), False).to_numpy())
-        try:
-            here = examples(
-                task,
-                windows.take(rows_K),
-                max_windows_per_subject=config.max_windows_per_subject,
-                seed=config.seed,
-            )
-        except InputError:
-            continue  # no window of this condition carries the label
-        found[name] = dataclasses.replace(here, rows_M=rows_K[here.rows_M])
-        every_class |= set(np.unique(here.y_N).tolist())
+    every_class = {value for units in found.values() for value in np.unique(units.y_N).tolist()}
     usable = {name: unit for name, unit in found.items() if _testable(task, unit, every_class)}
     if len(usable) < 2:
         raise InputError(
@@ -137,21 +122,19 @@ def row_request(axis: str, trained: str, request: RowRequest, conditions: Mappin
     return dataclasses.replace(request, request=identity, axis=axis, trained=trained)
 
 
-def fit_row(
-    request: RowRequest, conditions: Mapping[str, Examples], embeddings: Mapping[str, NDArray[np.floating]]
-) -> list[Cell]:
-    """Train under `request.trained`, test under each condition; `embeddings` (W, E) are looked up by condition."""
+def fit_row(request: RowRequest, conditions: Mapping[str, Examples], embedded: Mapping[str, Embedded]) -> list[Cell]:
+    """Train under `request.trained`, test under each condition; `embedded` are the windows of each condition."""
     task, config = request.task, request.config
     folds = folds_of_conditions(task, conditions, config)
     trained = conditions[request.trained]
-    x_NE = trained.features(embeddings[request.trained])
+    x_NE = trained.features(embedded[request.trained])
     models = fold_models(x_NE, trained.y_N, folds[request.trained], kind=task.kind, config=config.probe)
     target_NC = targets(task.kind, trained.y_N)
     cells = []
     for name, tested in conditions.items():
         started_s = time.monotonic()
         fit = _tested(task.kind, models, (trained, x_NE, target_NC, folds[request.trained]),
-                      (tested, tested.features(embeddings[name]), folds[name]))  # fmt: skip
+                      (tested, tested.features(embedded[name]), folds[name]))  # fmt: skip
         result = _result(request, tested, fit, started_s)
         cells.append(Cell(axis=request.axis, trained=request.trained, tested=name, result=result))
     return cells
@@ -170,21 +153,22 @@ def _tested(
     # Subjects that are not tested have no share in the covariance of the two; one code stands for all of them.
     code_N = np.where(np.isin(seen.subject_N, subject_S), np.searchsorted(subject_S, seen.subject_N), len(subject_S))
     linear_TC = np.zeros((len(units.y_N), target_NC.shape[1]))
-    influence_STC = np.zeros((len(subject_S), *linear_TC.shape))
+    influence: list[Influence] = []
     for fold, path in models.items():
         train_N, test_T = fold_N != fold, fold_T == fold
         linear_TC[test_T] = path(x_TE[test_T])[-1]
         if (code_N < len(subject_S)).any():
-            influence_STC[:, test_T] = path.influence(
-                x_NE[train_N], target_NC[train_N], code_N[train_N], len(subject_S) + 1, x_TE[test_T]
-            )[:-1]
+            found = path.influence(
+                x_NE[train_N], target_NC[train_N], code_N[train_N], len(subject_S) + 1, x_TE, np.flatnonzero(test_T)
+            )
+            influence += [one.of_first(len(subject_S)) for one in found]
     predictions = bootstrap.Predictions(
         subject_N=units.subject_N, y_N=units.y_N, pred_NC=respond(kind, linear_TC), fold_N=fold_T
     )
     return Fit(
         predictions=predictions,
         linear_NC=linear_TC,
-        influence_SNC=influence_STC,
+        influence=tuple(influence),
         kind=kind,
         penalty_of_fold={fold: path.penalties[-1] for fold, path in models.items()},
         n_fits=len(models) * target_NC.shape[1],

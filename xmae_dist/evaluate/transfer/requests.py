@@ -17,8 +17,10 @@ import pyarrow as pa
 from xmae_dist.core.errors import InputError, UsageError
 from xmae_dist.evaluate.encoders.degradation import Degradation
 from xmae_dist.evaluate.encoders.spec import EncoderSpec
-from xmae_dist.evaluate.examples import Examples, available_labels
-from xmae_dist.evaluate.results import SCHEMA, Result
+from xmae_dist.evaluate.examples import Examples
+from xmae_dist.evaluate.gathering import gathered_by
+from xmae_dist.evaluate.labels import available_labels
+from xmae_dist.evaluate.results import SCHEMA, Result, rows_of
 from xmae_dist.evaluate.run import Plan
 from xmae_dist.evaluate.transfer.matrix import (
     CLEAN,
@@ -29,12 +31,10 @@ from xmae_dist.evaluate.transfer.matrix import (
     row_request,
 )
 from xmae_dist.storage import uri
-from xmae_dist.storage.corpus import Corpus
 from xmae_dist.storage.table import Table
 
 DEGRADATION = "degradation"
 CELL_SCHEMA = pa.schema([("axis", pa.string()), ("trained", pa.string()), ("tested", pa.string()), *SCHEMA])
-OF_THE_INDEX = ("device", "body_site")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,33 +47,37 @@ class TransferPlan:
 
 
 def plan_transfer(
-    plan: Plan, windows: pa.Table, *, by: Iterable[str] = (), degradations: Iterable[Degradation] = ()
+    plan: Plan, windows: Iterable[pa.Table], *, by: Iterable[str] = (), degradations: Iterable[Degradation] = ()
 ) -> TransferPlan:
     """Rows for every task and encoder of `plan`: trained in each condition of each axis of `by`, and on clean windows
-    to be tested on degraded ones. Raises UsageError for an axis that the windows do not have.
+    to be tested on degraded ones. Goes through the windows once an axis. Raises UsageError for an axis that they do
+    not have.
     """
     conditions: dict[tuple[str, str], dict[str, Examples]] = {}
     skipped: dict[str, str] = {}
     names = [CLEAN, *(d.name for d in degradations)]
     first = {request.task.name: request for request in reversed(plan.requests)}
-    for axis in by:
-        _check_axis(axis, windows)
-    for name, request in first.items():
-        for axis in by:
+    axes = tuple(by)
+    _check_axes(axes, windows)
+    for axis in axes:
+        config = plan.requests[0].config
+        found = gathered_by(axis, [request.task for request in first.values()], windows, limit=config.limit)
+        for name, request in first.items():
             try:
-                found = conditions_of(request.task, windows, axis, request.config)
-                folds_of_conditions(request.task, found, request.config)
-                conditions[axis, name] = found
+                conditions[axis, name] = conditions_of(request.task, axis, found[name])
+                folds_of_conditions(request.task, conditions[axis, name], config)
             except InputError as error:
+                conditions.pop((axis, name), None)
                 skipped[f"{name} by {axis}"] = str(error)
-        if len(names) > 1:
+    if len(names) > 1:
+        for name in first:
             conditions[DEGRADATION, name] = dict.fromkeys(names, plan.examples_of_task[name])
     once = {(request.task.name, request.encoder.identity): request for request in reversed(plan.requests)
             if request.encoder.role != "checkpoint"}  # fmt: skip
     rows = [
         row_request(axis, trained, _blank(request), conditions[axis, request.task.name])
         for request in reversed(once.values())
-        for axis in (*by, DEGRADATION)
+        for axis in (*axes, DEGRADATION)
         if (axis, request.task.name) in conditions
         for trained in ([CLEAN] if axis == DEGRADATION else conditions[axis, request.task.name])
     ]
@@ -85,30 +89,6 @@ def degraded(encoder: EncoderSpec, condition: str) -> EncoderSpec:
     if "=" not in condition:
         return encoder
     return dataclasses.replace(encoder, degrade=condition, identity=f"{encoder.identity}+{condition}")
-
-
-def with_index_columns(windows: pa.Table, corpus_url: str, source: str, axes: Iterable[str]) -> pa.Table:
-    """`windows` with `device` or `body_site` of the `source` channel from the corpus index, where an axis asks for it.
-
-    Raises UsageError where that needs a corpus and none is named.
-    """
-    for axis in axes:
-        if axis not in OF_THE_INDEX or axis in windows.column_names:
-            continue
-        if not corpus_url:
-            raise UsageError(
-                "--transfer-by", value=axis, expected="--corpus beside it: the index names devices",
-                fix="add --corpus, or use --transfer-by cohort (a cohort is one campaign of one device)",
-            )  # fmt: skip
-        index = Corpus.open(corpus_url).index.read(columns=["cohort", "recording_id", "channel", axis])
-        worn = {
-            (row["cohort"], row["recording_id"]): row[axis] or None
-            for row in index.to_pylist()
-            if row["channel"] == source
-        }
-        keys = zip(windows["cohort"].to_pylist(), windows["recording_id"].to_pylist(), strict=True)
-        windows = windows.append_column(axis, pa.array([worn.get(key) for key in keys], pa.string()))
-    return windows
 
 
 class CellTable:
@@ -135,8 +115,7 @@ class CellTable:
             return []
         cells = [
             Cell(axis=row["axis"], trained=row["trained"], tested=row["tested"], result=Result.from_row(row))
-            for row in self._table.read().to_pylist()
-            if requests is None or row["request"] in requests
+            for row in rows_of(self._table, requests)
         ]
         return sorted(cells, key=lambda c: (c.axis, c.result.task.name, c.result.encoder, c.trained, c.tested))
 
@@ -159,7 +138,8 @@ def _blank(request: object) -> RowRequest:
     return RowRequest(request="", axis="", trained="", **{name: getattr(request, name) for name in names})
 
 
-def _check_axis(axis: str, windows: pa.Table) -> None:
-    known = available_labels(windows)
-    if axis not in known:
-        raise UsageError("--transfer-by", value=axis, expected="device, body_site, or one of " + ", ".join(known))
+def _check_axes(axes: tuple[str, ...], windows: Iterable[pa.Table]) -> None:
+    known = available_labels(windows) if axes else []
+    for axis in axes:
+        if axis not in known:
+            raise UsageError("--transfer-by", value=axis, expected="device, body_site, or one of " + ", ".join(known))

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
+from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -22,6 +23,10 @@ from xmae_dist.train.engines.protocol import Saved, Slice
 BLOCK_BYTES = 2**20
 _AHEAD_BYTES = 2**28
 """Most that is fetched at once, and held, of what is asked for."""
+_KEPT_BLOCKS = 32
+"""Blocks that are kept for what is asked for next, of those that were asked for in part: slices of a tensor divided
+among many ranks are smaller than a block, and their neighbours follow.
+"""
 _DIGEST = 64
 _TYPES = {
     "F64": torch.float64,
@@ -83,6 +88,7 @@ class SavedRanges:
         self._url, self._manifest = url, manifest
         self._files: list[dict[str, Any]] = list(manifest["files"])
         self._pieces: dict[tuple[str, str], list[_Stored]] = {}
+        self._kept: OrderedDict[tuple[int, int], bytes] = OrderedDict()
         self.bytes_read = 0
         """So far; blocks that were fetched twice count twice."""
         for number, file in enumerate(self._files):
@@ -128,18 +134,31 @@ class SavedRanges:
 
     def _fetch(self, cuts: Sequence[_Cut]) -> dict[tuple[int, int], bytes]:
         """The blocks that hold these, by file and number, each digest compared."""
-        held: dict[tuple[int, int], bytes] = {}
+        held = dict(self._kept)
         by_file: dict[int, set[int]] = {}
         for cut in cuts:
             blocks = range(cut.first // BLOCK_BYTES, -(-cut.last // BLOCK_BYTES))
-            by_file.setdefault(cut.file, set()).update(blocks)
+            by_file.setdefault(cut.file, set()).update(number for number in blocks if (cut.file, number) not in held)
         for file, numbers in by_file.items():
             runs = _runs(sorted(numbers))
+            if not runs:
+                continue
             for (first, last), data in zip(runs, self._read(file, runs), strict=True):
                 for number in range(first, last):
                     at = (number - first) * BLOCK_BYTES
                     held[file, number] = self._checked(file, number, data[at : at + BLOCK_BYTES])
+        self._keep(cuts, held)
         return held
+
+    def _keep(self, cuts: Sequence[_Cut], held: Mapping[tuple[int, int], bytes]) -> None:
+        for cut in cuts:
+            for edge in (cut.first, cut.last):
+                place = cut.file, edge // BLOCK_BYTES
+                if edge % BLOCK_BYTES and place in held:
+                    self._kept[place] = held[place]
+                    self._kept.move_to_end(place)
+        while len(self._kept) > _KEPT_BLOCKS:
+            self._kept.popitem(last=False)
 
     def _read(self, file: int, runs: Sequence[tuple[int, int]]) -> list[bytes]:
         entry = self._files[file]

@@ -1,0 +1,111 @@
+"""What is embedded, in which blocks, and what is kept of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import ray
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from xmae_dist.data.windows.spec import WindowSpec
+from xmae_dist.evaluate import embedding
+from xmae_dist.evaluate.chosen import ChosenWindows
+from xmae_dist.evaluate.encoders.features import pulse_features
+from xmae_dist.evaluate.encoders.spec import EncoderSpec
+from xmae_dist.evaluate.members import Members
+from xmae_dist.evaluate.pooling import Block, Pool, Wanted
+from xmae_dist.testing.window_store import write_window_store
+
+
+@st.composite
+def members(draw: st.DrawFn) -> Members:
+    ids_M = np.array(sorted(draw(st.sets(st.integers(0, 80), min_size=1))), np.int64)
+    if draw(st.booleans()):
+        return Members.one_each(ids_M)
+    unit_M = np.array(draw(st.lists(st.integers(0, 5), min_size=len(ids_M), max_size=len(ids_M))))
+    return Members.of(ids_M, np.unique(unit_M, return_inverse=True)[1])
+
+
+@settings(max_examples=150, deadline=None)
+@given(every=st.lists(members(), min_size=1, max_size=4), size=st.integers(1, 30))
+def test_each_window_is_embedded_once_and_every_task_gets_its_means(every: list[Members], size: int) -> None:
+    embedding_WE = np.random.default_rng(0).normal(size=(81, 3)).astype(np.float32)
+    wanted = Wanted(every)
+    blocks = list(wanted.blocks(size))
+    ids = np.concatenate([block.ids_B for block in blocks])
+    assert ids.tolist() == sorted({i for one in every for i in one.expanded()[0].tolist()})
+    assert wanted.n_windows == len(ids) and all(len(block.ids_B) == size for block in blocks[:-1])
+    pool = Pool(wanted, 3)
+    for block in blocks:
+        pool.add(block, block.pooled(embedding_WE[block.ids_B]))
+    embedded = pool.embedded()
+    for one in every:
+        ids_M, unit_M = one.expanded()
+        want = np.stack([embedding_WE[ids_M[unit_M == u]].astype(float).mean(axis=0) for u in range(unit_M.max() + 1)])
+        np.testing.assert_allclose(embedded.features(one), want, rtol=1e-12, atol=1e-12)
+
+
+@settings(max_examples=60, deadline=None)
+@given(one=members(), limit=st.integers(1, 5))
+def test_thinned_windows_are_evenly_spaced_in_each_unit(one: Members, limit: int) -> None:
+    ids_M, unit_M = one.expanded()
+    few_ids, few_units = one.thinned(limit).expanded()
+    for unit in np.unique(unit_M):
+        own = ids_M[unit_M == unit]
+        want = own[np.linspace(0, len(own) - 1, min(limit, len(own))).astype(int)]
+        assert few_ids[few_units == unit].tolist() == want.tolist()
+
+
+def test_windows_of_a_recording_are_evenly_spaced_over_all_parts_that_hold_some(tmp_path: Path) -> None:
+    spec = WindowSpec(window_s=1.0, stride_s=1.0, rate_hz=25.0)
+    store = write_window_store(f"file://{tmp_path}/s", {"a": [40, 33], "b": [10]}, windows_per_subject=20, spec=spec)
+    everything = ChosenWindows(store=store, splits=("train",))
+    assert [len(table) for table in everything] == [40, 33, 10]
+    few = ChosenWindows(store=store, splits=("train",), cohorts=("a",), max_windows_per_recording=3)
+    tables = list(few)
+    found = [i for table in tables for i in table["window_id"].to_pylist()]
+    assert found == [0, 9, 19, 20, 29, 39, 40, 49, 59, 60, 66, 72]
+    assert len(few.subjects()) == 4 and len(everything.subjects()) == 5
+
+
+def test_no_more_blocks_are_under_way_than_keep_the_cluster_busy(
+    tmp_path: Path, ray_local: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = write_window_store(f"file://{tmp_path}/s", {"a": [90]})
+    monkeypatch.setattr(embedding, "BLOCK_WINDOWS", 5)
+    monkeypatch.setattr(embedding, "cores", lambda: 2)
+    spec = EncoderSpec(name="features", kind="features", identity="f")
+    members = [Members.one_each(np.arange(0, 90, 2)), Members.of(np.arange(90), np.repeat([0, 1, 2], 30))]
+    wanted = Wanted(members)
+    given_out: list[int] = []
+    blocks = Wanted.blocks
+
+    def counted(self: Wanted, size: int) -> Iterator[Block]:
+        for block in blocks(self, size):
+            given_out.append(int(block.ids_B[0]))
+            yield block
+
+    put: list[int] = []
+    put_whole = ray.put
+
+    def counted_put(value: object) -> object:
+        put.append(1)
+        return put_whole(value)
+
+    monkeypatch.setattr(Wanted, "blocks", counted)
+    monkeypatch.setattr(ray, "put", counted_put)
+    done = 0
+    for block, _ in embedding._embedded_blocks(spec, wanted, store, f"file://{tmp_path}/out", None):
+        done += 1
+        assert len(given_out) - done <= 2 * 2, "two blocks a core"
+        assert block.ids_B[0] == given_out[done - 1], "in their order"
+    assert done == len(given_out) == 18 and len(put) == 1, "what blocks share is put once"
+    monkeypatch.undo()
+    embedded = embedding.embed(spec, members, store, f"file://{tmp_path}/out")
+    want = pulse_features(store.read(np.arange(90))[1].astype(np.float32), store.spec.rate_hz)
+    np.testing.assert_array_equal(embedded.features(members[0]), want[::2].astype(float))
+    np.testing.assert_allclose(embedded.features(members[1])[1], want[30:60].astype(float).mean(axis=0), rtol=1e-12)
