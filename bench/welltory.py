@@ -56,7 +56,7 @@ def study(folder: Path, place: str) -> dict[str, object]:
     error_bpm = np.abs(pairs["camera"] - pairs["strap"])
     by_person = [float(np.median(error_bpm[pairs["recording"] == one])) for one in np.unique(pairs["recording"])]
     return {
-        "recordings kept / rejected": f"{len(report.kept)} / {len(report.rejected)}",
+        "recordings kept / rejected": f"{report.kept.count} / {report.rejected.count}",
         "windows kept / dropped": f"{store.n_windows} / {dropped}",
         "windows with a rate": len(error_bpm),
         "recordings with a window": len(by_person),

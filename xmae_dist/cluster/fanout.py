@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import logging
 import os
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, TypeVar
 
 from xmae_dist.cluster import private_ray
@@ -19,6 +20,9 @@ Event = TypeVar("Event")
 
 # A task lost with its node is run again from the start.
 _RETRIES = 3
+# Tasks that run or wait to run: enough that a growing cluster sees work, few enough to hold in memory.
+_FEWEST_AT_ONCE = 16
+_TASKS_A_CORE = 3
 _STORE_BYTES = 200 * 2**20
 
 
@@ -81,20 +85,32 @@ def _own_sigterm() -> Iterator[None]:
         signal.signal(signal.SIGTERM, handler)
 
 
-def stream(work: Callable[[Task], Iterator[Event]], tasks: Sequence[Task]) -> Iterator[Event]:
+def stream(work: Callable[[Task], Iterator[Event]], tasks: Iterable[Task]) -> Iterator[Event]:
     """All events of `work(task)` over `tasks`, in the order in which they happen.
 
-    One task runs here when no cluster is attached; more run as Ray tasks, one core each. Raises the XmaeError
-    of a task, or RunError where a task could not be finished anywhere.
+    One task runs here when no cluster is attached; more run as Ray tasks, one core each, begun in their order.
+    `tasks` are drawn as they are needed: at most a few times as many as there are cores wait, so that memory does not
+    grow with their number. Raises the XmaeError of a task, or RunError where a task could not be finished anywhere.
     """
     import ray
 
-    if len(tasks) == 1 and not ray.is_initialized() and not cluster_address():
-        yield from work(tasks[0])
+    waiting = iter(tasks)
+    first = list(itertools.islice(waiting, 2))
+    if len(first) < 2 and not ray.is_initialized() and not cluster_address():
+        for task in first:
+            yield from work(task)
         return
     connect()
     remote = ray.remote(num_cpus=1, max_retries=_RETRIES, scheduling_strategy="SPREAD")(work)
-    running: list[Any] = [remote.options(num_returns="streaming").remote(task) for task in tasks]
+    waiting = itertools.chain(first, waiting)
+    running: list[Any] = []
+
+    def begin() -> None:
+        # Asked anew each time: a cluster grows by the tasks that wait.
+        room = max(_FEWEST_AT_ONCE, _TASKS_A_CORE * cores()) - len(running)
+        running.extend(remote.options(num_returns="streaming").remote(one) for one in itertools.islice(waiting, room))
+
+    begin()
     while running:
         ready, _ = ray.wait(running, num_returns=1)
         generator: Any = ready[0]
@@ -102,6 +118,7 @@ def stream(work: Callable[[Task], Iterator[Event]], tasks: Sequence[Task]) -> It
             event: Any = ray.get(next(generator))
         except StopIteration:
             running.remove(generator)
+            begin()
             continue
         except ray.exceptions.RayError as error:
             raise told(error) from error

@@ -7,7 +7,6 @@ folder is what tells the two apart.
 from __future__ import annotations
 
 import posixpath
-from collections.abc import Iterable
 from typing import Any
 
 from xmae_dist.storage import uri
@@ -16,10 +15,9 @@ _HIGHEST = 4
 _BESIDE = 50
 
 
-def named_from(url: str, paths: Iterable[str]) -> str:
-    """What stands before names relative to the folder `url`, in which `paths` (relative to it) were found."""
+def named_from(url: str, first: str | None) -> str:
+    """What stands before names relative to the folder `url`, in which `first` (relative to it) was found first."""
     fs, folder = uri.filesystem(url)
-    first = min(paths, default=None)
     prefix = ""
     for _ in range(_HIGHEST):
         parent, name = posixpath.split(folder.rstrip("/"))

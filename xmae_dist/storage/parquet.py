@@ -9,7 +9,7 @@ goes through here (`tests/storage/test_process_ends.py`).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -26,15 +26,25 @@ def scan(table: DeltaTable, columns: Sequence[str] | None = None, predicate: str
 
     Raises OSError where a file of the table cannot be read, IntegrityError where one is damaged.
     """
-    schema = pa.schema(table.schema().to_arrow())
-    if columns is not None:
-        schema = pa.schema([schema.field(name) for name in columns])
+    schema = _schema(table, columns)
+    return pa.Table.from_batches(batches(table, columns, predicate), schema=schema)
+
+
+def batches(
+    table: DeltaTable, columns: Sequence[str] | None = None, predicate: str | None = None
+) -> Iterator[pa.RecordBatch]:
+    """The rows of `scan`, some thousands at a time: memory does not grow with the table. Raises as `scan`."""
     found = table.scan(columns=None if columns is None else list(columns), predicate=predicate)
     try:
         # delta-rs answers in views; asked for another type it converts.
-        return pa.RecordBatchReader.from_stream(found, schema=schema).read_all()
+        yield from pa.RecordBatchReader.from_stream(found, schema=_schema(table, columns))
     except pa.ArrowInvalid as error:
         raise _told(table, str(error)) from error
+
+
+def _schema(table: DeltaTable, columns: Sequence[str] | None) -> pa.Schema:
+    schema = pa.schema(table.schema().to_arrow())
+    return schema if columns is None else pa.schema([schema.field(name) for name in columns])
 
 
 def decode(data: bytes, columns: Sequence[str] | None = None) -> pa.Table:

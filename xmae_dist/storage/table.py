@@ -11,7 +11,7 @@ import json
 import tempfile
 import time
 import uuid
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
@@ -148,6 +148,26 @@ class Table:
             return parquet.scan(self._loaded(version), columns, sql_of(filters) if filters else None)
 
         return self._patiently(rows, version)
+
+    def batches(
+        self, version: int | None = None, columns: Sequence[str] | None = None, filters: Filters | None = None
+    ) -> Iterator[pa.RecordBatch]:
+        """The rows of `read`, some thousands at a time, so that memory does not grow with them. Where the connection
+        breaks amid them it raises: what was given out cannot be taken back.
+        """
+
+        def opened() -> tuple[pa.RecordBatch | None, Iterator[pa.RecordBatch]]:
+            found = parquet.batches(self._loaded(version), columns, sql_of(filters) if filters else None)
+            return next(found, None), found
+
+        first, others = self._patiently(opened, version)
+        if first is None:
+            return
+        yield first
+        try:
+            yield from others
+        except (OSError, DeltaError) as error:
+            raise _explained(self.url, error, version) from error
 
     def history(self, limit: int | None = None) -> list[dict[str, Any]]:
         """Commits, newest first: version, timestamp (ms), operation and what `metadata` carried.

@@ -379,6 +379,26 @@ def list_details(url: str) -> list[StoredObject]:
     )
 
 
+def listed_below(url: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """(path, details) of every object below `url` as the store lists it, a page at a time where it is S3: memory does
+    not grow with the number of objects. Other stores are listed at once.
+    """
+    fs, path = filesystem(url)
+    with storage_errors(url):
+        if "s3" not in fs.protocol:
+            yield from fs.find(path, detail=True).items()
+            return
+        bucket, _, prefix = path.partition("/")
+        asked = {"Bucket": bucket, "Prefix": f"{prefix.rstrip('/')}/" if prefix else ""}
+        while True:
+            page = fs.call_s3("list_objects_v2", **asked)
+            for one in page.get("Contents", []):
+                yield f"{bucket}/{one['Key']}", {**one, "size": one["Size"]}
+            if not page.get("IsTruncated"):
+                return
+            asked["ContinuationToken"] = page["NextContinuationToken"]
+
+
 def _modified_s(info: Mapping[str, Any]) -> float:
     when = info.get("LastModified", info.get("mtime", info.get("updated")))
     return when.timestamp() if isinstance(when, datetime) else float(when or 0.0)

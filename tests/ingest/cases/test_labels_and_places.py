@@ -67,8 +67,8 @@ def test_a_row_that_an_earlier_run_used_is_not_used_again(tmp_path: Path) -> Non
 def test_a_word_for_nothing_is_no_subject(tmp_path: Path, word: str) -> None:
     manifest = _manifest(tmp_path / "m.csv", f"clinicA/001,{word},50", f"clinicB/001,{word},60")
     report = ingest(_request(_clinics(tmp_path / "in"), tmp_path / "c", manifest=manifest))
-    assert report.exit_status == 2 and len(report.rejected) == 2
-    assert all("no subject" in outcome.reason for outcome in report.rejected)
+    assert report.exit_status == 2 and report.rejected.count == 2
+    assert all("no subject" in outcome.reason for outcome in report.rejected.first)
 
 
 def test_a_word_for_nothing_in_a_table_of_recordings_is_no_subject(tmp_path: Path) -> None:
@@ -108,10 +108,10 @@ def test_a_word_that_makes_a_label_text_is_noted(tmp_path: Path) -> None:
 def test_a_row_may_mean_recordings_of_two_books_but_not_of_one(tmp_path: Path) -> None:
     (tmp_path / "m.csv").write_text("record,age\nx/a,1\na,2\n")
     book = read_manifest(f"file://{tmp_path}/m.csv", "record", None)
-    check_unambiguous(book, ["x/a", "y/a"])
+    check_unambiguous([book], ["x/a", "y/a"])
     assert book.of("x/a").numbers == {"age": 1.0} and book.of("y/a").numbers == {"age": 2.0}  # type: ignore[union-attr]
     with pytest.raises(InputError, match="ambiguous"):
-        check_unambiguous(book, ["x/a", "y/a", "z/a"])
+        check_unambiguous([book], ["x/a", "y/a", "z/a"])
 
 
 def test_changed_labels_are_said_and_taken_over_in_one_commit(
@@ -152,7 +152,7 @@ def test_labels_that_come_later_join_those_that_are_there(tmp_path: Path) -> Non
             inputs=(), corpus_url=f"file://{corpus}", cohort="c", manifest=Manifest(url=str(tmp_path / "later.csv"))
         )
     )
-    assert report.changed == ("clinicA/001",) and report.without_a_row == 1
+    assert report.changed.first == ("clinicA/001",) and report.without_a_row == 1
     found = {one.recording_id: one for one in Corpus.open(f"file://{corpus}").snapshot().recordings()}
     assert dict(found["clinicA/001"].labels) == {"age": 50.0}
     assert dict(found["clinicA/001"].label_text) == {"rhythm": "AF"}
@@ -200,7 +200,7 @@ def test_one_file_under_two_names_is_told(tmp_path: Path) -> None:
     header = tmp_path / "in" / "rec_07b.hea"
     header.write_text(header.read_text().replace("rec_07", "rec_07b"))
     report = ingest(_request(tmp_path / "in", tmp_path / "c"))
-    assert report.same == (("rec_07", "rec_07b"),)
+    assert report.same.groups == (("rec_07", "rec_07b"),)
 
 
 def test_what_is_noted_of_a_recording_is_in_the_report(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

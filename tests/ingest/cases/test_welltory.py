@@ -22,8 +22,8 @@ def test_all_recordings_on_a_true_grid(recordings_dir: Path, tmp_path: Path) -> 
     folder = recordings_dir / "welltory" / "data"
     mapping = parse_mapping(MAPPING, "welltory.toml")
     report = ingest(IngestRequest(inputs=(str(folder),), corpus_url=f"file://{tmp_path}", cohort="w", mapping=mapping))
-    assert (len(report.kept), report.exit_status) == (21, 0)
-    assert all("resampled from" in outcome.notes[-1] for outcome in report.kept)
+    assert (report.kept.count, report.exit_status) == (21, 0)
+    assert all("resampled from" in outcome.notes[-1] for outcome in report.kept.first)
     for recording in Corpus.open(f"file://{tmp_path}").snapshot().recordings():
         file = folder / f"{recording.recording_id}.csv"
         times_s = column(file, "time") / 1e3

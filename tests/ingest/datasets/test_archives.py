@@ -22,7 +22,7 @@ from xmae_dist.storage.corpus import Corpus
 
 def read(name: str, folder: Path) -> list[HeldRecording]:
     found = discover([str(folder)], archive(name))
-    return [r for item in found.items for r in archive(name).recordings(item, folder)]
+    return [r for item in found.items() for r in archive(name).recordings(item, folder)]
 
 
 def rates(recording: HeldRecording) -> dict[str | None, float]:

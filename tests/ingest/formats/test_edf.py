@@ -239,7 +239,7 @@ def test_a_hypnogram_beside_the_recording_is_joined(tmp_path: Path) -> None:
             ],
         ).write(tmp_path / f"{night}EC-Hypnogram.edf")
     report = ingest(IngestRequest(inputs=(str(tmp_path),), corpus_url=f"file://{tmp_path}/corpus", cohort="c"))
-    assert (len(report.kept), report.rejected, report.unread) == (2, (), {})
+    assert (report.kept.count, report.rejected.count, report.unread) == (2, 0, {})
     stages = {r.recording_id: r.label_text for r in Corpus.open(f"file://{tmp_path}/corpus").snapshot().recordings()}
     assert stages == {
         "SC4001E0-PSG": {"sleep_stages": "-11W"},
@@ -271,7 +271,7 @@ def test_edf_reaches_a_corpus(tmp_path: Path) -> None:
     path = write(tmp_path / "in" / "n1.edf", 60)
     discontinuous(tmp_path / "in" / "n2.edf", [0.0, 5.0])
     report = ingest(IngestRequest(inputs=(str(tmp_path / "in"),), corpus_url=f"file://{tmp_path}/corpus", cohort="c"))
-    assert (len(report.kept), report.rejected) == (2, ())
+    assert (report.kept.count, report.rejected.count) == (2, 0)
     first, second = Corpus.open(f"file://{tmp_path}/corpus").snapshot().recordings()
     assert {name: row.rate_hz for name, row in first.channels.items()} == {"ecg": 200, "ppg": 75, "resp": 25}
     np.testing.assert_allclose(first.read("ecg"), by_pyedflib(path)["EKG II"] / 1000, atol=1e-6)
