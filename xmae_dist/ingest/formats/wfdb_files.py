@@ -32,7 +32,9 @@ class WfdbFormat:
         headers = _Headers(folder)
         for head in self.heads(folder):
             headers.recall(head)
-        headers.read(head for head in self.heads(folder) if head not in headers)
+        unknown = (head for head in self.heads(folder) if head not in headers)
+        # Segments of a record that is known are known with it.
+        headers.read(head for head in unknown if not folder.sizes.is_named(head))
         for head in self.heads(folder):
             # What another header names is a segment of that record.
             if folder.only is not None or not folder.sizes.is_named(head):
