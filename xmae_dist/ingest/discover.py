@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from xmae_dist.core.errors import InputError
 from xmae_dist.ingest.datasets.catalogue import Archive
-from xmae_dist.ingest.formats.items import Folder, Item, Recall, Refusal, listed, nothing_taken
+from xmae_dist.ingest.formats.items import Folder, Item, Recall, Refusal, Tell, listed, nobody_listens, nothing_taken
 from xmae_dist.ingest.formats.mapping import Mapping as TableMapping
 from xmae_dist.ingest.formats.protocol import Format
 from xmae_dist.ingest.offer import Offer
@@ -22,11 +22,10 @@ _RECORD_SUFFIXES = (".hea",)
 def discover(
     inputs: Sequence[str],
     mapping: TableMapping | Archive | None,
-    tell: Callable[[], None] = lambda: None,
+    tell: Tell = nobody_listens,
     recall: Recall = nothing_taken,
 ) -> Offer:
-    """Items of all `inputs` (folders, records, files). `tell` is called for each file looked into; what `recall` knows
-    by its mark is not looked into.
+    """Items of all `inputs` (folders, records, files). What `recall` knows by its mark is not looked into.
 
     Costs a listing and, of each file that is new or changed, its header or ends. Raises InputError where an input does
     not exist or holds nothing that looks like a recording.

@@ -6,7 +6,7 @@ import dataclasses
 import functools
 import itertools
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from xmae_dist.cluster import fanout
@@ -20,7 +20,7 @@ from xmae_dist.ingest.commits import Commits, Totals
 from xmae_dist.ingest.convert import PartTask, Wear
 from xmae_dist.ingest.datasets.catalogue import Archive
 from xmae_dist.ingest.discover import discover
-from xmae_dist.ingest.formats.items import Item
+from xmae_dist.ingest.formats.items import Item, Tell
 from xmae_dist.ingest.formats.mapping import Mapping as TableMapping
 from xmae_dist.ingest.formats.mapping import check_pattern
 from xmae_dist.ingest.gather import Gathered
@@ -87,7 +87,7 @@ def ingest(request: IngestRequest) -> IngestReport:
 class _Run:
     """The steps of one run, and what they share."""
 
-    def __init__(self, request: IngestRequest, tell: Callable[[], None]) -> None:
+    def __init__(self, request: IngestRequest, tell: Tell) -> None:
         """Finds what there is, and says what is to become of it. Raises InputError where a row of labels means several
         recordings.
         """

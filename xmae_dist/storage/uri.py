@@ -23,7 +23,7 @@ import fsspec
 from fsspec import AbstractFileSystem
 
 from xmae_dist.core.errors import InputError, StorageError
-from xmae_dist.storage.diagnose import CLIENT_ERRORS, storage_errors
+from xmae_dist.storage.diagnose import client_errors, storage_errors
 from xmae_dist.storage.gs_access import EMULATOR_VARIABLE, gs_delta_options, gs_filesystem, probe_gs
 from xmae_dist.storage.s3_access import new_session, region_options, s3_access
 
@@ -261,7 +261,7 @@ def read_ranges(url: str, starts: Sequence[int], stops: Sequence[int]) -> list[b
     if len(starts) == 1:
         try:
             return [fs.cat_file(path, start=starts[0], end=stops[0], **limit)]
-        except CLIENT_ERRORS as error:
+        except client_errors() as error:
             return [_nothing_past_the_end(error)]
     found = fs.cat_ranges([path] * len(starts), list(starts), list(stops), on_error="return", **limit)
     return [_nothing_past_the_end(one) if isinstance(one, Exception) else one for one in found]

@@ -24,6 +24,7 @@ from xmae_dist.storage import uri
 _EDGE_BYTES = 64 * 1024
 # Files looked into at once: a remote store is asked for many at a time, and memory holds no more than these.
 _AT_ONCE = 256
+_LISTED_AT_ONCE = 1000
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -73,18 +74,26 @@ def nothing_taken(name: str) -> TakenItem | None:
     return None
 
 
+Tell = Callable[[float, str], None]
+"""Is told of how many more files there is news, and what news."""
+
+
+def nobody_listens(amount: float, note: str) -> None:
+    """Where nobody wants to know how far it is."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Folder:
     """A folder that was listed: sizes of all files below it by relative path. `only`: the one file that is meant.
 
     `place` stands before the names of its items, `recall` knows those that were taken in before, and `tell` is called
-    for each file that is looked into.
+    for each file that is recognised or looked into.
     """
 
     url: str
     sizes: Listing
     only: str | None = None
-    tell: Callable[[], None] = lambda: None
+    tell: Tell = field(default=nobody_listens)
     place: str = ""
     recall: Recall = field(default=nothing_taken)
 
@@ -111,7 +120,7 @@ class Folder:
             further = [name for (_, names), item in zip(some, recalled, strict=True) if item is None for name in names]
             prints = self._prints(dict.fromkeys([*unknown, *(further if joined else ())]))
             for (head, beside), item in zip(some, recalled, strict=True):
-                self.tell()
+                self.tell(1.0, head)
                 one = item.fingerprint if item is not None else prints[head]
                 if item is None and joined and beside:
                     one = digest_json([one, *(prints[name] for name in beside)])
@@ -156,7 +165,7 @@ class Folder:
         names = iter(names)
         while some := list(itertools.islice(names, _AT_ONCE)):
             for name, content in zip(some, self._read([(name, 0, None) for name in some]), strict=True):
-                self.tell()
+                self.tell(1.0, name)
                 yield name, content
 
     def _prints(self, names: Iterable[str]) -> dict[str, str]:
@@ -207,7 +216,7 @@ def _local_piece(path: Path, start: int, stop: int | None) -> bytes:
         return file.read() if stop is None else file.read(stop - start)
 
 
-def listed(url: str, only_suffixes: Iterable[str], tell: Callable[[], None] = lambda: None) -> Folder:
+def listed(url: str, only_suffixes: Iterable[str], tell: Tell = nobody_listens) -> Folder:
     """The folder at `url` with all below it; of a file, or a record named without its suffix, the folder that it is in.
 
     `only_suffixes` are tried, in order, where `url` itself is no file. Raises InputError where nothing is there.
@@ -215,7 +224,7 @@ def listed(url: str, only_suffixes: Iterable[str], tell: Callable[[], None] = la
     with uri.storage_errors(url):
         if not uri.is_local(url):
             uri.probe(url)
-        below = Listing(files_below(url))
+        below = Listing(_counted(files_below(url), tell))
         if below:
             return Folder(url=url, sizes=below, tell=tell)
         folder_url, _, name = url.rpartition("/")
@@ -224,6 +233,13 @@ def listed(url: str, only_suffixes: Iterable[str], tell: Callable[[], None] = la
         if candidate in beside:
             return Folder(url=folder_url, sizes=beside, only=candidate, tell=tell)
     raise InputError(url, value="no such folder, record or file", fix="check the path")
+
+
+def _counted(files: Iterable[ListedFile], tell: Tell) -> Iterator[ListedFile]:
+    for count, file in enumerate(files, 1):
+        if count % _LISTED_AT_ONCE == 0:
+            tell(0.0, f"{count:,} listed")
+        yield file
 
 
 def as_taken(item: Item) -> TakenItem:

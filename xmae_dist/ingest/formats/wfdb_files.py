@@ -64,6 +64,7 @@ class _Headers:
     def recall(self, head: str) -> None:
         """Notes a record of before whose files are still the same."""
         if (taken := self._folder.recalled((head,))) is not None:
+            self._folder.tell(1.0, head)
             self._note(head, self._folder.beside(head, taken), "", taken.fingerprint)
 
     def read(self, heads: Iterator[str]) -> None:
