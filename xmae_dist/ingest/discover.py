@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Iterator, Mapping, Sequence
 
 from xmae_dist.core.errors import InputError
@@ -12,7 +13,7 @@ from xmae_dist.ingest.formats.mapping import Mapping as TableMapping
 from xmae_dist.ingest.formats.protocol import Format
 from xmae_dist.ingest.offer import Offer
 from xmae_dist.ingest.readers import formats_of
-from xmae_dist.ingest.roots import named_from
+from xmae_dist.ingest.roots import Roots
 from xmae_dist.storage import uri
 
 # A record is also named without the suffix of its header.
@@ -24,18 +25,21 @@ def discover(
     mapping: TableMapping | Archive | None,
     tell: Tell = nobody_listens,
     recall: Recall = nothing_taken,
+    roots: Roots | None = None,
 ) -> Offer:
-    """Items of all `inputs` (folders, records, files). What `recall` knows by its mark is not looked into.
+    """Items of all `inputs` (folders, records, files). What `recall` knows by its mark is not looked into; `roots` are
+    the folders that were named before.
 
     Costs a listing and, of each file that is new or changed, its header or ends. Raises InputError where an input does
     not exist or holds nothing that looks like a recording.
     """
-    formats = formats_of(mapping)
+    formats, roots = formats_of(mapping), roots or Roots()
     offer = Offer()
     for url in map(uri.normalise, inputs):
         folder = listed(url, _RECORD_SUFFIXES if mapping is None else (), tell)
-        place = named_from(folder.url, _first_head(folder, formats))
-        folder = dataclasses.replace(folder, place=place, recall=recall)
+        place = roots.place(folder.url, _first_head(folder, formats))
+        below = functools.partial(roots.place_below, folder.url)
+        folder = dataclasses.replace(folder, place=place, place_below=below, recall=recall)
         if not _take(folder, formats, offer):
             what = " or ".join(entry.title for entry in formats.values())
             raise InputError(url, value="nothing to ingest", expected=what, fix="check the path, or give --mapping")

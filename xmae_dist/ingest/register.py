@@ -28,6 +28,7 @@ from xmae_dist.core.fingerprint import canonical_json, digest_json
 from xmae_dist.core.scratch import scratch
 from xmae_dist.ingest.formats.items import Item, TakenItem
 from xmae_dist.ingest.offer import Offer
+from xmae_dist.ingest.roots import Roots
 from xmae_dist.ingest.written import Note, WrittenPart, note_of, read_note, write_note
 from xmae_dist.storage import uri
 from xmae_dist.storage.corpus import Corpus
@@ -57,6 +58,7 @@ class Register:
         self._base = uri.join(corpus.url, "ingest", cohort)
         self._rows = scratch(_SCHEMA)
         self._knows_present = False
+        self.roots = Roots()
         self.strays: list[str] = []
         """Objects among runs and parts that are none."""
         for url in self._objects("runs"):
@@ -232,6 +234,7 @@ class Register:
             "format": _RUN,
             "cohort": self._cohort,
             "version": version,
+            "roots": self.roots.named,
             "items": {name: one.fingerprint for name, one in taken.items()},
             "marks": {name: one.mark for name, one in taken.items() if one.mark},
             "beside": {name: one.beside for name, one in taken.items() if one.beside},
@@ -273,6 +276,7 @@ class Register:
                 for name, fingerprint in document["items"].items()
             ),
         )
+        self.roots.remember(document.get("roots", {}))
         names = ((name,) for name in document["items"])
         self._rows.executemany("UPDATE taken SET times = times + 1 WHERE name = ?", names)
 

@@ -30,6 +30,7 @@ from xmae_dist.ingest.noted import Done, NotedTask, write_noted
 from xmae_dist.ingest.outcomes import MOST_NAMED, OutcomeLog
 from xmae_dist.ingest.register import Register
 from xmae_dist.ingest.report import IngestReport, LabelReport
+from xmae_dist.ingest.roots import Roots
 from xmae_dist.ingest.twins import Same, Twins
 from xmae_dist.ingest.written import Note, Outcome
 from xmae_dist.storage import uri
@@ -93,16 +94,19 @@ class _Run:
         """
         self.request = request
         self._wear = Wear(device=request.device, body_sites=request.body_sites)
-        # A wrong input makes no corpus.
         uri.probe(request.corpus_url)
-        begun = uri.exists(uri.join(request.corpus_url, "corpus.json"))
-        offer = None if begun else discover(request.inputs, request.mapping, tell)
+        found, roots = None, Roots()
+        if not uri.exists(uri.join(request.corpus_url, "corpus.json")):  # a wrong input makes no corpus
+            found = discover(request.inputs, request.mapping, tell, roots=roots)
         self.corpus = Corpus.open_or_create(request.corpus_url)
         settings = [request.mapping, self._wear, *(["header_subjects"] if request.header_subjects else [])]
         self._register = Register(self.corpus, request.cohort, settings)
         self._register.finish_interrupted()
+        self._register.roots.named.update(roots.named)
         self._withdrawn = self.corpus.withdrawn.read()
-        self._offer = offer or discover(request.inputs, request.mapping, tell, self._register.recall)
+        self._offer = found or discover(
+            request.inputs, request.mapping, tell, self._register.recall, self._register.roots
+        )
         self._books = _label_books(request, self._offer.folders())
         self._register.sort(self._offer, self._withdrawn)
         self._check_labels()

@@ -183,6 +183,64 @@ def test_a_recording_has_one_name_from_whatever_folder(tmp_path: Path, first: st
     assert _subjects(tmp_path / "c") == {f"subject_0{at}/PPG": f"0{at}" for at in range(3)}
 
 
+def _person(folder: Path, name: str, phase: float) -> None:
+    (folder / name).mkdir(parents=True, exist_ok=True)
+    values = "\n".join(f"{value:.4f}" for value in pulse(600, phase))
+    (folder / name / "PPG.csv").write_text(f"G\n{values}\n")
+
+
+PLACES = parse_mapping(PEOPLE.replace("subject_pattern='^subject_(.+)/'\n", "").replace("*/PPG", "*PPG"), "m.toml")
+
+
+def test_a_neighbour_that_arrives_later_changes_no_name(tmp_path: Path) -> None:
+    data, corpus = tmp_path / "data", tmp_path / "c"
+    _person(data, "subject_01", 1)
+    assert ingest(_request(data / "subject_01", corpus, mapping=PLACES)).kept.first[0].name == "PPG"
+    _person(data, "subject_02", 2)
+    _person(data, "subject_01", 3)  # and the file is another one now: it must not become a second recording
+    report = ingest(_request(data, corpus, mapping=PLACES))
+    assert [one.name for one in report.kept.first] == ["subject_02/PPG"]
+    assert [one.name for one in report.rejected.first] == ["PPG"] and "changed" in report.rejected.first[0].reason
+    _person(data, "subject_03", 4)
+    assert [one.name for one in ingest(_request(data / "subject_03", corpus, mapping=PLACES)).kept.first] == [
+        "subject_03/PPG"
+    ]
+    assert sorted(_subjects(corpus)) == ["PPG", "subject_02/PPG", "subject_03/PPG"]
+
+
+def test_a_neighbour_that_is_gone_keeps_its_name(tmp_path: Path) -> None:
+    """Folders that come one at a time: the first has no neighbour, nor has any other when it is named."""
+    data, corpus = tmp_path / "data", tmp_path / "c"
+    for at, name in enumerate(("subject_01", "subject_02", "subject_03")):
+        _person(data, name, at)
+        report = ingest(_request(data / name, corpus, mapping=PLACES))
+        assert (report.kept.count, report.rejected.count) == (1, 0)
+        shutil.rmtree(data / name)
+    assert sorted(_subjects(corpus)) == ["PPG", "subject_02/PPG", "subject_03/PPG"]
+
+
+def test_a_folder_below_one_that_was_named_keeps_its_names(tmp_path: Path) -> None:
+    data, corpus = tmp_path / "all" / "data", tmp_path / "c"
+    for at in (1, 2):
+        _person(data, f"subject_0{at}", at)
+    ingest(_request(data, corpus, mapping=PLACES))
+    shutil.rmtree(data / "subject_02")
+    _person(data, "subject_01", 7)  # alone now, and changed: still known by the name that it had
+    report = ingest(_request(data / "subject_01", corpus, mapping=PLACES))
+    assert [one.name for one in report.rejected.first] == ["subject_01/PPG"]
+    _person(tmp_path / "all" / "data2", "subject_01", 8)
+    report = ingest(_request(tmp_path / "all", corpus, mapping=PLACES))
+    assert [one.name for one in report.kept.first] == ["data2/subject_01/PPG"]
+    assert sorted(_subjects(corpus)) == ["data2/subject_01/PPG", "subject_01/PPG", "subject_02/PPG"]
+
+
+def test_a_corpus_does_not_tell_where_its_files_lay(tmp_path: Path) -> None:
+    _person(tmp_path / "private-place", "subject_01", 1)
+    ingest(_request(tmp_path / "private-place" / "subject_01", tmp_path / "c", mapping=PLACES))
+    runs = list((tmp_path / "c" / "ingest" / "c" / "runs").iterdir())
+    assert runs and not any("private-place" in one.read_text() for one in runs)
+
+
 def test_a_subject_pattern_for_records(tmp_path: Path) -> None:
     for at, name in enumerate(("p000999-2183-04-28", "p000999-2183-06-01", "p001000-2183-06-01")):
         write_record(tmp_path / "in" / name[:7], name, {"II": pulse(1000, at)})

@@ -86,8 +86,8 @@ def nobody_listens(amount: float, note: str) -> None:
 class Folder:
     """A folder that was listed: sizes of all files below it by relative path. `only`: the one file that is meant.
 
-    `place` stands before the names of its items, `recall` knows those that were taken in before, and `tell` is called
-    for each file that is recognised or looked into.
+    `place` stands before the names of its items, except in folders below it for which `place_below` says another;
+    `recall` knows items that were taken in before, and `tell` is called for each file that is recognised or read.
     """
 
     url: str
@@ -95,6 +95,7 @@ class Folder:
     only: str | None = None
     tell: Tell = field(default=nobody_listens)
     place: str = ""
+    place_below: Callable[[str], str | None] = field(default=lambda folder: None)
     recall: Recall = field(default=nothing_taken)
 
     def names(self) -> Iterator[str]:
@@ -143,7 +144,10 @@ class Folder:
 
     def name_of(self, head: str) -> str:
         """The name of the item with this head."""
-        return self.place + posixpath.splitext(head)[0]
+        stem = posixpath.splitext(head)[0]
+        folder, name = posixpath.split(stem)
+        place = self.place_below(folder) if folder else None
+        return self.place + stem if place is None else place + name
 
     def recalled(self, files: Sequence[str]) -> TakenItem | None:
         """The item that was taken in under this name, if its files, by their listing, are still the same. Where `files`
