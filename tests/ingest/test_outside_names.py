@@ -34,7 +34,7 @@ def test_a_multi_segment_header_cannot_name_a_segment_elsewhere(tmp_path: Path) 
     (folder / "many.hea").write_text("many/1 1 100 1000\n../private 1000\n")
     report = ingest(IngestRequest(inputs=(str(folder),), corpus_url=f"{tmp_path}/corpus", cohort="c"))
     assert [one.name for one in report.rejected.first] == ["many"] and not report.kept.count
-    assert Corpus.open(f"{tmp_path}/corpus").snapshot().rows() == []
+    assert list(Corpus.open(f"{tmp_path}/corpus").snapshot().rows()) == []
 
 
 def test_a_key_with_dots_is_not_copied_out_of_the_temporary_folder(

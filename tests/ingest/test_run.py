@@ -31,7 +31,7 @@ def request(folder: Path | str, corpus: str, **changes: object) -> IngestRequest
 def test_what_was_recorded_is_what_is_read(good_folder: Path, store_url: str) -> None:
     report = ingest(request(good_folder, store_url, device="monitor", body_sites={"ppg": "finger", "": "chest"}))
     assert report.exit_status == 0 and report.kept.count == 3
-    recordings = Corpus.open(store_url).snapshot().recordings()
+    recordings = list(Corpus.open(store_url).snapshot().recordings())
     assert [recording.recording_id for recording in recordings] == ["r0", "r1", "r2"]
     for at, recording in enumerate(recordings):
         np.testing.assert_allclose(recording.read("ecg"), pulse(2000, at), atol=6e-4)
@@ -55,7 +55,7 @@ def test_integers_of_the_first_gain_are_kept_and_others_are_physical_values(good
     assert stored == {name: "int16" if name < "s" else "float32" for name in ("r0", "r1", "r2", "s0", "s1", "s2")}
     # However many gains there are, a channel has two arrays.
     assert len({row.array_path for row in snapshot.rows()}) == 4
-    for at, recording in enumerate(snapshot.recordings()[3:]):
+    for at, recording in enumerate(list(snapshot.recordings())[3:]):
         np.testing.assert_allclose(recording.read("ecg"), pulse(2000, 9 + at), atol=2e-3)
 
 
@@ -93,7 +93,7 @@ def test_the_same_command_again_finds_nothing_and_new_files_are_added(good_folde
     assert [outcome.name for outcome in more.kept.first] == ["r3"]
     snapshot = Corpus.open(store_url).snapshot()
     assert snapshot.version == more.version != first.version
-    assert len(snapshot.recordings()) == 4
+    assert len(list(snapshot.recordings())) == 4
 
 
 def test_a_file_that_was_mended_is_taken_in_later(mixed_folder: Path, tmp_path: Path) -> None:
@@ -135,7 +135,7 @@ def test_parts_of_an_interrupted_run_are_not_read_again(good_folder: Path, store
         path.write_bytes(bytes(len(path.read_bytes())))
     report = ingest(request(good_folder, store_url))
     assert report.resumed_parts == 1 and report.exit_status == 0
-    recordings = corpus.snapshot().recordings()
+    recordings = list(corpus.snapshot().recordings())
     assert len(recordings) == 3
     np.testing.assert_allclose(recordings[0].read("ecg"), pulse(2000, 0), atol=6e-4)
     assert not uri.list_urls(uri.join(store_url, "ingest", "c", "parts"))
@@ -149,7 +149,7 @@ def test_a_run_that_died_right_after_its_commit_is_completed(good_folder: Path, 
     write_record(good_folder, "r3", {"II": pulse(1000, 3)})
     report = ingest(request(good_folder, corpus.url))
     assert [outcome.name for outcome in report.kept.first] == ["r3"] and report.known == 3
-    assert version is not None and len(corpus.snapshot().recordings()) == 4
+    assert version is not None and len(list(corpus.snapshot().recordings())) == 4
 
 
 def test_other_settings_do_not_take_over_an_interrupted_run(good_folder: Path, tmp_path: Path) -> None:
@@ -165,7 +165,7 @@ def test_two_runs_at_once_commit_once(good_folder: Path, store_url: str) -> None
     with concurrent.futures.ThreadPoolExecutor(2) as pool:
         reports = list(pool.map(ingest, [request(good_folder, store_url)] * 2))
     assert sorted(report.version is not None for report in reports) == [False, True]
-    assert len(Corpus.open(store_url).snapshot().recordings()) == 3
+    assert len(list(Corpus.open(store_url).snapshot().recordings())) == 3
 
 
 def test_groups_of_files_are_written_by_ray_tasks(good_folder: Path, store_url: str, ray_local: None) -> None:
@@ -185,12 +185,12 @@ def test_labels_and_subjects_come_from_the_manifest(good_folder: Path, tmp_path:
     assert [outcome.name for outcome in report.rejected.first] == ["r2"] and "no subject" in report.rejected.first[
         0
     ].reason
-    recordings = Corpus.open(corpus).snapshot().recordings()
+    recordings = list(Corpus.open(corpus).snapshot().recordings())
     assert {recording.subject_id for recording in recordings} == {"site7-p1"}
     assert dict(recordings[0].labels) == {"age": 50.0} and dict(recordings[0].label_text) == {"rhythm": "AF"}
     manifest.write_text(manifest.read_text() + "r2,p2,40,AF\n")
     assert ingest(request(good_folder, corpus, manifest=given)).exit_status == 0
-    assert len(Corpus.open(corpus).snapshot().recordings()) == 3
+    assert len(list(Corpus.open(corpus).snapshot().recordings())) == 3
 
 
 def test_a_folder_on_object_storage(good_folder: Path, store_url: str) -> None:

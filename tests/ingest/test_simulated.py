@@ -21,7 +21,7 @@ def test_devices_worn_together_become_cohorts_of_their_own(store_url: str) -> No
     snapshot = Corpus.open(store_url).snapshot()
     assert snapshot.version == report.version == 1
     assert snapshot.cohorts() == ["patch_watch-chest_patch", "patch_watch-smartwatch"]
-    assert len(snapshot.subjects()) == 3 and len(snapshot.recordings()) == 6
+    assert len(snapshot.subjects()) == 3 and len(list(snapshot.recordings())) == 6
     for recording in simulate_subject(SMALL, 1):
         rows = [row for row in snapshot.rows() if row.recording_id == recording.recording_id]
         for row in rows:

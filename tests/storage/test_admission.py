@@ -17,6 +17,7 @@ from xmae_dist.core.errors import InputError, IntegrityError
 from xmae_dist.storage import sweep, uri
 from xmae_dist.storage.corpus import AlreadyThereError, Corpus
 from xmae_dist.storage.duplicates import duplicates
+from xmae_dist.storage.table import PinnedTable
 from xmae_dist.storage.verify import verify
 from xmae_dist.testing.conformance_storage import NO_GRACE_S, content, write_part
 
@@ -39,8 +40,8 @@ class Meeting:
         self._met = threading.local()
         asked = Corpus._admit
 
-        def admit(corpus: Corpus, rows: pa.Table, version: int) -> list[str]:
-            held = asked(corpus, rows, version)
+        def admit(corpus: Corpus, rows: pa.Table, base: PinnedTable) -> list[str]:
+            held = asked(corpus, rows, base)
             if not getattr(self._met, "done", False):
                 self._met.done = True
                 self._barrier.wait(timeout=60)
@@ -65,7 +66,7 @@ def test_two_ingests_that_share_a_recording_cannot_both_commit(store_url: str, m
         done = list(pool.map(commit, range(2)))
     assert sorted(isinstance(one, AlreadyThereError) for one in done) == [False, True]
     assert "such as 'p0-s1'" in str(next(one for one in done if isinstance(one, AlreadyThereError)))
-    assert len(corpus.snapshot().recordings()) == 3
+    assert len(list(corpus.snapshot().recordings())) == 3
 
 
 def test_two_first_ingests_of_a_cohort_that_share_nothing_both_commit(
@@ -77,7 +78,7 @@ def test_two_first_ingests_of_a_cohort_that_share_nothing_both_commit(
     with ThreadPoolExecutor(2) as pool:
         done = list(pool.map(lambda at: Corpus.open(store_url).commit_part(parts[at], f"run {at}"), range(2)))
     assert sorted(v for v in done if v is not None) == [1, 2]
-    assert corpus.snapshot().subjects() == ["s0", "s1"]
+    assert corpus.snapshot().subjects().to_pylist() == ["s0", "s1"]
 
 
 @pytest.mark.parametrize("cohort", ["patch", "new"])
@@ -90,8 +91,8 @@ def test_an_ingest_that_meets_a_withdrawal_brings_nobody_back(
     rows = write_part(corpus, "p1", ["s1", "s2"], cohort=cohort, seconds=1)
     asked, calls = Corpus._admit, []
 
-    def admit(self: Corpus, rows: pa.Table, version: int) -> list[str]:
-        held = asked(self, rows, version)
+    def admit(self: Corpus, rows: pa.Table, base: PinnedTable) -> list[str]:
+        held = asked(self, rows, base)
         if not calls:
             calls.append(Corpus.open(store_url).withdraw(["s1"]))
         return held
@@ -100,10 +101,10 @@ def test_an_ingest_that_meets_a_withdrawal_brings_nobody_back(
     with pytest.raises(InputError, match=r"s1: withdrawn.*xmae readmit"):
         corpus.commit_part(rows, "run 1")
     assert calls == [2]
-    assert corpus.snapshot().subjects() == ["s0"]
+    assert corpus.snapshot().subjects().to_pylist() == ["s0"]
     corpus.readmit(["s1"])
     assert corpus.commit_part(rows, "run 1") is not None
-    assert corpus.snapshot().subjects() == ["s0", "s1", "s2"]
+    assert corpus.snapshot().subjects().to_pylist() == ["s0", "s1", "s2"]
 
 
 def test_people_can_be_kept_out_before_anything_of_theirs_is_here(
@@ -153,7 +154,7 @@ def test_a_corpus_with_duplicates_has_a_way_out(old_corpora: Path, capsys: pytes
     url = f"{old_corpora}/duplicates"
     corpus = Corpus.open(url)
     with pytest.raises(IntegrityError, match="xmae repair"):
-        corpus.snapshot().recordings()
+        list(corpus.snapshot().recordings())
     before = content(corpus.snapshot())
     assert main(["repair", url]) == 1
     said = capsys.readouterr().out
@@ -186,7 +187,7 @@ def test_the_same_rows_committed_twice_stay_once(old_corpora: Path) -> None:
     held = corpus.snapshot().fingerprint
     corpus.index.append(corpus.index.read())
     assert main(["repair", corpus.url, "--apply"]) == 0
-    assert len(corpus.snapshot().recordings()) == 3 and corpus.snapshot().fingerprint == held
+    assert len(list(corpus.snapshot().recordings())) == 3 and corpus.snapshot().fingerprint == held
 
 
 def test_what_was_dropped_stays_for_readers_of_the_grace_period(old_corpora: Path) -> None:

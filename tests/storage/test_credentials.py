@@ -43,7 +43,7 @@ def used(url: str, store: FlakyS3) -> set[Signature]:
     """Makes both clients write and read, and returns how they signed."""
     corpus = Corpus.create(f"{url}/corpus")
     assert corpus.commit_part(write_part(corpus, "p0", ["s0"], seconds=1), "run 1") is not None
-    assert Corpus.open(corpus.url).snapshot().subjects() == ["s0"]
+    assert Corpus.open(corpus.url).snapshot().subjects().to_pylist() == ["s0"]
     signed = store.signatures()
     assert {one.client for one in signed} == {OURS, THEIRS}, signed
     return signed

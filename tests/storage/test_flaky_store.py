@@ -50,7 +50,7 @@ def test_a_commit_whose_answer_was_lost_is_our_own(s3: S3Server, flaky: FlakyS3)
     assert corpus.commit_part(rows, "run 1") == 1
     assert flaky.did()["lost"] == 1
     assert corpus.index.version() == 1
-    assert len(corpus.snapshot().rows()) == len(rows)
+    assert len(list(corpus.snapshot().rows())) == len(rows)
 
 
 def test_a_claim_whose_answer_was_lost_is_our_own(s3: S3Server, flaky: FlakyS3) -> None:

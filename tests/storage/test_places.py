@@ -58,7 +58,7 @@ def test_two_corpora_never_share_an_index(store_url: str) -> None:
     with pytest.raises(StorageError, match="week%201"):
         Corpus.open_or_create(f"{store_url}/week%201/corpus")
     assert everything_below(store_url) == before
-    assert first.snapshot().subjects() == ["s0"]
+    assert first.snapshot().subjects().to_pylist() == ["s0"]
 
 
 def test_commands_refuse_before_they_write(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -59,7 +59,7 @@ def test_rows_survive_arrow() -> None:
         labels={"age": 41.0, "height": float("inf")},
         label_text={"rhythm": "sinus µ"},
     )
-    assert index.from_arrow(index.to_arrow([row])) == [row]
+    assert list(index.from_arrow(index.to_arrow([row]))) == [row]
 
 
 @pytest.mark.parametrize("name", ["reader.json", "runs.json", "bucket-policy.json", "janitor.json"])

@@ -59,7 +59,7 @@ def run(args: Args) -> int:
         source=args.source,
         align=AlignSpec(max_offset_s=args.max_offset_s, arrival_prior_s=args.arrival_prior_s),
     )
-    pairs = candidates(corpus.snapshot(args.snapshot).recordings(), config)
+    pairs = candidates(list(corpus.snapshot(args.snapshot).recordings()), config)
     if not pairs:
         raise InputError(
             args.corpus,

@@ -55,7 +55,7 @@ def run(args: Args) -> int:
         print(_as_json(snapshot, findings, checked_mib, took_s))
     else:
         verdict = f"{len(findings)} finding(s)" if findings else "all as written"
-        signals = snapshot.table().num_rows
+        signals = sum(one.rows for one in snapshot.contents.values())
         print(f"{verdict}: snapshot {snapshot.version}, {signals} signals, {checked_mib:.0f} MiB in {took_s:.1f} s")
     if findings:
         print("fix: restore the named objects from a copy, or ingest their parts again", file=sys.stderr)
@@ -67,7 +67,7 @@ def _as_json(snapshot: Snapshot, findings: list[Finding], checked_mib: float, to
         "corpus": snapshot.url,
         "snapshot": snapshot.version,
         "fingerprint": snapshot.fingerprint,
-        "signals": snapshot.table().num_rows,
+        "signals": sum(one.rows for one in snapshot.contents.values()),
         "checked_mib": round(checked_mib, 1),
         "seconds": round(took_s, 2),
         "findings": [dataclasses.asdict(finding) for finding in findings],

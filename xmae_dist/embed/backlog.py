@@ -64,7 +64,7 @@ def cohorts_to_look_at(snapshot: Snapshot, encoder: Encoder, table_url: str) -> 
     """Cohorts with at least one recording of the source signal, and those that the table holds: all of one may have
     been withdrawn.
     """
-    rows = snapshot.table().select(["cohort", "channel"]).to_pylist()
+    rows = snapshot.table(["cohort", "channel"]).to_pylist()
     return sorted({row["cohort"] for row in rows if row["channel"] == encoder.spec.source} | _held(table_url, encoder))
 
 

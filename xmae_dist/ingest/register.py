@@ -133,7 +133,7 @@ class Register:
             self._rows.executemany("INSERT OR IGNORE INTO present VALUES (?)", ((name,) for name in names))
 
     def _index(self, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
-        return self._corpus.index.batches(columns=columns, filters=[("cohort", "in", list(self._cohorts))])
+        return self._corpus.snapshot().batches(columns, [("cohort", "in", list(self._cohorts))])
 
     def part_id(self, items: Sequence[Item]) -> str:
         """The name of the part of these items: a function of the files, so that a retry commits it once; files that

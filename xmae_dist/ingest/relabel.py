@@ -45,7 +45,7 @@ def changes(corpus: Corpus, cohort: str, books: Sequence[LabelBook], subject_pre
     once; memory does not grow with it.
     """
     rows = scratch("CREATE TABLE said (recording TEXT PRIMARY KEY, labels, subject, rowless) WITHOUT ROWID;")
-    for batch in corpus.index.batches(columns=_LABELLED, filters=[("cohort", "=", cohort)]):
+    for batch in corpus.snapshot().batches(_LABELLED, [("cohort", "=", cohort)]):
         for row in batch.to_pylist():
             before = (dict(row["labels"] or ()), dict(row["label_text"] or ()))
             changed = _relabelled(row["recording_id"], *before, books) != before
@@ -75,7 +75,7 @@ def update(corpus: Corpus, cohort: str, books: Sequence[LabelBook]) -> int | Non
     A label that a book has a column for becomes what its row says, or goes where its cell is empty; others stay, and so
     do recordings without a row. Raises InputError for a row that means several recordings.
     """
-    found = corpus.index.batches(columns=["recording_id"], filters=[("cohort", "=", cohort)])
+    found = corpus.snapshot().batches(["recording_id"], [("cohort", "=", cohort)])
     check_unambiguous(books, (name for batch in found for name in batch.column(0).to_pylist()))
 
     def relabelled(table: pa.Table) -> pa.Table:

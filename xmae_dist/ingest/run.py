@@ -221,7 +221,8 @@ class _Run:
     def _same(self, before: int) -> Same:
         if not self._totals.versions:
             return Same()
-        self._twins.compare(self.corpus.index.batches(before, columns=["cohort", "recording_id", "digest"]))
+        earlier = self.corpus.snapshot(before, allow_withdrawn=True)
+        self._twins.compare(earlier.batches(["cohort", "recording_id", "digest"]))
         return self._twins.same(MOST_NAMED)
 
     def _remarks(self) -> Iterator[str]:

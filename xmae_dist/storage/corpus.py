@@ -14,11 +14,12 @@ are, and the first commit of a cohort holds what a withdrawal also holds. See st
 
 from __future__ import annotations
 
+import functools
 import itertools
 import json
 import time
 import uuid
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import pyarrow as pa
@@ -26,16 +27,18 @@ import pyarrow.compute as pc
 
 from xmae_dist.core.errors import InputError, StorageError
 from xmae_dist.storage import index, uri
-from xmae_dist.storage.diagnose import NOTHING_THERE
 from xmae_dist.storage.index import IndexRow
+from xmae_dist.storage.ledger import Ledger
+from xmae_dist.storage.losses import lost
 from xmae_dist.storage.part import PartWriter
-from xmae_dist.storage.snapshot import Recording, Snapshot, array_reader
-from xmae_dist.storage.table import Table, sql_of
+from xmae_dist.storage.snapshot import Recording, Snapshot, array_reader, kept_version
+from xmae_dist.storage.table import PinnedTable, Table, sql_of
 from xmae_dist.storage.withdrawn import WithdrawnList
 
 __all__ = ["FORMAT", "AlreadyThereError", "Corpus", "IndexRow", "PartWriter", "Recording", "Snapshot"]
 
-FORMAT = "xmae-corpus/v1"
+FORMAT = "xmae-corpus/v2"
+_FORMAT_V1 = "xmae-corpus/v1"
 ALIGNMENTS_SCHEMA = pa.schema(
     [
         pa.field("pair", pa.string(), nullable=False),
@@ -52,7 +55,6 @@ _ALL_COHORTS = "cohorts"
 # Rows that are held as objects at a time while a commit is made.
 _ROWS_AT_ONCE = 4096
 _SIGNAL = ("recording_id", "channel")
-_IDENTITY = ("cohort", "subject_id", "recording_id", "channel", "digest")
 
 
 class AlreadyThereError(InputError):
@@ -66,7 +68,8 @@ class Corpus:
         self.url = url
         self.format: str = document["format"]
         self.id: str = document["id"]
-        self.index = Table(uri.join(url, "index"))
+        index_url = uri.join(url, "index")
+        self.index = Table(index_url, Ledger(index_url, functools.partial(_upgrade, url)))
         self.alignments = Table(uri.join(url, "alignments"))
         self.withdrawn = WithdrawnList(Table(uri.join(url, "withdrawn")), self.index)
 
@@ -98,11 +101,11 @@ class Corpus:
                 fix="check the URL, or `xmae ingest` into it",
             )
         document = json.loads(uri.read_bytes(uri.join(url, "corpus.json")))
-        if document.get("format") != FORMAT:
+        if document.get("format") not in (FORMAT, _FORMAT_V1):
             raise StorageError(
                 url,
                 value=f"corpus format {document.get('format')!r}",
-                expected=FORMAT,
+                expected=f"{FORMAT} or {_FORMAT_V1}",
                 fix="use the version of xmae_dist that wrote it",
             )
         return cls(url, document)
@@ -147,18 +150,19 @@ class Corpus:
             table,
             txn=(_app_id(txn_id), 1),
             metadata={"xmae_operation": "ingest", "xmae_txn": txn_id},
-            guard=lambda version: self._admit(table, version),
+            guard=lambda base: self._admit(table, base),
         )
 
-    def _admit(self, rows: pa.Table, version: int) -> list[str]:
-        """What a commit of `rows` on `version` holds; raises where they must not be added to it."""
+    def _admit(self, rows: pa.Table, base: PinnedTable) -> list[str]:
+        """What a commit of `rows` on `base` holds; raises where they must not be added to it."""
         self._check_not_withdrawn(rows)
         held: set[str] = set()
+        there = base.partition_values("cohort")
         for cohort in rows["cohort"].unique().to_pylist():
-            there = self.index.read(version, columns=_SIGNAL, filters=[("cohort", "=", cohort)])
-            _check_new(cohort, rows.filter(pc.equal(rows["cohort"], cohort)).select(_SIGNAL), there)
             # A withdrawal cannot hold a cohort that it does not see.
-            held |= {_cohort_id(cohort)} if there.num_rows else {_cohort_id(cohort), _ALL_COHORTS}
+            held |= {_cohort_id(cohort)} if cohort in there else {_cohort_id(cohort), _ALL_COHORTS}
+            if cohort in there:
+                _check_new(cohort, rows.filter(pc.equal(rows["cohort"], cohort)).select(_SIGNAL), base)
         return sorted(held)
 
     def committed(self, txn_id: str) -> bool:
@@ -173,35 +177,26 @@ class Corpus:
         """
         newest = self.index.version()
         pinned = newest if version is None else version
-        snapshot = Snapshot(self.url, pinned, self._rows_of(pinned, newest))
+        if not 0 <= pinned <= newest:
+            raise StorageError(
+                self.index.url, value=f"no version {pinned} there", expected=f"0 to {newest}", fix="see its history"
+            )
         if pinned != newest and not allow_withdrawn:
-            self._refuse_withdrawn(snapshot, newest)
-        return snapshot
+            self._refuse_withdrawn(pinned, newest)
+        return Snapshot(self.url, pinned)
 
-    def _rows_of(self, version: int, newest: int) -> pa.Table:
-        try:
-            return self.index.read(version)
-        except StorageError as error:
-            if version == newest or error.value != NOTHING_THERE:
-                raise
+    def _refuse_withdrawn(self, pinned: int, newest: int) -> None:
+        """Only a withdrawal takes signals away."""
+        subjects: set[str] = set()
+        signals = 0
+        with kept_version(self.index, pinned):
+            for subject, *_ in lost(self.index, pinned, newest):
+                subjects.add(subject)
+                signals += 1
+        if signals:
             raise InputError(
-                f"snapshot {version} of {self.url}",
-                value="a version whose files were vacuumed",
-                expected="a snapshot that is still kept",
-                fix=f"use the newest snapshot ({newest})",
-            ) from error
-
-    def _refuse_withdrawn(self, snapshot: Snapshot, newest: int) -> None:
-        """Only a withdrawal takes rows away: whatever an old version has and the newest lacks was
-        withdrawn.
-        """
-        now = self.index.read(newest, columns=_IDENTITY)
-        gone = snapshot.table().select(_IDENTITY).join(now, keys=list(_IDENTITY), join_type="left anti")
-        if gone.num_rows:
-            subjects = pc.count_distinct(gone["subject_id"]).as_py()
-            raise InputError(
-                f"snapshot {snapshot.version} of {self.url}",
-                value=f"{subjects} subject(s), {gone.num_rows} signal(s) withdrawn since",
+                f"snapshot {pinned} of {self.url}",
+                value=f"{len(subjects)} subject(s), {signals} signal(s) withdrawn since",
                 expected="a snapshot without withdrawn subjects",
                 fix=f"use the newest snapshot ({newest}), or `xmae pretrain --allow-withdrawn`",
             )
@@ -221,7 +216,7 @@ class Corpus:
         return self.index.delete(
             sql_of([("subject_id", "in", sorted(subjects))]),
             metadata={"xmae_operation": "withdraw", "xmae_subjects": str(len(subjects)), "xmae_reason": reason},
-            guard=lambda version: [_ALL_COHORTS, *map(_cohort_id, self._cohorts(version))],
+            guard=lambda base: [_ALL_COHORTS, *map(_cohort_id, base.partition_values("cohort"))],
         )
 
     def readmit(self, subject_ids: Sequence[str]) -> None:
@@ -230,12 +225,8 @@ class Corpus:
 
     def _identities(self, subject_ids: Sequence[str]) -> set[tuple[str, str, str]]:
         columns = ("subject_id", "cohort", "recording_id")
-        found = self.index.read(columns=columns)
-        found = found.filter(pc.is_in(found["subject_id"], value_set=pa.array(subject_ids, pa.string())))
+        found = self.index.read(columns=columns, filters=[("subject_id", "in", sorted(set(subject_ids)))])
         return set(zip(*(found[name].to_pylist() for name in columns), strict=True))
-
-    def _cohorts(self, version: int) -> list[str]:
-        return sorted(pc.unique(self.index.read(version, columns=["cohort"])["cohort"]).to_pylist())
 
     def _check_not_withdrawn(self, rows: pa.Table) -> None:
         withdrawn = sorted(set(rows["subject_id"].unique().to_pylist()) & self.withdrawn.read().subjects)
@@ -269,8 +260,31 @@ class Corpus:
                 )
 
 
-def _check_new(cohort: str, rows: pa.Table, there: pa.Table) -> None:
-    """A recording is committed once: the same one under another transaction is a mistake of the caller."""
+def _upgrade(url: str) -> bool:
+    """Makes a corpus of format v1 one of v2, before the first commit that only v2 has: a program that knows but v1 must
+    not write beside it. Returns whether the corpus was of format v1 once.
+    """
+    document = json.loads(uri.read_bytes(uri.join(url, "corpus.json")))
+    if document["format"] == _FORMAT_V1:
+        document |= {"format": FORMAT, "upgraded_from": _FORMAT_V1}
+        uri.write_bytes(uri.join(url, "corpus.json"), json.dumps(document, indent=2).encode())
+    return "upgraded_from" in document
+
+
+def _check_new(cohort: str, rows: pa.Table, base: PinnedTable) -> None:
+    """A recording is committed once: the same one under another transaction is a mistake of the caller.
+
+    Of what is there, as much is held as `rows` has; files without a name in their range are not read.
+    """
+    names = rows["recording_id"]
+    least, most = pc.min_max(names).values()
+    filters = [("cohort", "=", cohort), ("recording_id", ">=", least.as_py()), ("recording_id", "<=", most.as_py())]
+
+    def alike(batches: Iterator[pa.RecordBatch]) -> pa.Table:
+        found = [batch.filter(pc.is_in(batch["recording_id"], value_set=names)) for batch in batches]
+        return pa.Table.from_batches(found, rows.schema)
+
+    there = base.collected(alike, _SIGNAL, filters)
     twice = sorted(set(rows.join(there, keys=list(_SIGNAL), join_type="inner")["recording_id"].to_pylist()))
     if twice:
         raise AlreadyThereError(

@@ -14,7 +14,7 @@ import pyarrow as pa
 
 from xmae_dist.core.fingerprint import digest_json
 from xmae_dist.storage.corpus import Corpus
-from xmae_dist.storage.snapshot import PLACE_COLUMNS
+from xmae_dist.storage.row_bytes import PLACE_COLUMNS
 
 _Key = tuple[str, str, str]
 

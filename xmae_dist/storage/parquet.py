@@ -26,25 +26,31 @@ def scan(table: DeltaTable, columns: Sequence[str] | None = None, predicate: str
 
     Raises OSError where a file of the table cannot be read, IntegrityError where one is damaged.
     """
-    schema = _schema(table, columns)
-    return pa.Table.from_batches(batches(table, columns, predicate), schema=schema)
-
-
-def batches(
-    table: DeltaTable, columns: Sequence[str] | None = None, predicate: str | None = None
-) -> Iterator[pa.RecordBatch]:
-    """The rows of `scan`, some thousands at a time: memory does not grow with the table. Raises as `scan`."""
-    found = table.scan(columns=None if columns is None else list(columns), predicate=predicate)
+    found = _scanned(table, columns, predicate)
     try:
-        # delta-rs answers in views; asked for another type it converts.
-        yield from pa.RecordBatchReader.from_stream(found, schema=_schema(table, columns))
+        return found.read_all()
     except pa.ArrowInvalid as error:
         raise _told(table, str(error)) from error
 
 
-def _schema(table: DeltaTable, columns: Sequence[str] | None) -> pa.Schema:
+def stream(
+    table: DeltaTable, columns: Sequence[str] | None = None, predicate: str | None = None
+) -> Iterator[pa.RecordBatch]:
+    """As `scan`, a batch at a time: of rows that were read and not yet asked for, delta-rs holds a few batches."""
+    found = _scanned(table, columns, predicate)
+    try:
+        yield from found
+    except pa.ArrowInvalid as error:
+        raise _told(table, str(error)) from error
+
+
+def _scanned(table: DeltaTable, columns: Sequence[str] | None, predicate: str | None) -> pa.RecordBatchReader:
     schema = pa.schema(table.schema().to_arrow())
-    return schema if columns is None else pa.schema([schema.field(name) for name in columns])
+    if columns is not None:
+        schema = pa.schema([schema.field(name) for name in columns])
+    found = table.scan(columns=None if columns is None else list(columns), predicate=predicate)
+    # delta-rs answers in views; asked for another type it converts.
+    return pa.RecordBatchReader.from_stream(found, schema=schema)
 
 
 def decode(data: bytes, columns: Sequence[str] | None = None) -> pa.Table:

@@ -7,13 +7,17 @@ carries a write id, so that a commit whose answer was lost on the network is rec
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import json
+import sys
 import tempfile
 import time
 import uuid
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, TypeVar
+from dataclasses import dataclass
+from typing import Any, Protocol, TypeVar
 
 import pyarrow as pa
 from deltalake import CommitProperties, DeltaTable, Transaction, write_deltalake
@@ -24,7 +28,9 @@ from xmae_dist.storage import parquet, uri
 from xmae_dist.storage.diagnose import NOTHING_THERE, explain
 
 WRITE_ID = "xmae_write_id"
+CHECKPOINT_EVERY = 10
 _COMMIT_ATTEMPTS = 20
+_COMMITS_AT_ONCE = 8
 _LOST_PAUSE_S = 0.1
 _PAUSES_S = (0.1, 0.4, 1.6, 1.6)
 _T = TypeVar("_T")
@@ -37,10 +43,40 @@ _CONFIGURATION = {
 
 Filters = Sequence[tuple[str, str, Any]]
 Txn = tuple[str, int]
-Guard = Callable[[int], Sequence[str]]
+Guard = Callable[["PinnedTable"], Sequence[str]]
 """What a commit depends on: it is told the version that the commit is made on, raises where that forbids the commit,
 and returns application ids. Of two commits at once with an id in common, the later one is tried again on what the first
 left: its guard is asked anew."""
+
+
+class Account(Protocol):
+    """What every commit of a table states about the table."""
+
+    def summed(self, batches: Iterable[pa.RecordBatch]) -> Any:
+        """What rows come to that a commit adds or takes away."""
+
+    def statement(self, base: PinnedTable, removed: Any, added: Any) -> Mapping[str, str]:
+        """Metadata of the commit that is made on `base`, given what was `summed` (None for no rows)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Commit:
+    """One entry of the log."""
+
+    version: int
+    info: Mapping[str, Any]
+    """Timestamp (ms), operation and what the commit's metadata carried."""
+    changes_rows: bool
+    """Whether the table has other rows after it, as far as the log says; not where files were only rearranged."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Write:
+    """A change of a table that waits for its commit."""
+
+    run: Callable[[CommitProperties], object]
+    removed: Any = None
+    added: Any = None
 
 
 class Table:
@@ -50,11 +86,13 @@ class Table:
     so it is picklable and safe between threads.
     """
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, account: Account | None = None) -> None:
+        """`account`: what commits state about the table; each is then made on the version that it was stated for."""
         self.url = uri.checked_place(url)  # delta-rs would read another place than we write
+        self._account = account
 
     def exists(self) -> bool:
-        return bool(self._patiently(lambda: DeltaTable.is_deltatable(self.url, uri.delta_options(self.url))))
+        return bool(self.patiently(lambda: DeltaTable.is_deltatable(self.url, uri.delta_options(self.url))))
 
     def create(self, schema: pa.Schema, *, partition_by: Sequence[str] = ()) -> bool:
         """Makes an empty table (version 0); False where there is one already. Refuses stores without safe
@@ -91,11 +129,14 @@ class Table:
         finds holds at the moment of the commit; what it raises passes.
         """
         self.create(rows.schema, partition_by=partition_by)
+        added = self._summed(rows.to_batches())
 
-        def write(table: DeltaTable, commit: CommitProperties) -> None:
-            write_deltalake(table, rows, mode="append", commit_properties=commit)
+        def prepare(table: DeltaTable) -> _Write:
+            return _Write(
+                run=lambda commit: write_deltalake(table, rows, mode="append", commit_properties=commit), added=added
+            )
 
-        return self._commit(write, txn, metadata, guard=guard)
+        return self._commit(prepare, txn, metadata, guard=guard)
 
     def rewrite(
         self,
@@ -109,11 +150,18 @@ class Table:
         writer came between. What it returns must satisfy `filters` too.
         """
 
-        def write(table: DeltaTable, commit: CommitProperties) -> None:
-            rows = transform(parquet.scan(table, predicate=sql_of(filters)))
-            write_deltalake(table, rows, mode="overwrite", predicate=sql_of(filters), commit_properties=commit)
+        predicate = sql_of(filters)
 
-        return self._commit(write, None, metadata)
+        def prepare(table: DeltaTable) -> _Write:
+            before = parquet.scan(table, predicate=predicate)
+            after = transform(before)
+
+            def run(commit: CommitProperties) -> None:
+                write_deltalake(table, after, mode="overwrite", predicate=predicate, commit_properties=commit)
+
+            return _Write(run=run, removed=self._summed(before.to_batches()), added=self._summed(after.to_batches()))
+
+        return self._commit(prepare, None, metadata)
 
     def delete(
         self,
@@ -129,10 +177,14 @@ class Table:
         with it stay. `guard` as in `append`.
         """
 
-        def write(table: DeltaTable, commit: CommitProperties) -> None:
-            table.delete(predicate, commit_properties=commit)
+        def prepare(table: DeltaTable) -> _Write:
+            removed = self._summed(parquet.stream(table, predicate=predicate))
+            return _Write(run=lambda commit: table.delete(predicate, commit_properties=commit), removed=removed)
 
-        return self._commit(write, None, metadata, unless=unless, guard=guard)
+        return self._commit(prepare, None, metadata, unless=unless, guard=guard)
+
+    def _summed(self, batches: Iterable[pa.RecordBatch]) -> Any:
+        return None if self._account is None else self._account.summed(batches)
 
     def read(
         self,
@@ -147,44 +199,34 @@ class Table:
         def rows() -> pa.Table:
             return parquet.scan(self._loaded(version), columns, sql_of(filters) if filters else None)
 
-        return self._patiently(rows, version)
+        return self.patiently(rows, version)
 
-    def batches(
-        self, version: int | None = None, columns: Sequence[str] | None = None, filters: Filters | None = None
-    ) -> Iterator[pa.RecordBatch]:
-        """The rows of `read`, some thousands at a time, so that memory does not grow with them. Where the connection
-        breaks amid them it raises: what was given out cannot be taken back.
-        """
-
-        def opened() -> tuple[pa.RecordBatch | None, Iterator[pa.RecordBatch]]:
-            found = parquet.batches(self._loaded(version), columns, sql_of(filters) if filters else None)
-            return next(found, None), found
-
-        first, others = self._patiently(opened, version)
-        if first is None:
-            return
-        yield first
-        try:
-            yield from others
-        except (OSError, DeltaError) as error:
-            raise _explained(self.url, error, version) from error
+    def at(self, version: int) -> PinnedTable:
+        """A version of the table, to be read from more than once: the log is read here, and not again."""
+        return PinnedTable(self, version, self.patiently(lambda: self._loaded(version), version))
 
     def history(self, limit: int | None = None) -> list[dict[str, Any]]:
-        """Commits, newest first: version, timestamp (ms), operation and what `metadata` carried.
+        """Commits, newest first: version, timestamp (ms), operation and what `metadata` carried; a request for each."""
+        return [{**one.info, "version": one.version} for one in itertools.islice(self.commits(), limit)]
+
+    def commits(self) -> Iterator[Commit]:
+        """The entries of the log, newest first, some at a time.
 
         Read from the log itself: delta-rs numbers commits wrongly while others are committing.
         """
         newest = self.version()
-        oldest = 0 if limit is None else max(0, newest - limit + 1)
-        with ThreadPoolExecutor(8, thread_name_prefix="delta-history") as pool:
-            return list(pool.map(self._commit_info, range(newest, oldest - 1, -1)))
+        with ThreadPoolExecutor(_COMMITS_AT_ONCE, thread_name_prefix="delta-history") as pool:
+            for top in range(newest, -1, -_COMMITS_AT_ONCE):
+                yield from pool.map(self.commit, range(top, max(-1, top - _COMMITS_AT_ONCE), -1))
 
-    def _commit_info(self, version: int) -> dict[str, Any]:
-        for line in uri.read_bytes(_commit_key(self.url, version)).splitlines():
-            action = json.loads(line)
-            if "commitInfo" in action:
-                return {**action["commitInfo"], "version": version}
-        return {"version": version, "timestamp": 0, "operation": "unknown"}
+    def commit(self, version: int) -> Commit:
+        """The entry of the log that made `version`, by one request. Raises StorageError where there is none."""
+        actions = [json.loads(line) for line in uri.read_bytes(_commit_key(self.url, version)).splitlines()]
+        info = next(
+            (one["commitInfo"] for one in actions if "commitInfo" in one), {"timestamp": 0, "operation": "unknown"}
+        )
+        files = [one.get("add") or one.get("remove") for one in actions]
+        return Commit(version=version, info=info, changes_rows=any(one["dataChange"] for one in files if one))
 
     def vacuum(self, *, retention_hours: int, dry_run: bool = False) -> list[str]:
         """Removes data files that no version younger than `retention_hours` needs; returns their paths."""
@@ -194,16 +236,18 @@ class Table:
                 retention_hours=retention_hours, enforce_retention_duration=False, dry_run=dry_run
             )
 
-        return self._patiently(removed)
+        return self.patiently(removed)
 
     def _load(self) -> DeltaTable:
-        return self._patiently(self._loaded)
+        return self.patiently(self._loaded)
 
     def _loaded(self, version: int | None = None) -> DeltaTable:
         return DeltaTable(self.url, version=version, storage_options=uri.delta_options(self.url))
 
-    def _patiently(self, action: Callable[[], _T], version: int | None = None) -> _T:
-        """The result of `action`, which may be repeated: delta-rs gives up on a connection that broke."""
+    def patiently(self, action: Callable[[], _T], version: int | None = None) -> _T:
+        """The result of `action` on this table, which may be repeated: delta-rs gives up on a connection that broke.
+        Raises StorageError.
+        """
         for pause_s in (*_PAUSES_S, None):
             try:
                 return action()
@@ -226,7 +270,7 @@ class Table:
 
     def _commit(
         self,
-        write: Any,
+        prepare: Callable[[DeltaTable], _Write],
         txn: Txn | Sequence[Txn] | None,
         metadata: Mapping[str, Any] | None,
         *,
@@ -239,32 +283,33 @@ class Table:
         done = [*txns, *_listed(unless)]
         breaks = iter((*_PAUSES_S, None))
         asked: tuple[int, Sequence[str]] = (-1, ())
+        first = sys.maxsize  # the version that the first try was made on
         for attempt in range(_COMMIT_ATTEMPTS):
             time.sleep(attempt * _LOST_PAUSE_S * int(write_id[:4], 16) / 0xFFFF)  # losers come back one by one
             table = self._load()
+            base = PinnedTable(self, table.version(), table)
             if any(_reached(table.transaction_version(app_id), version) for app_id, version in done):
-                return self._own_commit(write_id)
-            # The next number of each: of two commits on one version that take it, delta-rs lets one through.
-            if guard is not None and asked[0] != table.version():  # what held on a version holds on it still
-                asked = (table.version(), guard(table.version()))
-            held = [(app_id, (table.transaction_version(app_id) or 0) + 1) for app_id in asked[1]]
-            commit = CommitProperties(
-                custom_metadata={**(metadata or {}), WRITE_ID: write_id},
-                app_transactions=[Transaction(app_id, version) for app_id, version in (*txns, *held)] or None,
-                max_commit_retries=_COMMIT_ATTEMPTS,
-            )
+                return self._own_commit(write_id, first) if attempt else None
+            first = min(first, base.version)
+            if guard is not None and asked[0] != base.version:  # what held on a version holds on it still
+                asked = (base.version, guard(base))
             try:
-                write(table, commit)
+                change = prepare(table)
+                stated = {} if self._account is None else self._account.statement(base, change.removed, change.added)
+                # The next number of each id: of two commits on one version that take it, delta-rs lets one through.
+                held = [(app_id, (table.transaction_version(app_id) or 0) + 1) for app_id in asked[1]]
+                change.run(self._properties({**(metadata or {}), **stated, WRITE_ID: write_id}, [*txns, *held]))
             except CommitFailedError:
-                continue  # someone else committed something that ours must see first
+                pass  # someone else committed something that ours must see first, or the answer to ours was lost
             except (OSError, DeltaError) as error:
                 if not _is_broken(error):
                     raise _explained(self.url, error, None) from error
                 self._after(error, next(breaks))
-                if (arrived := self._own_commit(write_id)) is not None:
-                    return arrived  # only the answer was lost
-                continue
-            return table.version()
+            else:
+                self._keep_log_short(table)
+                return table.version()
+            if (arrived := self._own_commit(write_id, base.version)) is not None:
+                return arrived
         raise StorageError(
             self.url,
             value=f"{_COMMIT_ATTEMPTS} commits lost to other writers",
@@ -272,14 +317,62 @@ class Table:
             fix="run fewer writers at once, then run this again (it is safe to repeat)",
         )
 
-    def _own_commit(self, write_id: str) -> int | None:
-        """The version of our commit, if it arrived although its answer did not; None where another writer
-        was first.
-        """
-        for commit in self.history(_COMMIT_ATTEMPTS):
-            if commit.get(WRITE_ID) == write_id:
-                return int(commit["version"])
+    def _properties(self, metadata: Mapping[str, Any], txns: Sequence[Txn]) -> CommitProperties:
+        return CommitProperties(
+            custom_metadata=dict(metadata),
+            app_transactions=[Transaction(app_id, version) for app_id, version in txns] or None,
+            # What is stated about a version would be wrong of the next: delta-rs must not move such a commit on.
+            max_commit_retries=_COMMIT_ATTEMPTS if self._account is None else 0,
+        )
+
+    def _own_commit(self, write_id: str, base: int) -> int | None:
+        """The version of our commit on top of `base`, if it arrived although its answer did not."""
+        for commit in itertools.takewhile(lambda one: one.version > base, self.commits()):
+            if commit.info.get(WRITE_ID) == write_id:
+                return commit.version
         return None
+
+    def _keep_log_short(self, table: DeltaTable) -> None:
+        """Whoever opens the table reads the newest checkpoint and the commits since. Old commits stay: versions are
+        pinned, and their entries hold what was said of them.
+        """
+        if table.version() % CHECKPOINT_EVERY:
+            return
+        with contextlib.suppress(OSError, DeltaError):  # the commit is done; the next checkpoint serves as well
+            table.create_checkpoint()
+
+
+class PinnedTable:
+    """One version of a table, its log held in memory (a few hundred bytes a data file). Not picklable."""
+
+    def __init__(self, table: Table, version: int, loaded: DeltaTable) -> None:
+        self.version = version
+        self._table, self._loaded = table, loaded
+
+    def stream(self, columns: Sequence[str] | None = None, filters: Filters | None = None) -> Iterator[pa.RecordBatch]:
+        """Rows where all `filters` hold, batch by batch, in no certain order; files that partition values or
+        statistics exclude are not read. Nothing is repeated: a connection that breaks in between raises StorageError.
+        """
+        try:
+            yield from self._scanned(columns, filters)
+        except OSError as error:
+            raise explain(self._table.url, error) from error
+
+    def collected(
+        self,
+        collect: Callable[[Iterator[pa.RecordBatch]], _T],
+        columns: Sequence[str] | None = None,
+        filters: Filters | None = None,
+    ) -> _T:
+        """What `collect` makes of `stream`; it is called again, from the start, where a connection broke."""
+        return self._table.patiently(lambda: collect(self._scanned(columns, filters)), self.version)
+
+    def _scanned(self, columns: Sequence[str] | None, filters: Filters | None) -> Iterator[pa.RecordBatch]:
+        return parquet.stream(self._loaded, columns, sql_of(filters) if filters else None)
+
+    def partition_values(self, column: str) -> list[str]:
+        """The sorted values of a partition column, from the log."""
+        return sorted({str(partition[column]) for partition in self._loaded.partitions()})
 
 
 def _commit_key(url: str, version: int) -> str:

@@ -30,7 +30,7 @@ CONFIG = PairConfig()
 
 @pytest.fixture(scope="module")
 def pairs(worn_url: str) -> list[Candidate]:
-    return candidates(Corpus.open(worn_url).snapshot().recordings(), CONFIG)
+    return candidates(list(Corpus.open(worn_url).snapshot().recordings()), CONFIG)
 
 
 @pytest.fixture(scope="module")

@@ -31,7 +31,7 @@ def plain_store(corpus: Corpus, url: str, config: StoreConfig = CONFIG) -> Windo
     document = materialise._document(snapshot, config)
     url = f"{url}/{document['fingerprint']}"
     materialise.uri.write_bytes(f"{url}/store.json", canonical_json(document))
-    sources = window_sources(snapshot.recordings(), (), ())
+    sources = window_sources(list(snapshot.recordings()), (), ())
     plans = part.plan_parts(sources, config.spec, config.split, url, config.chunk_windows, on_the_fly=config.on_the_fly)
     materialise.commit_index(url, document["fingerprint"], [part.write_part(plan) for plan in plans])
     return WindowStore.open(url)

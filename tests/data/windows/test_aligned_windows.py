@@ -73,7 +73,7 @@ def test_windows_of_two_devices_show_the_same_moment(store: WindowStore, truth: 
 def test_what_is_not_trusted_is_counted_by_reason_and_not_used(corpus: Corpus, store: WindowStore) -> None:
     reasons = store.dropped()[WATCH, "train"]
     assert not [name for name in reasons if name.startswith("align_")]
-    recordings = corpus.snapshot().recordings()
+    recordings = list(corpus.snapshot().recordings())
     watches = [r for r in recordings if r.cohort == WATCH]
     patches = [r for r in recordings if r.cohort != WATCH]
     # The patch of another subject, said to be one's own: a mistake of labels that alignment must find.

@@ -124,7 +124,7 @@ def test_the_source_alone_needs_no_target() -> None:
 
 def test_a_recording_is_cut_alike_whole_and_in_spans(tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:
     snapshot = corpus_of(f"{tmp_path}/c", subjects=1, recordings=1, duration_s=200.0).snapshot()
-    recording, spec = snapshot.recordings()[0], WindowSpec(stride_s=5.0)
+    recording, spec = next(iter(snapshot.recordings())), WindowSpec(stride_s=5.0)
     whole, _ = windows_of_recording(snapshot, recording, spec)
     monkeypatch.setattr(spans, "SPAN_S", 60.0)
     pieces, _ = windows_of_recording(snapshot, recording, spec)
@@ -172,7 +172,7 @@ def test_declared_gaps_are_respected(tmp_path) -> None:
         row = ppg.add(x, subject_id="s", recording_id="r", clock_id="a", gaps=((2100, 2300), (4050, 4060)))
     corpus.commit_part([row], "t")
     snapshot = corpus.snapshot()
-    batch, dropped = windows_of_recording(snapshot, snapshot.recordings()[0], WindowSpec().source_only())
+    batch, dropped = windows_of_recording(snapshot, next(iter(snapshot.recordings())), WindowSpec().source_only())
     assert dropped == {"ppg_gap": 1}
     assert 20.0 not in batch.start_s_B
 

@@ -34,7 +34,7 @@ def _request(folder: Path, corpus: Path, **changes: object) -> IngestRequest:
 
 
 def _subjects(corpus: Path) -> dict[str, str]:
-    recordings = Corpus.open(f"file://{corpus}").snapshot().recordings()
+    recordings = list(Corpus.open(f"file://{corpus}").snapshot().recordings())
     return {recording.recording_id: recording.subject_id for recording in recordings}
 
 
@@ -42,7 +42,7 @@ def test_one_row_for_two_recordings_is_an_error_before_anything_is_read(tmp_path
     request = _request(_clinics(tmp_path / "in"), tmp_path / "c", manifest=_manifest(tmp_path / "m.csv", "001,p1,50"))
     with pytest.raises(InputError, match=r"'001': got ambiguous.*clinicA/001, clinicB/001"):
         ingest(request)
-    assert not Corpus.open(f"file://{tmp_path}/c").snapshot().recordings()
+    assert not list(Corpus.open(f"file://{tmp_path}/c").snapshot().recordings())
 
 
 def test_the_end_of_a_path_decides(tmp_path: Path) -> None:

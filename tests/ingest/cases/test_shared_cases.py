@@ -196,7 +196,7 @@ def _ingested(cases: Path, name: str, corpus: Path, **changes: object) -> Corpus
 
 
 def test_a_date_beyond_2262(cases: Path, tmp_path: Path) -> None:
-    recordings = _ingested(cases, "01_year_after_2262", tmp_path).snapshot().recordings()
+    recordings = list(_ingested(cases, "01_year_after_2262", tmp_path).snapshot().recordings())
     starts = {one.recording_id: one.channels["ecg"].start_time_ns for one in recordings}
     assert starts == {"normal": 1602289885894000000, "shifted": None}
     reference = wfdb.rdrecord(str(cases / "01_year_after_2262" / "in" / "shifted")).p_signal[:, 0]
@@ -214,7 +214,7 @@ def test_a_manifest_by_base_name(cases: Path, tmp_path: Path) -> None:
 
 def test_a_folder_of_one_patient(cases: Path, tmp_path: Path) -> None:
     corpus = _ingested(cases, "38_mimic_patient_folder", tmp_path, subject_pattern=r"(p\d{6})-")
-    recordings = corpus.snapshot().recordings()
+    recordings = list(corpus.snapshot().recordings())
     assert len(recordings) == 4 and {one.subject_id for one in recordings} == {"p000999"}
 
 

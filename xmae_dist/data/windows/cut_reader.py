@@ -215,7 +215,7 @@ def _what(row: IndexRow) -> IndexRow:
 
 def _rows_of(origin: Origin, cohort: str, recording_ids: set[str]) -> list[IndexRow]:
     table = _cohort_table(origin, cohort)
-    return index.from_arrow(table.filter(pc.is_in(table["recording_id"], pa.array(sorted(recording_ids)))))
+    return list(index.from_arrow(table.filter(pc.is_in(table["recording_id"], pa.array(sorted(recording_ids))))))
 
 
 @functools.lru_cache(maxsize=4)

@@ -1,0 +1,89 @@
+"""Rows in order, however many: sorted runs on local disk, merged batch by batch.
+
+Memory: one run while rows are taken in (RUN_ROWS of them), one batch of each run while they are merged. Disk: all rows
+once (compressed by lz4; about 150 bytes a row of the index), in the place of temporary files (TMPDIR), unless there is
+but one run, which stays in memory.
+"""
+
+from __future__ import annotations
+
+import bisect
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+
+import pyarrow as pa
+
+RUN_ROWS = 131_072
+BATCH_ROWS = 8192
+
+
+class Runs:
+    """Rows sorted by `keys`, in runs: taken in once, read back as one sorted stream."""
+
+    def __init__(self, batches: Iterable[pa.RecordBatch], keys: Sequence[str], folder: str) -> None:
+        """`folder`: where runs go, empty. Raises what `batches` raises; the folder then holds runs of no use."""
+        self._keys, self._folder = list(keys), Path(folder)
+        self._spilled: list[Path] = []
+        self._last: pa.Table | None = None
+        held: list[pa.RecordBatch] = []
+        rows = 0
+        for batch in batches:
+            if rows + batch.num_rows > RUN_ROWS and held:
+                self._spill(self._sorted(held))
+                held, rows = [], 0
+            held.append(batch)
+            rows += batch.num_rows
+        if held:
+            self._last = self._sorted(held)
+
+    def __iter__(self) -> Iterator[pa.RecordBatch]:
+        """All rows in order, in batches that are not empty."""
+        runs = [_Run(_read(path), self._keys) for path in self._spilled]
+        if self._last is not None:
+            runs.append(_Run(iter(self._last.to_batches(max_chunksize=BATCH_ROWS)), self._keys))
+        while runs := [run for run in runs if run.batch is not None]:
+            # Whatever is not greater than the least last row of these batches has been read from every run.
+            bound = min(run.last() for run in runs)
+            pieces = [piece for run in runs if (piece := run.taken_to(bound)).num_rows]
+            yield from self._sorted(pieces).to_batches()
+
+    def _sorted(self, batches: Sequence[pa.RecordBatch]) -> pa.Table:
+        rows = pa.Table.from_batches(batches)
+        return rows.sort_by([(key, "ascending") for key in self._keys]).combine_chunks()
+
+    def _spill(self, rows: pa.Table) -> None:
+        path = self._folder / f"{len(self._spilled)}.arrow"
+        options = pa.ipc.IpcWriteOptions(compression="lz4")
+        with pa.OSFile(str(path), "wb") as file, pa.ipc.new_stream(file, rows.schema, options=options) as sink:
+            sink.write_table(rows, max_chunksize=BATCH_ROWS)
+        self._spilled.append(path)
+
+
+class _Run:
+    """What is left of one sorted run; `batch` is None at its end."""
+
+    def __init__(self, batches: Iterator[pa.RecordBatch], keys: Sequence[str]) -> None:
+        self._batches, self._keys = batches, keys
+        self.batch: pa.RecordBatch | None = next(batches, None)
+
+    def last(self) -> tuple[str, ...]:
+        assert self.batch is not None
+        return self._key(self.batch.num_rows - 1)
+
+    def taken_to(self, bound: tuple[str, ...]) -> pa.RecordBatch:
+        """Takes the rows of the batch that are not greater than `bound`."""
+        assert self.batch is not None
+        cut = bisect.bisect_right(range(self.batch.num_rows), bound, key=self._key)
+        taken, self.batch = self.batch.slice(0, cut), self.batch.slice(cut)
+        if not self.batch.num_rows:
+            self.batch = next(self._batches, None)
+        return taken
+
+    def _key(self, row: int) -> tuple[str, ...]:
+        assert self.batch is not None
+        return tuple(self.batch.column(key)[row].as_py() for key in self._keys)
+
+
+def _read(path: Path) -> Iterator[pa.RecordBatch]:
+    with pa.OSFile(str(path), "rb") as file, pa.ipc.open_stream(file) as batches:
+        yield from batches
