@@ -1,7 +1,7 @@
 """Pickles of NumPy arrays and plain values, read without running them.
 
 A pickle is a program, and NumPy's own constructors are no safe words for it: `ndarray((n,))` is whatever lay in memory,
-and a `dtype` may be told of fields outside its elements. So nothing of NumPy is called with what a file says. Five
+and a `dtype` may be told of fields outside its elements. So nothing of NumPy is called with what a file says. Six
 names are admitted, and each stands for a constructor of ours that takes what NumPy itself writes and refuses the rest:
 numbers, flags and texts of fixed width, as many bytes as their shape says. The instructions are looked through before
 the first is carried out: those that build instances of classes, or ask for more memory than the file has content, are
@@ -76,6 +76,8 @@ class _ArrayUnpickler(pickle.Unpickler):
             return _Constructor(_Kind)
         if (module, name) == ("_codecs", "encode"):
             return _Constructor(_latin1)
+        if (module, name) in (("__builtin__", "bytes"), ("builtins", "bytes")):
+            return _Constructor(lambda: b"")  # what Python 3 writes for no bytes in an old protocol
         raise pickle.UnpicklingError(f"{module}.{name}")
 
 
