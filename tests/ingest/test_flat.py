@@ -211,3 +211,20 @@ def test_scratch_databases_are_apart() -> None:
     one, other = scratch("CREATE TABLE t (x);"), scratch("CREATE TABLE t (x);")
     one.execute("INSERT INTO t VALUES (1)")
     assert other.execute("SELECT count(*) FROM t").fetchone() == (0,)
+
+
+def test_a_full_temporary_folder_is_named(good_folder: Path, tmp_path: Path) -> None:
+    program = (
+        "import resource, signal, sys\n"
+        "from xmae_dist.cli.main import main\n"
+        "from xmae_dist.core import scratch\n"
+        "scratch._CACHE_KIB = 4\n"  # so that a few files are more than memory takes
+        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (8192, 8192))\n"
+        "sys.exit(main(sys.argv[1:]))\n"
+    )
+    for at in range(300):
+        (good_folder / f"a-rather-long-name-of-a-file-{at:04d}.csv").write_text("G\n1\n")
+    words = ["ingest", str(good_folder), "--corpus", f"{tmp_path}/c", "--cohort", "c"]
+    told = subprocess.run([sys.executable, "-c", program, *words], capture_output=True, text=True, check=False)
+    assert told.returncode == 1 and "TMPDIR" in told.stderr and "Traceback" not in told.stderr

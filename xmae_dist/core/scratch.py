@@ -7,9 +7,13 @@ Reading by name takes a few microseconds, whatever the number of rows.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sqlite3
 import tempfile
+from collections.abc import Iterator
+
+from xmae_dist.core.errors import RunError
 
 _CACHE_KIB = 8 * 1024
 
@@ -26,3 +30,17 @@ def scratch(schema: str) -> sqlite3.Connection:
     # One transaction that never ends: without it every row would be one of its own.
     database.execute("BEGIN")
     return database
+
+
+@contextlib.contextmanager
+def scratch_errors() -> Iterator[None]:
+    """What SQLite raises inside, where the temporary folder is full or cannot be written, becomes a RunError."""
+    try:
+        yield
+    except sqlite3.OperationalError as error:
+        raise RunError(
+            f"temporary folder {tempfile.gettempdir()}",
+            value=str(error),
+            expected="room for what a run must remember of its files, about 1 kB each",
+            fix="make room there, or set TMPDIR to a folder on a larger disk",
+        ) from error

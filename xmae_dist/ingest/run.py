@@ -13,6 +13,7 @@ from xmae_dist.cluster import fanout
 from xmae_dist.core.errors import UsageError
 from xmae_dist.core.fingerprint import digest_json
 from xmae_dist.core.progress import progress
+from xmae_dist.core.scratch import scratch_errors
 from xmae_dist.ingest import register as registered
 from xmae_dist.ingest import relabel
 from xmae_dist.ingest.admission import Admission, admission, left_out
@@ -70,18 +71,19 @@ class IngestRequest:
 def ingest(request: IngestRequest) -> IngestReport:
     """Takes in what is new and returns what became of it; the report is also written into the corpus.
 
-    Raises InputError, UsageError or StorageError where the request itself cannot be carried out; a recording
+    Raises InputError, UsageError, StorageError or RunError where the request itself cannot be carried out; a recording
     that cannot be read is no error but an entry of the report.
     """
     started = time.monotonic()
     checked_name("cohort", request.cohort)
     if request.subject_pattern is not None:
         check_pattern(request.subject_pattern, "--subject-pattern")
-    with progress(f"ingest {request.cohort}: looking", None, "files") as looked:
-        run = _Run(request, looked.advance)
-    before = run.corpus.index.version()
-    run.write()
-    report = run.report(before)
+    with scratch_errors():
+        with progress(f"ingest {request.cohort}: looking", None, "files") as looked:
+            run = _Run(request, looked.advance)
+        before = run.corpus.index.version()
+        run.write()
+        report = run.report(before)
     return _stored(dataclasses.replace(report, took_s=round(time.monotonic() - started, 2)))
 
 
