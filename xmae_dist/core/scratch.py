@@ -15,7 +15,7 @@ from collections.abc import Iterator
 
 from xmae_dist.core.errors import RunError
 
-_CACHE_KIB = 8 * 1024
+_CACHE_KIB = 2 * 1024
 
 
 def scratch(schema: str) -> sqlite3.Connection:
