@@ -6,10 +6,10 @@ For each kind and number of files: files per second; milliseconds of CPU a file,
 process tree, the start of Ray included; seconds of clock and of CPU until the first line of progress; the peak of
 memory of the command itself and of its tree (proportional set size: pages that processes share count once); seconds of
 clock and of CPU of the same command again, which finds nothing to do. Of two numbers of files: growth of the peaks in
-bytes a file. With `--kill-after` a run is killed with SIGKILL after so many seconds and started again: how many
-recordings were done, how many of them had to be read again, and in how many seconds of the run's own rate. EDF: 24 h of
-three signals of different rates, MB/s (by the clock and by CPU second) of reading it through our reader, of the bare
-library doing the same, and of the whole ingest.
+bytes a file. With `--kill-after` a run is killed with SIGKILL so many seconds after the first recordings were done, and
+started again: how many recordings were done, how many of them had to be read again, and in how many seconds of the
+run's own rate. EDF: 24 h of three signals of different rates, MB/s (by the clock and by CPU second) of reading it
+through our reader, of the bare library doing the same, and of the whole ingest.
 """
 
 from __future__ import annotations
@@ -228,6 +228,8 @@ def interrupted(source: Path, kind: str, corpus: Path, after_s: float) -> dict[s
     """What a kill costs: recordings that were done when it came and are not in a finished part."""
     process = started(source, kind, corpus)
     lines = Lines(process)
+    while process.poll() is None and not lines.done():  # until then Ray starts, which is not done again
+        time.sleep(0.1)
     time.sleep(after_s)
     children = psutil.Process(process.pid).children(recursive=True)
     os.killpg(process.pid, signal.SIGKILL)
