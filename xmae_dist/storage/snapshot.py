@@ -105,10 +105,21 @@ class Snapshot:
     Immutable; readers pin it and runs record its fingerprint. Picklable: a version and a place.
     """
 
-    def __init__(self, url: str, version: int, cohorts_filter: Sequence[str] | None = None) -> None:
-        """`url`: of the corpus. `cohorts_filter`: the only cohorts to see."""
+    def __init__(
+        self,
+        url: str,
+        version: int,
+        cohorts_filter: Sequence[str] | None = None,
+        *,
+        pinned: PinnedTable | None = None,
+    ) -> None:
+        """`url`: of the corpus. `cohorts_filter`: the only cohorts to see. `pinned`: the version, if its log was
+        read already.
+        """
         self.url, self.version = url, version
         self._only = None if cohorts_filter is None else tuple(sorted(set(cohorts_filter)))
+        if pinned is not None:
+            self._pinned = pinned
 
     def __getstate__(self) -> dict[str, object]:
         return {"url": self.url, "version": self.version, "_only": self._only}
@@ -122,10 +133,14 @@ class Snapshot:
         """What each cohort with rows holds, by its name, in the order of names. No row is read where the commit states
         it (format v2).
         """
-        with kept_version(self._index, self.version):
-            held = self._stated or Ledger.counted(self._pinned, self._filters())
-        everything = sorted(held.cohorts.items())
+        held = self._stated.cohorts if self._stated is not None else self.counted()
+        everything = sorted(held.items())
         return {name: one for name, one in everything if one.rows and (self._only is None or name in self._only)}
+
+    def counted(self) -> Mapping[str, CohortContent]:
+        """As `contents`, whatever is stated: one pass over all rows, about 15 µs of CPU each."""
+        with kept_version(self._index, self.version):
+            return Ledger.counted(self._pinned, self._filters()).cohorts
 
     @functools.cached_property
     def _stated(self) -> Contents | None:
@@ -176,8 +191,8 @@ class Snapshot:
                 expected=f"one of {', '.join(self.cohorts()) or 'none (empty corpus)'}",
                 fix="`xmae inspect` lists them",
             )
-        reduced = Snapshot(self.url, self.version, [name])
-        reduced.__dict__ |= {"_pinned": self._pinned, "_stated": self._stated}
+        reduced = Snapshot(self.url, self.version, [name], pinned=self._pinned)
+        reduced._stated = self._stated
         return reduced
 
     def subjects(self) -> pa.StringArray:
@@ -221,12 +236,17 @@ class Snapshot:
 
         return self._collected(whole, columns, filters)
 
-    def ordered(self, columns: Sequence[str] | None = None, filters: Filters | None = None) -> Iterator[pa.RecordBatch]:
-        """As `batches`, in the order of ORDER, which `columns` must have. As many rows are held as `Runs` holds, about
-        200 MB of all columns; others wait on local disk.
+    def ordered(
+        self,
+        columns: Sequence[str] | None = None,
+        filters: Filters | None = None,
+        by: Sequence[str] = ORDER,
+    ) -> Iterator[pa.RecordBatch]:
+        """As `batches`, in order of the columns `by`, which must be among `columns`. As many rows are held as `Runs`
+        holds, about 200 MB of all columns; others wait on local disk.
         """
         with tempfile.TemporaryDirectory(prefix="xmae-rows-") as folder:
-            yield from self._collected(lambda batches: Runs(batches, ORDER, folder), columns, filters)
+            yield from self._collected(lambda batches: Runs(batches, by, folder), columns, filters)
 
     def rows(self, filters: Filters | None = None) -> Iterator[IndexRow]:
         """The rows where all `filters` hold, in the order of ORDER; about 15 µs of CPU a row."""
@@ -261,6 +281,12 @@ class Snapshot:
             channels=channels,
             corpus_url=self.url,
         )
+
+    def arrays(self) -> Iterator[tuple[str, list[IndexRow]]]:
+        """The path of each array that has rows, with its rows in the order in which they lie there."""
+        rows = itertools.chain.from_iterable(map(index.from_arrow, self.ordered(by=("array_path", "offset"))))
+        for path, own in itertools.groupby(rows, key=lambda row: row.array_path):
+            yield path, list(own)
 
     def reader(self, row: IndexRow) -> ChannelReader:
         """The reader of the array that holds `row`, kept between calls."""

@@ -7,7 +7,7 @@ labels.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -20,6 +20,7 @@ from xmae_dist.storage.snapshot import ORDER, Snapshot, twice
 _COLUMNS = (
     *ORDER, "clock_id", "part", "length", "rate_hz", "unit", "device", "body_site", "gaps", "labels", "label_text",
 )  # fmt: skip
+_OF_A_CHANNEL = ("length", "rate_hz", "unit", "device", "body_site", "gaps")
 _MOST_TEXTS = 8
 
 
@@ -64,42 +65,45 @@ class CohortSummary:
 
 
 def summarise(snapshot: Snapshot) -> list[CohortSummary]:
-    """One summary per cohort, from the index alone."""
+    """One summary per cohort, from the index alone. Raises IntegrityError where a channel of a recording is twice."""
     tallies: dict[str, _Cohort] = {}
-    for rows in _whole_recordings(snapshot):
-        for cohort in pc.unique(rows["cohort"]).to_pylist():
-            tallies.setdefault(cohort, _Cohort()).take(rows.filter(pc.equal(rows["cohort"], cohort)))
+    for rows, recordings in _whole_recordings(snapshot):
+        cohorts = np.flatnonzero(_begins(rows, "cohort"))
+        for start, stop in zip(cohorts, [*cohorts[1:], rows.num_rows], strict=True):
+            own = recordings[(recordings >= start) & (recordings < stop)] - start
+            tallies.setdefault(rows["cohort"][int(start)].as_py(), _Cohort()).take(rows.slice(start, stop - start), own)
     return [tally.summary(name) for name, tally in sorted(tallies.items())]
 
 
-def _whole_recordings(snapshot: Snapshot) -> Iterator[pa.Table]:
-    """The rows in order, cut where a recording begins."""
+def _whole_recordings(snapshot: Snapshot) -> Iterator[tuple[pa.Table, np.ndarray]]:
+    """The rows in order, cut where a recording begins, and the rows where one does."""
     kept: list[pa.RecordBatch] = []
     for batch in snapshot.ordered(_COLUMNS):
         rows = pa.Table.from_batches([*kept, batch]).combine_chunks()
-        _check_once(rows)
-        last = int(_first_rows(rows, ORDER[:3])[-1])
+        recordings = _recordings(rows)
+        last = int(recordings[-1])
         if last:
-            yield rows.slice(0, last)
+            yield rows.slice(0, last), recordings[:-1]
         kept = rows.slice(last).to_batches()
     if kept:
-        yield pa.Table.from_batches(kept)
+        rows = pa.Table.from_batches(kept).combine_chunks()
+        yield rows, _recordings(rows)
 
 
-def _check_once(rows: pa.Table) -> None:
-    firsts = _first_rows(rows, ORDER)
-    if len(firsts) < rows.num_rows:
-        again = int(np.setdiff1d(np.arange(rows.num_rows), firsts)[0])
-        raise twice(*(rows[name][again].as_py() for name in ("cohort", "recording_id", "channel")))
+def _recordings(rows: pa.Table) -> np.ndarray:
+    """The rows where a recording begins."""
+    begins = _begins(rows, "cohort") | _begins(rows, "subject_id") | _begins(rows, "recording_id")
+    again = np.flatnonzero(~(begins | _begins(rows, "channel")))
+    if again.size:
+        raise twice(*(rows[name][int(again[0])].as_py() for name in ("cohort", "recording_id", "channel")))
+    return np.flatnonzero(begins)
 
 
-def _first_rows(rows: pa.Table, columns: Sequence[str]) -> np.ndarray:
-    """The rows where one of `columns` is not as in the row before; the first always."""
-    differs = np.zeros(max(0, rows.num_rows - 1), bool)
-    for name in columns:
-        values = rows[name].combine_chunks()
-        differs |= pc.not_equal(values.slice(1), values.slice(0, len(values) - 1)).to_numpy(zero_copy_only=False)
-    return np.concatenate([[0], np.flatnonzero(differs) + 1])
+def _begins(rows: pa.Table, name: str) -> np.ndarray:
+    """Whether a column is not as in the row before; bool (n,), true for the first."""
+    values = rows[name].chunk(0)
+    differs = pc.not_equal(values.slice(1), values.slice(0, len(values) - 1))
+    return np.concatenate([[True], differs.cast(pa.uint8()).to_numpy().astype(bool)])
 
 
 @dataclass
@@ -176,28 +180,27 @@ class _Cohort:
     numbers: dict[str, _Numbers] = field(default_factory=dict)
     texts: dict[str, Counter[str]] = field(default_factory=dict)
 
-    def take(self, rows: pa.Table) -> None:
-        starts = _first_rows(rows, ORDER[1:3])
+    def take(self, rows: pa.Table, starts: np.ndarray) -> None:
+        """`starts`: the rows where a recording begins."""
         recording = np.repeat(np.arange(len(starts)), np.diff([*starts, rows.num_rows]))
         self.recordings += len(starts)
         self.seconds += float(np.maximum.reduceat(_seconds(rows), starts).sum())
-        clocks = pa.table({"recording": recording, "clock": rows["clock_id"]})
-        self.clocks += clocks.group_by(["recording", "clock"]).aggregate([]).num_rows
+        self.clocks += len(starts) + _more_clocks(rows, starts, recording)
         self.parts.update(pc.unique(rows["part"]).to_pylist())
         self._take_subjects(rows)
         self._take_labels(rows, recording)
         for channel in pc.unique(rows["channel"]).to_pylist():
-            own = rows.filter(pc.equal(rows["channel"], channel))
+            own = rows.select(_OF_A_CHANNEL).filter(pc.equal(rows["channel"], channel))
             self.channels.setdefault(channel, _Channel()).take(own)
 
     def _take_subjects(self, rows: pa.Table) -> None:
         continued = rows["subject_id"][0].as_py() == self.last_subject
-        self.subjects += len(_first_rows(rows, ("subject_id",))) - continued
+        self.subjects += int(_begins(rows, "subject_id").sum()) - continued
         self.last_subject = rows["subject_id"][-1].as_py()
 
     def _take_labels(self, rows: pa.Table, recording: np.ndarray) -> None:
         for name, values in _by_label(rows["labels"], recording):
-            self.numbers.setdefault(name, _Numbers()).take(values.to_numpy(zero_copy_only=False))
+            self.numbers.setdefault(name, _Numbers()).take(pc.fill_null(values, np.nan).to_numpy())
         for name, values in _by_label(rows["label_text"], recording):
             counts = pc.value_counts(values).to_pylist()
             self.texts.setdefault(name, Counter()).update({one["values"]: one["counts"] for one in counts})
@@ -221,9 +224,19 @@ def _seconds(rows: pa.Table) -> np.ndarray:
     return rows["length"].to_numpy() / rows["rate_hz"].to_numpy()
 
 
+def _more_clocks(rows: pa.Table, starts: np.ndarray, recording: np.ndarray) -> int:
+    """Clocks of recordings beyond the first of each."""
+    changes = _begins(rows, "clock_id")
+    changes[starts] = False
+    several = np.unique(recording[changes])
+    mixed = np.isin(recording, several)
+    clocks = pa.table({"recording": recording[mixed], "clock": rows["clock_id"].filter(mixed)})
+    return int(clocks.group_by(["recording", "clock"]).aggregate([]).num_rows) - len(several)
+
+
 def _by_label(labels: pa.ChunkedArray, recording: np.ndarray) -> Iterator[tuple[str, pa.Array]]:
     """Each label with its values, one a recording: that of its last channel which has the label."""
-    entries = index.entries_of(labels.combine_chunks())
+    entries = index.entries_of(labels.chunk(0))
     flat = entries.flatten()
     rows = pc.list_parent_indices(entries).to_numpy()
     table = pa.table({"recording": recording[rows], "name": flat.field(0), "value": flat.field(1)})
