@@ -2,17 +2,20 @@
 
     python bench/ingest.py [--files 20000 200000] [--kinds wfdb csv] [--kill-after 20] [--skip-edf] [--json FILE]
 
-For each kind and number of files: files per second, seconds until the first line of progress, the peak of memory of
-the command itself and of its whole process tree (proportional set size: pages that processes share count once). With
-`--kill-after` a run is killed with SIGKILL after so many seconds and started again: how many recordings were done, how
-many of them had to be read again, and in how many seconds of the run's own rate. EDF: 24 h of three signals of
-different rates, MB/s (by the clock and by CPU second) of reading it through our reader, of the bare library doing the
-same, and of the whole ingest.
+For each kind and number of files: files per second; milliseconds of CPU a file, of the command itself and of its whole
+process tree, the start of Ray included; seconds of clock and of CPU until the first line of progress; the peak of
+memory of the command itself and of its tree (proportional set size: pages that processes share count once); seconds of
+clock and of CPU of the same command again, which finds nothing to do. Of two numbers of files: growth of the peaks in
+bytes a file. With `--kill-after` a run is killed with SIGKILL so many seconds after the first recordings were done, and
+started again: how many recordings were done, how many of them had to be read again, and in how many seconds of the
+run's own rate. EDF: 24 h of three signals of different rates, MB/s (by the clock and by CPU second) of reading it
+through our reader, of the bare library doing the same, and of the whole ingest.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import re
@@ -53,20 +56,31 @@ def main() -> None:
     results: dict[str, Any] = {}
     with tempfile.TemporaryDirectory(prefix="xmae-bench-") as name:
         folder = Path(name)
-        for count in args.files:
-            for kind in args.kinds:
+        for kind in args.kinds:
+            for count in sorted(args.files):
                 source = written(folder / f"{kind}-{count}", kind, count)
-                results[f"{kind} {count}"] = measured(source, kind, count, folder / f"corpus-{kind}-{count}")
+                corpus = folder / f"corpus-{kind}-{count}"
+                results[f"{kind} {count}"] = measured(source, kind, count, corpus) | again(source, kind, corpus)
                 show(f"{kind} {count}", results[f"{kind} {count}"])
                 if args.kill_after:
                     killed = interrupted(source, kind, folder / f"killed-{kind}-{count}", args.kill_after)
                     results[f"{kind} {count} killed"] = killed
                     show(f"{kind} {count} killed", killed)
+            if len(args.files) > 1:
+                ends = [(count, results[f"{kind} {count}"]) for count in (min(args.files), max(args.files))]
+                results[f"{kind} growth"] = growth(*ends)
+                show(f"{kind} growth", results[f"{kind} growth"])
         if not args.skip_edf:
             results["edf"] = long_edf(folder)
             show("edf 24 h", results["edf"])
     if args.json:
         args.json.write_text(json.dumps(results, indent=1))
+
+
+def growth(one: tuple[int, dict[str, float]], other: tuple[int, dict[str, float]]) -> dict[str, float]:
+    """By how many bytes a file the peaks of memory differ between two numbers of files."""
+    files = other[0] - one[0]
+    return {f"{key[:-3]}_B/file": round((other[1][key] - one[1][key]) * 1e6 / files) for key in ("own_MB", "tree_MB")}
 
 
 def show(name: str, figures: dict[str, Any]) -> None:
@@ -122,6 +136,7 @@ class Lines(threading.Thread):
         super().__init__(daemon=True)
         self.seen: list[tuple[float, str]] = []
         self.all: list[str] = []
+        self.first_cpu_s = 0.0
         self._process, self._start_s = process, time.monotonic()
         self.start()
 
@@ -129,6 +144,7 @@ class Lines(threading.Thread):
         for line in self._process.stderr or ():
             self.all.append(line)
             if line.startswith("ingest "):
+                self.first_cpu_s = self.first_cpu_s or cpu_s(psutil.Process(self._process.pid))
                 self.seen.append((time.monotonic() - self._start_s, line.strip()))
 
     def done(self) -> int:
@@ -139,32 +155,81 @@ class Lines(threading.Thread):
         return counts[-1] if counts else 0
 
 
+class Watch:
+    """Memory and CPU of a process and of all its children, looked at while it runs."""
+
+    def __init__(self, process: subprocess.Popen[str]) -> None:
+        self.own_mb = self.tree_mb = 0.0
+        self._cpu_s: dict[int, float] = {}
+        self._pid = process.pid
+        while process.poll() is None:
+            self._look()
+            time.sleep(0.25)
+
+    @property
+    def own_cpu_s(self) -> float:
+        return self._cpu_s.get(self._pid, 0.0)
+
+    @property
+    def tree_cpu_s(self) -> float:
+        return sum(self._cpu_s.values())
+
+    def _look(self) -> None:
+        own_mb, tree_mb = memory_mb(self._pid)
+        self.own_mb, self.tree_mb = max(self.own_mb, own_mb), max(self.tree_mb, tree_mb)
+        with contextlib.suppress(psutil.Error):
+            parent = psutil.Process(self._pid)
+            for one in [parent, *parent.children(recursive=True)]:
+                with contextlib.suppress(psutil.Error):
+                    self._cpu_s[one.pid] = cpu_s(one)
+
+
+def cpu_s(process: psutil.Process) -> float:
+    times = process.cpu_times()
+    return float(times.user + times.system)
+
+
+def finished(process: subprocess.Popen[str], lines: Lines) -> Watch:
+    """Waits for the end of a command. Raises SystemExit with what it said where it failed."""
+    watch = Watch(process)
+    if process.returncode:
+        told = process.stdout.read() if process.stdout else ""
+        raise SystemExit(f"{told[-2000:]}\n{''.join(lines.all[-10:])}\nexit status {process.returncode}")
+    return watch
+
+
 def measured(source: Path, kind: str, count: int, corpus: Path) -> dict[str, float]:
     start_s = time.monotonic()
     process = started(source, kind, corpus)
     lines = Lines(process)
-    own = tree = 0.0
-    while process.poll() is None:
-        own_now, tree_now = memory_mb(process.pid)
-        own, tree = max(own, own_now), max(tree, tree_now)
-        time.sleep(0.5)
+    watch = finished(process, lines)
     took_s = time.monotonic() - start_s
-    if process.returncode:
-        told = process.stdout.read() if process.stdout else ""
-        raise SystemExit(f"{told[-2000:]}\n{''.join(lines.all[-10:])}\nexit status {process.returncode}")
     return {
         "files/s": round(count / took_s, 1),
         "took_s": round(took_s, 1),
+        "own_cpu_ms/file": round(watch.own_cpu_s / count * 1e3, 3),
+        "cpu_ms/file": round(watch.tree_cpu_s / count * 1e3, 3),
         "first_progress_s": round(lines.seen[0][0], 2),
-        "own_MB": round(own),
-        "tree_MB": round(tree),
+        "first_progress_cpu_s": round(lines.first_cpu_s, 2),
+        "own_MB": round(watch.own_mb, 1),
+        "tree_MB": round(watch.tree_mb, 1),
     }
+
+
+def again(source: Path, kind: str, corpus: Path) -> dict[str, float]:
+    """The same command once more, which finds nothing to do."""
+    start_s = time.monotonic()
+    process = started(source, kind, corpus)
+    watch = finished(process, Lines(process))
+    return {"again_s": round(time.monotonic() - start_s, 1), "again_cpu_s": round(watch.tree_cpu_s, 1)}
 
 
 def interrupted(source: Path, kind: str, corpus: Path, after_s: float) -> dict[str, float]:
     """What a kill costs: recordings that were done when it came and are not in a finished part."""
     process = started(source, kind, corpus)
     lines = Lines(process)
+    while process.poll() is None and not lines.done():  # until then Ray starts, which is not done again
+        time.sleep(0.1)
     time.sleep(after_s)
     children = psutil.Process(process.pid).children(recursive=True)
     os.killpg(process.pid, signal.SIGKILL)
@@ -172,19 +237,20 @@ def interrupted(source: Path, kind: str, corpus: Path, after_s: float) -> dict[s
         if child.is_running():
             child.kill()
     process.wait()
-    notes = list((corpus / "ingest" / "c" / "parts").glob("*.json"))
-    kept = sum(len(json.loads(note.read_text())["items"]) for note in notes)
+    register = corpus / "ingest" / "c"
+    noted = sum(len(json.loads(note.read_text())["items"]) for note in (register / "parts").glob("*.json"))
+    committed = sum(len(json.loads(run.read_text())["items"]) for run in (register / "runs").glob("*.json"))
+    kept = noted + committed
     done = max(lines.done(), kept)
     seconds = next((s for s, line in reversed(lines.seen) if line.startswith("ingest c: ")), after_s)
     first_s = next((s for s, line in lines.seen if line.startswith("ingest c: ")), 0.0)
     rate = done / max(seconds - first_s, 1e-3)
-    again = started(source, kind, corpus)
-    told, _ = again.communicate()
-    if again.returncode:
-        raise SystemExit(told)
+    process = started(source, kind, corpus)
+    finished(process, Lines(process))
     return {
         "done": done,
-        "in_finished_parts": kept,
+        "committed": committed,
+        "in_finished_parts": noted,
         "lost": done - kept,
         "lost_s": round((done - kept) / max(rate, 1e-9), 1),
     }

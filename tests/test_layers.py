@@ -68,14 +68,15 @@ FLOORS: dict[str, list[set[str]]] = {
     ],
     "ingest": [
         {"run", "simulated"},
+        {"commits", "report"},
         {"gather", "relabel"},
-        {"noted", "register", "report"},
-        {"convert", "grouping", "suggest"},
+        {"noted", "register"},
+        {"convert", "grouping", "suggest", "outcomes"},
         {"admission"},
         {"discover", "labels", "check", "written"},
         {"naming", "readers"},
         {"datasets"},
-        {"roots"},
+        {"offer", "roots", "twins"},
         {"formats"},
     ],
 }

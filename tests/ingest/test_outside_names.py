@@ -22,9 +22,9 @@ def test_a_header_cannot_name_a_signal_file_elsewhere(tmp_path: Path) -> None:
     header = folder / "bad.hea"
     header.write_text(header.read_text().replace("bad.dat", "../private.dat"))
     report = ingest(IngestRequest(inputs=(str(folder),), corpus_url=f"{tmp_path}/corpus", cohort="c"))
-    assert [one.name for one in report.kept] == ["good"]
-    assert [one.name for one in report.rejected] == ["bad"]
-    assert "that stays below it" in report.rejected[0].reason
+    assert [one.name for one in report.kept.first] == ["good"]
+    assert [one.name for one in report.rejected.first] == ["bad"]
+    assert "that stays below it" in report.rejected.first[0].reason
 
 
 def test_a_multi_segment_header_cannot_name_a_segment_elsewhere(tmp_path: Path) -> None:
@@ -33,7 +33,7 @@ def test_a_multi_segment_header_cannot_name_a_segment_elsewhere(tmp_path: Path) 
     folder.mkdir()
     (folder / "many.hea").write_text("many/1 1 100 1000\n../private 1000\n")
     report = ingest(IngestRequest(inputs=(str(folder),), corpus_url=f"{tmp_path}/corpus", cohort="c"))
-    assert [one.name for one in report.rejected] == ["many"] and not report.kept
+    assert [one.name for one in report.rejected.first] == ["many"] and not report.kept.count
     assert list(Corpus.open(f"{tmp_path}/corpus").snapshot().rows()) == []
 
 

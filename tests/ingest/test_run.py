@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import concurrent.futures
 import dataclasses
+import itertools
 import json
 from pathlib import Path
 
@@ -29,7 +30,7 @@ def request(folder: Path | str, corpus: str, **changes: object) -> IngestRequest
 
 def test_what_was_recorded_is_what_is_read(good_folder: Path, store_url: str) -> None:
     report = ingest(request(good_folder, store_url, device="monitor", body_sites={"ppg": "finger", "": "chest"}))
-    assert report.exit_status == 0 and len(report.kept) == 3
+    assert report.exit_status == 0 and report.kept.count == 3
     recordings = list(Corpus.open(store_url).snapshot().recordings())
     assert [recording.recording_id for recording in recordings] == ["r0", "r1", "r2"]
     for at, recording in enumerate(recordings):
@@ -61,12 +62,12 @@ def test_integers_of_the_first_gain_are_kept_and_others_are_physical_values(good
 def test_bad_files_are_named_and_the_rest_is_kept(mixed_folder: Path, store_url: str) -> None:
     report = ingest(request(mixed_folder, store_url))
     assert report.exit_status == 1
-    lost = {outcome.name: set(outcome.dropped) for outcome in report.kept}
+    lost = {outcome.name: set(outcome.dropped) for outcome in report.kept.first}
     assert lost == {
         "r0": set(), "r1": set(), "r2": set(), "ecg_only": set(),
         "nan_channel": {"II"}, "flat_channel": {"PLETH"}, "damaged": {"II"},
     }  # fmt: skip
-    why = {outcome.name: outcome.reason for outcome in report.rejected}
+    why = {outcome.name: outcome.reason for outcome in report.rejected.first}
     for name, word in {
         "truncated": "truncated", "no_header": "no_header.hea", "no_signal": "no_signal.dat",
         "bad_header": "unreadable", "all_flat": "flat",
@@ -86,10 +87,10 @@ def test_bad_files_are_named_and_the_rest_is_kept(mixed_folder: Path, store_url:
 def test_the_same_command_again_finds_nothing_and_new_files_are_added(good_folder: Path, store_url: str) -> None:
     first = ingest(request(good_folder, store_url))
     again = ingest(request(good_folder, store_url))
-    assert (again.version, again.kept, again.known, again.exit_status) == (None, (), 3, 0)
+    assert (again.version, again.kept.count, again.known, again.exit_status) == (None, 0, 3, 0)
     write_record(good_folder, "r3", {"II": pulse(1000, 3)})
     more = ingest(request(good_folder, store_url))
-    assert [outcome.name for outcome in more.kept] == ["r3"]
+    assert [outcome.name for outcome in more.kept.first] == ["r3"]
     snapshot = Corpus.open(store_url).snapshot()
     assert snapshot.version == more.version != first.version
     assert len(list(snapshot.recordings())) == 4
@@ -100,7 +101,7 @@ def test_a_file_that_was_mended_is_taken_in_later(mixed_folder: Path, tmp_path: 
     ingest(request(mixed_folder, corpus))
     write_record(mixed_folder, "truncated", {"II": pulse(2000, 5), "PLETH": pulse(2000, 6)})
     report = ingest(request(mixed_folder, corpus))
-    assert [outcome.name for outcome in report.kept] == ["truncated"]
+    assert [outcome.name for outcome in report.kept.first] == ["truncated"]
     assert report.exit_status == 1 and report.known == 7
 
 
@@ -110,14 +111,14 @@ def test_a_committed_recording_is_never_rewritten(good_folder: Path, tmp_path: P
     write_record(good_folder, "r1", {"II": pulse(2500, 7)})
     report = ingest(request(good_folder, corpus))
     assert report.version is None
-    assert [outcome.name for outcome in report.rejected] == ["r1"]
-    assert "changed since" in report.rejected[0].reason
+    assert [outcome.name for outcome in report.rejected.first] == ["r1"]
+    assert "changed since" in report.rejected.first[0].reason
 
 
 def _write_first_part(folder: Path, corpus: Corpus, count: int) -> WrittenPart:
     """What a run that is killed after its first part leaves behind."""
     register = Register(corpus, "c", [None, Wear()])
-    items = discover([str(folder)], None).items[:count]
+    items = tuple(itertools.islice(discover([str(folder)], None).items(), count))
     task = PartTask(corpus_url=corpus.url, cohort="c", part_id=register.part_id(items), items=items)
     *_, written = write_part(task)
     assert isinstance(written, WrittenPart)
@@ -147,7 +148,7 @@ def test_a_run_that_died_right_after_its_commit_is_completed(good_folder: Path, 
     version = corpus.commit_part(rows, "some-run")
     write_record(good_folder, "r3", {"II": pulse(1000, 3)})
     report = ingest(request(good_folder, corpus.url))
-    assert [outcome.name for outcome in report.kept] == ["r3"] and report.known == 3
+    assert [outcome.name for outcome in report.kept.first] == ["r3"] and report.known == 3
     assert version is not None and len(list(corpus.snapshot().recordings())) == 4
 
 
@@ -181,7 +182,9 @@ def test_labels_and_subjects_come_from_the_manifest(good_folder: Path, tmp_path:
     given = Manifest(url=str(manifest), subject_column="who")
     report = ingest(request(good_folder, corpus, manifest=given, subject_prefix="site7-"))
     assert report.exit_status == 1
-    assert [outcome.name for outcome in report.rejected] == ["r2"] and "no subject" in report.rejected[0].reason
+    assert [outcome.name for outcome in report.rejected.first] == ["r2"] and "no subject" in report.rejected.first[
+        0
+    ].reason
     recordings = list(Corpus.open(corpus).snapshot().recordings())
     assert {recording.subject_id for recording in recordings} == {"site7-p1"}
     assert dict(recordings[0].labels) == {"age": 50.0} and dict(recordings[0].label_text) == {"rhythm": "AF"}
@@ -193,7 +196,7 @@ def test_labels_and_subjects_come_from_the_manifest(good_folder: Path, tmp_path:
 def test_a_folder_on_object_storage(good_folder: Path, store_url: str) -> None:
     uri.upload_tree(good_folder, uri.join(store_url, "raw"))
     report = ingest(request(uri.join(store_url, "raw"), uri.join(store_url, "corpus")))
-    assert len(report.kept) == 3 and report.exit_status == 0
+    assert report.kept.count == 3 and report.exit_status == 0
 
 
 def test_rows_of_a_table_fail_one_by_one(tmp_path: Path) -> None:
@@ -202,8 +205,8 @@ def test_rows_of_a_table_fail_one_by_one(tmp_path: Path) -> None:
         'layout="rows"\nrate_hz=10\nrecording_column="id"\n[[channels]]\nname="ppg"\ncolumn="s"\n', "m.toml"
     )
     report = ingest(request(tmp_path / "t.csv", f"file://{tmp_path}/corpus", mapping=mapping))
-    assert [outcome.name for outcome in report.kept] == ["a1", "d1"]
-    assert {outcome.name: "two" in outcome.reason or "flat" in outcome.reason for outcome in report.rejected} == {
+    assert [outcome.name for outcome in report.kept.first] == ["a1", "d1"]
+    assert {outcome.name: "two" in outcome.reason or "flat" in outcome.reason for outcome in report.rejected.first} == {
         "b1": True, "c1": True,
     }  # fmt: skip
 
@@ -244,9 +247,9 @@ def test_all_bedside_recordings_reach_object_storage(recordings_dir: Path, s3: S
     manifest = Manifest(url=str(folder / "manifest.csv"), subject_column="patient_proxy")
     given = request(folder, uri.join(s3.bucket_url(), "corpus"), manifest=manifest)
     report = ingest(given)
-    assert (len(report.kept), report.rejected, report.exit_status) == (126, (), 0)
+    assert (report.kept.count, report.rejected.count, report.exit_status) == (126, 0, 0)
     # Seven flat and four never recorded pressures, and two flat leads.
-    dropped = [name for outcome in report.kept for name in outcome.dropped]
+    dropped = [name for outcome in report.kept.first for name in outcome.dropped]
     assert (dropped.count("ABP"), dropped.count("V"), len(dropped)) == (11, 2, 13)
     snapshot = Corpus.open(given.corpus_url).snapshot()
     recordings = {recording.recording_id: recording for recording in snapshot.recordings()}

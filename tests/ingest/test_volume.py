@@ -33,7 +33,7 @@ def test_a_part_has_a_bounded_number_of_files(count: int, size: int) -> None:
     items = [
         Item(name=f"{at:06d}", folder_url="", head="", files=(), bytes=size, fingerprint="") for at in range(count)
     ]
-    grouped = groups(items, 512 * 2**20, 2)
+    grouped = list(groups(items, count * size, 512 * 2**20, 2))
     assert [item for group in grouped for item in group] == items
     assert all(0 < len(group) <= MOST_FILES for group in grouped)
     assert len(grouped) <= count // MOST_FILES + count * size // 2**29 + 4
@@ -44,7 +44,9 @@ def test_every_header_is_parsed_once(good_folder: Path, tmp_path: Path, monkeypa
     real = wfdb_reader.read_header
     monkeypatch.setattr(wfdb_reader, "read_header", lambda header: parsed.append(header.name) or real(header))
     corpus = Corpus.open_or_create(f"file://{tmp_path}/c")
-    part = PartTask(corpus_url=corpus.url, cohort="c", part_id="part-1", items=discover([str(good_folder)], None).items)
+    part = PartTask(
+        corpus_url=corpus.url, cohort="c", part_id="part-1", items=tuple(discover([str(good_folder)], None).items())
+    )
     list(write_noted(NotedTask(part=part, notes_url=f"{corpus.url}/notes", settings="s")))
     assert sorted(parsed) == ["r0.hea", "r1.hea", "r2.hea"]
 
@@ -54,7 +56,7 @@ def test_a_worker_tells_now_and_then_and_notes_its_part(
 ) -> None:
     monkeypatch.setattr(noted, "TELL_EVERY_S", 60.0)
     corpus = Corpus.open_or_create(f"file://{tmp_path}/c")
-    items = discover([str(good_folder)], None).items
+    items = tuple(discover([str(good_folder)], None).items())
     part = PartTask(corpus_url=corpus.url, cohort="c", part_id="part-1", items=items)
     events = list(write_noted(NotedTask(part=part, notes_url=f"{corpus.url}/notes", settings="s")))
     assert [type(event) for event in events] == [Done, Note]
@@ -99,12 +101,12 @@ def test_a_file_that_is_there_twice_is_named(good_folder: Path, tmp_path: Path) 
     header = good_folder / "copy.hea"
     header.write_text(header.read_text().replace("r1", "copy"))
     report = ingest(given(good_folder, tmp_path / "c"))
-    assert report.same == (("copy", "r1"),) and "same samples: copy, r1" in shown_lines(report)
+    assert report.same.groups == (("copy", "r1"),) and "same samples: copy, r1" in shown_lines(report)
     # The same file again, later and as another cohort.
     other = tmp_path / "other"
     write_record(other, "x", {"II": pulse(2000, 2), "PLETH": pulse(2000, 2.5)})
     write_record(other, "y", {"II": pulse(2000, 77), "PLETH": pulse(2000, 78)})
-    assert ingest(given(other, tmp_path / "c", "later")).same == (("c/r2", "x"),)
+    assert ingest(given(other, tmp_path / "c", "later")).same.groups == (("c/r2", "x"),)
 
 
 def shown_lines(report: object) -> str:
@@ -119,7 +121,7 @@ def test_a_note_from_a_task_that_was_run_twice_is_dropped(good_folder: Path, tmp
     request = given(good_folder, tmp_path / "c")
     report = ingest(request)
     corpus = Corpus.open(f"file://{tmp_path}/c")
-    items = discover([str(good_folder)], None).items
+    items = tuple(discover([str(good_folder)], None).items())
     part = PartTask(corpus_url=corpus.url, cohort="c", part_id="part-again", items=items)
     notes = tmp_path / "c" / "ingest" / "c" / "parts"
     list(write_noted(NotedTask(part=part, notes_url=f"file://{notes}", settings="s")))

@@ -22,10 +22,10 @@ from xmae_dist.storage import uri
 class Args:
     """Read recordings of a device (WFDB, EDF, tables, MATLAB, HDF5, public data sets as downloaded) into a corpus.
 
-    What is new is written in parts, in parallel, and becomes visible in one commit; the same command again
-    finds nothing to do, and new files are added. A recording that cannot be read is named with its reason in
-    a report, and the rest is kept. Exit status: 0 all kept, 1 some recordings rejected, 2 nothing usable or a
-    wrong option.
+    What is new is written in parts, in parallel, and becomes visible as it goes on, by a commit now and then, in the
+    order of the files; the same command again finds nothing to do, and new files are added. A recording that cannot
+    be read is named with its reason in a report, and the rest is kept. Exit status: 0 all kept, 1 some recordings
+    rejected, 2 nothing usable or a wrong option.
     """
 
     inputs: Annotated[tuple[str, ...], tyro.conf.Positional]

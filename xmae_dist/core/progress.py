@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from typing import Any
 
 # A first line soon, so that people see that work goes on; then one now and then.
-_FIRST_LINE_S = 2.0
+_FIRST_LINE_S = 1.0
 # From which share of the work on the time left is told.
 _TELLING_SHARE = 0.01
 

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import hashlib
 import itertools
+import math
 import tempfile
+import time
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,7 +21,7 @@ from xmae_dist.core.errors import InputError
 from xmae_dist.ingest.admission import NOBODY, Admission
 from xmae_dist.ingest.check import Gaps, Look, look
 from xmae_dist.ingest.datasets.catalogue import Archive
-from xmae_dist.ingest.formats.items import Item
+from xmae_dist.ingest.formats.items import Item, TakenItem, as_taken
 from xmae_dist.ingest.formats.mapping import Mapping as TableMapping
 from xmae_dist.ingest.formats.source import Opened, Raw, SourceChannel, SourceRecording, is_missing, physical
 from xmae_dist.ingest.naming import names_of
@@ -55,12 +57,14 @@ class PartTask:
     admission: Admission = NOBODY
 
 
-def write_part(task: PartTask) -> Iterator[Outcome | WrittenPart]:
+def write_part(task: PartTask, until_s: float = math.inf) -> Iterator[Outcome | WrittenPart]:
     """Writes the part; yields an outcome for each recording as it is done, and the written part at the end.
 
-    A part in which nothing could be kept is given up; it then has no rows.
+    It ends early, after a whole item, when the monotonic clock has passed `until_s`: its items say how far it came. A
+    part in which nothing could be kept is given up; it then has no rows.
     """
     formats = formats_of(task.mapping, task.header_subjects)
+    done: dict[str, TakenItem] = {}
     with PartWriter.claim(task.corpus_url, task.cohort, task.part_id) as part:
         arrays = _Arrays(part, task.wear)
         rows: list[IndexRow] = []
@@ -73,9 +77,12 @@ def write_part(task: PartTask) -> Iterator[Outcome | WrittenPart]:
                 rows += new_rows
                 outcomes.append(outcome)
                 yield outcome
+            done[item.name] = as_taken(item)
+            if time.monotonic() > until_s:
+                break
     yield WrittenPart(
         part=part.part,
-        items={item.name: item.fingerprint for item in task.items},
+        items=done,
         outcomes=tuple(outcomes),
         rows=tuple(rows),
     )

@@ -4,8 +4,7 @@ all cores.
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator
 
 from xmae_dist.ingest.formats.items import Item
 
@@ -16,27 +15,24 @@ SMALLEST_PART_BYTES = 64 * 2**20
 MOST_FILES = 1000
 
 
-def groups(items: Sequence[Item], part_bytes: int, workers: int) -> list[tuple[Item, ...]]:
+def groups(items: Iterable[Item], total_bytes: int, part_bytes: int, workers: int) -> Iterator[tuple[Item, ...]]:
     """Consecutive items in groups of about equal size, at most about `part_bytes` and `MOST_FILES` items, smaller where
-    that keeps all `workers` busy.
+    that keeps all `workers` busy. `total_bytes` is the size of all items together.
 
-    Order is kept and every item is in exactly one group, so the same files give the same parts.
+    Order is kept and every item is in exactly one group; one group is in memory at a time.
     """
-    total = sum(item.bytes for item in items)
-    wanted = min(part_bytes, max(SMALLEST_PART_BYTES, -(-total // max(workers, 1))))
-    number = max(1, round(total / max(wanted, 1)))
-    grouped: list[list[Item]] = [[] for _ in range(number)]
-    before = 0
+    wanted = min(part_bytes, max(SMALLEST_PART_BYTES, -(-total_bytes // max(workers, 1))))
+    number = max(1, round(total_bytes / max(wanted, 1)))
+    group: list[Item] = []
+    before, current = 0, 0
     for item in items:
         # The group in which the item's middle falls when the total is cut into equal lengths.
         middle = before + item.bytes / 2
-        grouped[min(number - 1, int(middle * number / max(total, 1)))].append(item)
-        before += item.bytes
-    return [piece for group in grouped for piece in _pieces(group)]
-
-
-def _pieces(group: Sequence[Item]) -> list[tuple[Item, ...]]:
-    """The group in the fewest pieces of at most `MOST_FILES`, which differ by one item at most."""
-    number = -(-len(group) // MOST_FILES)
-    edges = [len(group) * at // max(number, 1) for at in range(number + 1)]
-    return [tuple(group[start:stop]) for start, stop in itertools.pairwise(edges)]
+        at = min(number - 1, int(middle * number / max(total_bytes, 1)))
+        if group and (at != current or len(group) == MOST_FILES):
+            yield tuple(group)
+            group = []
+        group.append(item)
+        before, current = before + item.bytes, at
+    if group:
+        yield tuple(group)

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from xmae_dist.core.errors import InputError, some_of
+from xmae_dist.core.scratch import scratch
 from xmae_dist.ingest.formats.label_cells import all_numbers, is_empty, split_kinds, stray_words
 from xmae_dist.ingest.formats.mapping import LabelFile
 from xmae_dist.storage import uri
@@ -47,24 +48,52 @@ class LabelBook:
         key = self.key_of(recording_id)
         return None if key is None else self.by_recording[key]
 
-    def ambiguous(self, recording_ids: Iterable[str]) -> dict[str, tuple[str, ...]]:
-        """Rows that mean more than one of these recordings, and which: one person must not become two, nor two one."""
-        meant: dict[str, list[str]] = {}
-        for recording_id in sorted(set(recording_ids)):
-            if (key := self.key_of(recording_id)) is not None:
-                meant.setdefault(key, []).append(recording_id)
-        return {key: tuple(ids) for key, ids in meant.items() if len(ids) > 1}
 
+class Meanings:
+    """Which recordings each row of some books means, on disk: one person must not become two, nor two one."""
 
-def check_unambiguous(book: LabelBook, recording_ids: Iterable[str]) -> None:
-    """Raises InputError where one row of labels means several recordings."""
-    for key, ids in book.ambiguous(recording_ids).items():
-        raise InputError(
-            f"label row {key!r}",
-            value=f"ambiguous: it means {len(ids)} recordings, {some_of(ids)}",
-            expected="a row for each recording",
-            fix=f"write as much of the path as tells them apart, such as {ids[0]!r}",
+    def __init__(self, books: Sequence[LabelBook]) -> None:
+        self._books = books
+        self._rows = scratch(
+            "CREATE TABLE meant (book INTEGER, key TEXT, recording TEXT, PRIMARY KEY (book, key, recording)) "
+            "WITHOUT ROWID;"
         )
+
+    def add(self, recording_id: str) -> None:
+        """Takes down the rows that mean a recording."""
+        for at, book in enumerate(self._books):
+            if (key := book.key_of(recording_id)) is not None:
+                self._rows.execute("INSERT OR IGNORE INTO meant VALUES (?, ?, ?)", (at, key, recording_id))
+
+    def other(self, recording_id: str) -> tuple[str, str] | None:
+        """The row that means this recording, and another one that it means; None where each row means one alone."""
+        for at, book in enumerate(self._books):
+            if (key := book.key_of(recording_id)) is not None:
+                query = "SELECT recording FROM meant WHERE book = ? AND key = ? AND recording != ? ORDER BY recording"
+                if found := self._rows.execute(query, (at, key, recording_id)).fetchone():
+                    return key, str(found[0])
+        return None
+
+    def check(self) -> None:
+        """Raises InputError where one row of labels means several recordings."""
+        query = "SELECT book, key, count(*) FROM meant GROUP BY book, key HAVING count(*) > 1 LIMIT 1"
+        for book, key, count in self._rows.execute(query).fetchall():
+            query = "SELECT recording FROM meant WHERE book = ? AND key = ? ORDER BY recording LIMIT 100"
+            ids = [recording for (recording,) in self._rows.execute(query, (book, key))]
+            raise InputError(
+                f"label row {key!r}",
+                value=f"ambiguous: it means {count} recordings, {some_of(ids)}",
+                expected="a row for each recording",
+                fix=f"write as much of the path as tells them apart, such as {ids[0]!r}",
+            )
+
+
+def check_unambiguous(books: Sequence[LabelBook], recording_ids: Iterable[str]) -> None:
+    """Raises InputError where one row of labels means several of these recordings."""
+    meanings = Meanings(books)
+    for recording_id in recording_ids:
+        meanings.add(recording_id)
+    meanings.check()
 
 
 def read_manifest(url: str, record_column: str, subject_column: str | None) -> LabelBook:

@@ -6,56 +6,77 @@ Signals stay where they are, and so do subjects: who is in which split must not 
 from __future__ import annotations
 
 import dataclasses
+import sqlite3
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import pyarrow as pa
 
+from xmae_dist.core.scratch import scratch
 from xmae_dist.ingest.labels import LabelBook, check_unambiguous
 from xmae_dist.storage import index
 from xmae_dist.storage.corpus import Corpus
 from xmae_dist.storage.index import IndexRow
 
-_IDENTITY = ["recording_id", "subject_id", "labels", "label_text"]
+_LABELLED = ["recording_id", "subject_id", "labels", "label_text"]
+MOST_NAMED = 1000
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recordings:
+    """How many recordings there are of a kind, and the first of their names."""
+
+    count: int = 0
+    first: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
 class LabelChanges:
-    """Recordings of a cohort that books of labels say something else of than the corpus."""
+    """Recordings of a cohort, and those that books of labels say something else of than the corpus, or nothing."""
 
-    labels: tuple[str, ...] = ()
-    subjects: tuple[str, ...] = ()
+    recordings: int = 0
+    labels: Recordings = field(default_factory=Recordings)
+    subjects: Recordings = field(default_factory=Recordings)
+    without_a_row: int = 0
 
 
 def changes(corpus: Corpus, cohort: str, books: Sequence[LabelBook], subject_prefix: str = "") -> LabelChanges:
-    """What `update` would change, and recordings whose subject the books name otherwise."""
-    if not books:
-        return LabelChanges()
-    table = corpus.index.read(columns=_IDENTITY, filters=[("cohort", "=", cohort)])
-    relabelled: set[str] = set()
-    moved: set[str] = set()
-    for row in table.to_pylist():
-        before = (dict(row["labels"] or ()), dict(row["label_text"] or ()))
-        if _relabelled(row["recording_id"], *before, books) != before:
-            relabelled.add(row["recording_id"])
-        named = [labels.subject_id for book in books if (labels := book.of(row["recording_id"])) is not None]
-        if any(subject is not None and subject_prefix + subject != row["subject_id"] for subject in named):
-            moved.add(row["recording_id"])
-    return LabelChanges(labels=tuple(sorted(relabelled)), subjects=tuple(sorted(moved)))
+    """What `update` would change, and recordings whose subject the books name otherwise. Reads the labels of the cohort
+    once; memory does not grow with it.
+    """
+    rows = scratch("CREATE TABLE said (recording TEXT PRIMARY KEY, labels, subject, rowless) WITHOUT ROWID;")
+    for batch in corpus.snapshot().batches(_LABELLED, [("cohort", "=", cohort)]):
+        for row in batch.to_pylist():
+            before = (dict(row["labels"] or ()), dict(row["label_text"] or ()))
+            changed = _relabelled(row["recording_id"], *before, books) != before
+            found = [labels for book in books if (labels := book.of(row["recording_id"])) is not None]
+            named = (one.subject_id for one in found if one.subject_id is not None)
+            moved = any(subject_prefix + subject != row["subject_id"] for subject in named)
+            said = (row["recording_id"], changed, moved, not found)
+            rows.execute("INSERT OR REPLACE INTO said VALUES (?, ?, ?, ?)", said)
+    (recordings, rowless) = rows.execute("SELECT count(*), total(rowless) FROM said").fetchone()
+    return LabelChanges(
+        recordings=recordings,
+        labels=_recordings(rows, "labels"),
+        subjects=_recordings(rows, "subject"),
+        without_a_row=int(rowless),
+    )
+
+
+def _recordings(rows: sqlite3.Connection, kind: str) -> Recordings:
+    count = rows.execute(f"SELECT count(*) FROM said WHERE {kind}").fetchone()[0]
+    names = rows.execute(f"SELECT recording FROM said WHERE {kind} ORDER BY recording LIMIT {MOST_NAMED}")
+    return Recordings(count=count, first=tuple(name for (name,) in names))
 
 
 def update(corpus: Corpus, cohort: str, books: Sequence[LabelBook]) -> int | None:
     """Takes the labels of the books over into the rows of the cohort, in one commit; returns the new snapshot.
 
     A label that a book has a column for becomes what its row says, or goes where its cell is empty; others stay, and so
-    do recordings without a row. Returns None where nothing would change. Raises InputError for a row that means
-    several recordings.
+    do recordings without a row. Raises InputError for a row that means several recordings.
     """
-    ids = corpus.index.read(columns=["recording_id"], filters=[("cohort", "=", cohort)])["recording_id"].to_pylist()
-    for book in books:
-        check_unambiguous(book, ids)
-    if not changes(corpus, cohort, books).labels:
-        return None
+    found = corpus.snapshot().batches(["recording_id"], [("cohort", "=", cohort)])
+    check_unambiguous(books, (name for batch in found for name in batch.column(0).to_pylist()))
 
     def relabelled(table: pa.Table) -> pa.Table:
         return index.to_arrow([_row(row, books) for row in index.from_arrow(table)])

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from xmae_dist.cluster import fanout
@@ -17,12 +17,19 @@ from xmae_dist.core.errors import UsageError
 from xmae_dist.core.fingerprint import digest_json
 from xmae_dist.core.progress import progress
 from xmae_dist.core.units import canonical_unit
-from xmae_dist.ingest.formats.items import Item
+from xmae_dist.ingest import register as registered
+from xmae_dist.ingest.commits import Commits
+from xmae_dist.ingest.formats.items import Item, as_taken
+from xmae_dist.ingest.gather import Gathered
 from xmae_dist.ingest.grouping import groups
-from xmae_dist.ingest.register import Register, taken_items
-from xmae_dist.ingest.written import Note, Outcome, WrittenPart
+from xmae_dist.ingest.labels import Meanings
+from xmae_dist.ingest.offer import Offer
+from xmae_dist.ingest.outcomes import OutcomeLog
+from xmae_dist.ingest.register import Register
+from xmae_dist.ingest.twins import Twins
+from xmae_dist.ingest.written import Note, Outcome, WrittenPart, write_note
 from xmae_dist.simulate.cohorts import CohortSpec, SimulatedRecording, simulate_subject, subject_id
-from xmae_dist.storage.corpus import AlreadyThereError, Corpus
+from xmae_dist.storage.corpus import Corpus
 from xmae_dist.storage.index import IndexRow
 from xmae_dist.storage.part import PartWriter, checked_name
 
@@ -36,8 +43,10 @@ class SimulationTask:
     corpus_url: str
     spec: CohortSpec
     part_id: str
-    subjects: tuple[int, ...]
     items: tuple[Item, ...]
+    notes_url: str
+    settings: str
+    number: int
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,7 +62,6 @@ class SimulationReport:
     parts: int
     resumed_parts: int
     version: int | None
-    txn: str
     took_s: float
 
 
@@ -63,7 +71,7 @@ def cohort_of(spec: CohortSpec, device: str) -> str:
 
 
 def simulate_into(corpus_url: str, spec: CohortSpec, *, part_bytes: int = 256 * 2**20) -> SimulationReport:
-    """Writes what the corpus lacks of `spec`, and commits it once.
+    """Writes what the corpus lacks of `spec`, and commits it.
 
     Raises UsageError where a cohort of this name was simulated with other options.
     """
@@ -74,94 +82,89 @@ def simulate_into(corpus_url: str, spec: CohortSpec, *, part_bytes: int = 256 * 
     register = Register(corpus, spec.name, identity, cohorts)
     register.finish_interrupted()
     withdrawn = corpus.withdrawn.read()
-    items = _items(spec, digest_json(identity))
-    todo = register.sort([item for item in items if item.name not in withdrawn.subjects], withdrawn)
-    if todo.changed:
+    offer, left_out = Offer(), []
+    for item in _items(spec, digest_json(identity)):
+        if item.name in withdrawn.subjects:
+            left_out.append(item.name)
+        else:
+            offer.add(item)
+    register.sort(offer, withdrawn)
+    if differ := offer.count(registered.CHANGED):
         raise UsageError(
             f"cohort {spec.name}",
-            value=f"simulated before with other options ({len(todo.changed)} subjects differ)",
+            value=f"simulated before with other options ({differ} subjects differ)",
             expected="the same options, or a new cohort",
             fix="name the new one with --cohort",
         )
-    resumed = register.resumable(todo.new)
-    done = {name for note in resumed for name in note.items}
-    notes = resumed + _write(corpus, spec, register, [item for item in todo.new if item.name not in done], part_bytes)
-    parts = [register.read(note) for note in notes]
-    rows = sorted((row for part in parts for row in part.rows), key=lambda row: (row.array_path, row.offset))
-    txn = register.txn_id(todo.new)
-    try:
-        version = register.commit(rows, txn) if rows else None
-    except AlreadyThereError:  # another run simulates the same subjects, and was first
-        rows = _without(rows, register.there())
-        version = register.commit(rows, txn) if rows else None
-    if rows:
-        register.close(txn, {name: one for part in parts for name, one in taken_items(part).items()}, notes)
+    subjects, resumed = offer.count(registered.NEW), register.resume(offer)
+    log = OutcomeLog(corpus.url, spec.name)
+    commits = Commits(register, lambda there: Gathered((), Meanings(()), "", there=there), log, Twins())
+    for note in _notes(corpus, spec, register, offer, resumed, part_bytes):
+        commits.add(note)
+    commits.finish()
     return SimulationReport(
         cohorts=cohorts,
-        subjects=len(todo.new),
-        left_out=tuple(item.name for item in items if item.name in withdrawn.subjects),
-        recordings=sum(len(part.outcomes) for part in parts),
-        hours=sum(outcome.hours for part in parts for outcome in part.outcomes),
-        parts=len({(row.cohort, row.part) for row in rows}),
+        subjects=subjects,
+        left_out=tuple(left_out),
+        recordings=log.kept.count,
+        hours=log.hours,
+        parts=commits.totals.parts * len(spec.devices),
         resumed_parts=len(resumed),
-        version=version,
-        txn=txn,
+        version=max(commits.totals.versions, default=None),
         took_s=round(time.monotonic() - started, 2),
     )
 
 
-def _without(rows: list[IndexRow], there: Mapping[tuple[str, str], set[tuple[str, str, str]]]) -> list[IndexRow]:
-    """Rows that the corpus has not got meanwhile."""
-    return [
-        row
-        for row in rows
-        if (row.subject_id, row.channel, row.digest) not in there.get((row.cohort, row.recording_id), ())
-    ]
-
-
-def _items(spec: CohortSpec, fingerprint: str) -> list[Item]:
+def _items(spec: CohortSpec, fingerprint: str) -> Iterator[Item]:
     seconds = spec.minutes * 60.0 * spec.recordings_per_subject
     rates = sum(channel.rate_hz for device in spec.devices for channel in device.channels)
     size = int(rates * seconds * _BYTES_PER_SAMPLE)
-    return [
-        Item(name=subject_id(spec, at), folder_url="", head=str(at), files=(), bytes=size, fingerprint=fingerprint)
-        for at in range(spec.subjects)
-    ]
+    for at in range(spec.subjects):
+        name = subject_id(spec, at)
+        yield Item(name=name, folder_url="", head=str(at), files=(), bytes=size, fingerprint=fingerprint)
 
 
-def _write(corpus: Corpus, spec: CohortSpec, register: Register, items: list[Item], part_bytes: int) -> list[Note]:
-    if not items:
-        return []
-    tasks = [
+def _notes(
+    corpus: Corpus, spec: CohortSpec, register: Register, offer: Offer, resumed: list[Note], part_bytes: int
+) -> Iterator[Note]:
+    """Notes of all parts, those of an interrupted run first."""
+    yield from (dataclasses.replace(note, task=number) for number, note in enumerate(resumed))
+    count = offer.count(registered.NEW)
+    if not count:
+        return
+    grouped = groups(offer.items(registered.NEW), offer.bytes(registered.NEW), part_bytes, fanout.cores())
+    tasks = (
         SimulationTask(
             corpus_url=corpus.url,
             spec=spec,
             part_id=register.part_id(group),
-            subjects=tuple(int(item.head) for item in group),
             items=group,
+            notes_url=register.notes_url,
+            settings=register.settings,
+            number=number,
         )
-        for group in groups(items, part_bytes, fanout.cores())
-    ]
-    notes: list[Note] = []
-    with progress(f"simulate {spec.name}", len(items), "subjects") as shown:
+        for number, group in enumerate(grouped, len(resumed))
+    )
+    with progress(f"simulate {spec.name}", count, "subjects") as shown:
         for event in fanout.stream(write_subjects, tasks):
-            if isinstance(event, str):
+            if isinstance(event, Note):
+                yield event
+            else:
                 shown.advance(1, event)
-                continue
-            notes.append(register.keep(event))
-    return notes
 
 
-def write_subjects(task: SimulationTask) -> Iterator[str | WrittenPart]:
-    """Simulates and writes subjects one by one; yields each one's name when it is done, and the part at the end."""
+def write_subjects(task: SimulationTask) -> Iterator[str | Note]:
+    """Simulates and writes subjects one by one; yields each one's name when it is done, and at the end where the part
+    is noted.
+    """
     writers = {
         device.name: PartWriter.claim(task.corpus_url, cohort_of(task.spec, device.name), task.part_id)
         for device in task.spec.devices
     }
     rows: list[IndexRow] = []
     outcomes: list[Outcome] = []
-    for subject, item in zip(task.subjects, task.items, strict=True):
-        for recording in simulate_subject(task.spec, subject):
+    for item in task.items:
+        for recording in simulate_subject(task.spec, int(item.head)):
             added = _append(recording, writers[recording.device])
             rows += added
             hours = max(row.duration_s for row in added) / 3600
@@ -172,13 +175,13 @@ def write_subjects(task: SimulationTask) -> Iterator[str | WrittenPart]:
         yield item.name
     for writer in writers.values():
         writer.close()
-    first = next(iter(writers.values()))
-    yield WrittenPart(
-        part=first.part,
-        items={item.name: item.fingerprint for item in task.items},
+    written = WrittenPart(
+        part=next(iter(writers.values())).part,
+        items={item.name: as_taken(item) for item in task.items},
         outcomes=tuple(outcomes),
         rows=tuple(rows),
     )
+    yield dataclasses.replace(write_note(task.notes_url, task.settings, written), task=task.number)
 
 
 def _append(recording: SimulatedRecording, part: PartWriter) -> list[IndexRow]:

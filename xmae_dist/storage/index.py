@@ -85,7 +85,7 @@ def to_arrow(rows: Sequence[IndexRow]) -> pa.Table:
 
 
 def _plain(row: IndexRow) -> dict[str, Any]:
-    values = {name: getattr(row, name) for name in columns()}
+    values = dict(vars(row))
     values["gaps"] = [{"start": int(start), "stop": int(stop)} for start, stop in row.gaps]
     values["labels"] = [(str(key), float(value)) for key, value in sorted(row.labels.items())]
     values["label_text"] = [(str(key), str(value)) for key, value in sorted(row.label_text.items())]

@@ -13,10 +13,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import zarr
-from zarr.codecs import Crc32cCodec, ZstdCodec
-from zarr.core.sync import sync
-from zarr.storage import MemoryStore
 
 from xmae_dist.core.errors import StorageError
 from xmae_dist.storage import uri
@@ -159,6 +155,11 @@ class ShardedWriter:
 
     def _metadata(self) -> bytes:
         """`zarr.json` as zarr itself writes it for an array of this shape and these codecs."""
+        import zarr  # half a second, which a process that writes no array does not spend
+        from zarr.codecs import Crc32cCodec, ZstdCodec
+        from zarr.core.sync import sync
+        from zarr.storage import MemoryStore
+
         store = MemoryStore()
         zarr.create_array(
             store,

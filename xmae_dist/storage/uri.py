@@ -23,7 +23,7 @@ import fsspec
 from fsspec import AbstractFileSystem
 
 from xmae_dist.core.errors import InputError, StorageError
-from xmae_dist.storage.diagnose import CLIENT_ERRORS, storage_errors
+from xmae_dist.storage.diagnose import client_errors, storage_errors
 from xmae_dist.storage.gs_access import EMULATOR_VARIABLE, gs_delta_options, gs_filesystem, probe_gs
 from xmae_dist.storage.s3_access import new_session, region_options, s3_access
 
@@ -262,7 +262,7 @@ def read_ranges(url: str, starts: Sequence[int], stops: Sequence[int]) -> list[b
     if len(starts) == 1:
         try:
             return [fs.cat_file(path, start=starts[0], end=stops[0], **limit)]
-        except CLIENT_ERRORS as error:
+        except client_errors() as error:
             return [_nothing_past_the_end(error)]
     found = fs.cat_ranges([path] * len(starts), list(starts), list(stops), on_error="return", **limit)
     return [_nothing_past_the_end(one) if isinstance(one, Exception) else one for one in found]
@@ -385,6 +385,26 @@ def list_details(url: str) -> list[StoredObject]:
         ),
         key=lambda one: one.url,
     )
+
+
+def listed_below(url: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """(path, details) of every object below `url` as the store lists it, a page at a time where it is S3: memory does
+    not grow with the number of objects. Other stores are listed at once.
+    """
+    fs, path = filesystem(url)
+    with storage_errors(url):
+        if "s3" not in fs.protocol:
+            yield from fs.find(path, detail=True).items()
+            return
+        bucket, _, prefix = path.partition("/")
+        asked = {"Bucket": bucket, "Prefix": f"{prefix.rstrip('/')}/" if prefix else ""}
+        while True:
+            page = fs.call_s3("list_objects_v2", **asked)
+            for one in page.get("Contents", []):
+                yield f"{bucket}/{one['Key']}", {**one, "size": one["Size"]}
+            if not page.get("IsTruncated"):
+                return
+            asked["ContinuationToken"] = page["NextContinuationToken"]
 
 
 def _modified_s(info: Mapping[str, Any]) -> float:

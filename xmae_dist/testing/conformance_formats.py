@@ -55,7 +55,7 @@ def read_whole(recording: SourceRecording) -> dict[str, NDArray[np.float32]]:
 
 
 def items_in(entry: Format, folder: Path) -> tuple[Item, ...]:
-    return entry.find(listed(uri.normalise(folder), (), lambda: None)).items
+    return tuple(one for one in entry.find(listed(uri.normalise(folder), ())) if isinstance(one, Item))
 
 
 def one_recording(entry: Format, folder: Path) -> SourceRecording:

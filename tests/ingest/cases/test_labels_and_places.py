@@ -67,8 +67,8 @@ def test_a_row_that_an_earlier_run_used_is_not_used_again(tmp_path: Path) -> Non
 def test_a_word_for_nothing_is_no_subject(tmp_path: Path, word: str) -> None:
     manifest = _manifest(tmp_path / "m.csv", f"clinicA/001,{word},50", f"clinicB/001,{word},60")
     report = ingest(_request(_clinics(tmp_path / "in"), tmp_path / "c", manifest=manifest))
-    assert report.exit_status == 2 and len(report.rejected) == 2
-    assert all("no subject" in outcome.reason for outcome in report.rejected)
+    assert report.exit_status == 2 and report.rejected.count == 2
+    assert all("no subject" in outcome.reason for outcome in report.rejected.first)
 
 
 def test_a_word_for_nothing_in_a_table_of_recordings_is_no_subject(tmp_path: Path) -> None:
@@ -108,10 +108,10 @@ def test_a_word_that_makes_a_label_text_is_noted(tmp_path: Path) -> None:
 def test_a_row_may_mean_recordings_of_two_books_but_not_of_one(tmp_path: Path) -> None:
     (tmp_path / "m.csv").write_text("record,age\nx/a,1\na,2\n")
     book = read_manifest(f"file://{tmp_path}/m.csv", "record", None)
-    check_unambiguous(book, ["x/a", "y/a"])
+    check_unambiguous([book], ["x/a", "y/a"])
     assert book.of("x/a").numbers == {"age": 1.0} and book.of("y/a").numbers == {"age": 2.0}  # type: ignore[union-attr]
     with pytest.raises(InputError, match="ambiguous"):
-        check_unambiguous(book, ["x/a", "y/a", "z/a"])
+        check_unambiguous([book], ["x/a", "y/a", "z/a"])
 
 
 def test_changed_labels_are_said_and_taken_over_in_one_commit(
@@ -152,7 +152,7 @@ def test_labels_that_come_later_join_those_that_are_there(tmp_path: Path) -> Non
             inputs=(), corpus_url=f"file://{corpus}", cohort="c", manifest=Manifest(url=str(tmp_path / "later.csv"))
         )
     )
-    assert report.changed == ("clinicA/001",) and report.without_a_row == 1
+    assert report.changed.first == ("clinicA/001",) and report.without_a_row == 1
     found = {one.recording_id: one for one in Corpus.open(f"file://{corpus}").snapshot().recordings()}
     assert dict(found["clinicA/001"].labels) == {"age": 50.0}
     assert dict(found["clinicA/001"].label_text) == {"rhythm": "AF"}
@@ -183,6 +183,64 @@ def test_a_recording_has_one_name_from_whatever_folder(tmp_path: Path, first: st
     assert _subjects(tmp_path / "c") == {f"subject_0{at}/PPG": f"0{at}" for at in range(3)}
 
 
+def _person(folder: Path, name: str, phase: float) -> None:
+    (folder / name).mkdir(parents=True, exist_ok=True)
+    values = "\n".join(f"{value:.4f}" for value in pulse(600, phase))
+    (folder / name / "PPG.csv").write_text(f"G\n{values}\n")
+
+
+PLACES = parse_mapping(PEOPLE.replace("subject_pattern='^subject_(.+)/'\n", "").replace("*/PPG", "*PPG"), "m.toml")
+
+
+def test_a_neighbour_that_arrives_later_changes_no_name(tmp_path: Path) -> None:
+    data, corpus = tmp_path / "data", tmp_path / "c"
+    _person(data, "subject_01", 1)
+    assert ingest(_request(data / "subject_01", corpus, mapping=PLACES)).kept.first[0].name == "PPG"
+    _person(data, "subject_02", 2)
+    _person(data, "subject_01", 3)  # and the file is another one now: it must not become a second recording
+    report = ingest(_request(data, corpus, mapping=PLACES))
+    assert [one.name for one in report.kept.first] == ["subject_02/PPG"]
+    assert [one.name for one in report.rejected.first] == ["PPG"] and "changed" in report.rejected.first[0].reason
+    _person(data, "subject_03", 4)
+    assert [one.name for one in ingest(_request(data / "subject_03", corpus, mapping=PLACES)).kept.first] == [
+        "subject_03/PPG"
+    ]
+    assert sorted(_subjects(corpus)) == ["PPG", "subject_02/PPG", "subject_03/PPG"]
+
+
+def test_a_neighbour_that_is_gone_keeps_its_name(tmp_path: Path) -> None:
+    """Folders that come one at a time: the first has no neighbour, nor has any other when it is named."""
+    data, corpus = tmp_path / "data", tmp_path / "c"
+    for at, name in enumerate(("subject_01", "subject_02", "subject_03")):
+        _person(data, name, at)
+        report = ingest(_request(data / name, corpus, mapping=PLACES))
+        assert (report.kept.count, report.rejected.count) == (1, 0)
+        shutil.rmtree(data / name)
+    assert sorted(_subjects(corpus)) == ["PPG", "subject_02/PPG", "subject_03/PPG"]
+
+
+def test_a_folder_below_one_that_was_named_keeps_its_names(tmp_path: Path) -> None:
+    data, corpus = tmp_path / "all" / "data", tmp_path / "c"
+    for at in (1, 2):
+        _person(data, f"subject_0{at}", at)
+    ingest(_request(data, corpus, mapping=PLACES))
+    shutil.rmtree(data / "subject_02")
+    _person(data, "subject_01", 7)  # alone now, and changed: still known by the name that it had
+    report = ingest(_request(data / "subject_01", corpus, mapping=PLACES))
+    assert [one.name for one in report.rejected.first] == ["subject_01/PPG"]
+    _person(tmp_path / "all" / "data2", "subject_01", 8)
+    report = ingest(_request(tmp_path / "all", corpus, mapping=PLACES))
+    assert [one.name for one in report.kept.first] == ["data2/subject_01/PPG"]
+    assert sorted(_subjects(corpus)) == ["data2/subject_01/PPG", "subject_01/PPG", "subject_02/PPG"]
+
+
+def test_a_corpus_does_not_tell_where_its_files_lay(tmp_path: Path) -> None:
+    _person(tmp_path / "private-place", "subject_01", 1)
+    ingest(_request(tmp_path / "private-place" / "subject_01", tmp_path / "c", mapping=PLACES))
+    runs = list((tmp_path / "c" / "ingest" / "c" / "runs").iterdir())
+    assert runs and not any("private-place" in one.read_text() for one in runs)
+
+
 def test_a_subject_pattern_for_records(tmp_path: Path) -> None:
     for at, name in enumerate(("p000999-2183-04-28", "p000999-2183-06-01", "p001000-2183-06-01")):
         write_record(tmp_path / "in" / name[:7], name, {"II": pulse(1000, at)})
@@ -200,7 +258,7 @@ def test_one_file_under_two_names_is_told(tmp_path: Path) -> None:
     header = tmp_path / "in" / "rec_07b.hea"
     header.write_text(header.read_text().replace("rec_07", "rec_07b"))
     report = ingest(_request(tmp_path / "in", tmp_path / "c"))
-    assert report.same == (("rec_07", "rec_07b"),)
+    assert report.same.groups == (("rec_07", "rec_07b"),)
 
 
 def test_what_is_noted_of_a_recording_is_in_the_report(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -227,4 +227,4 @@ def test_one_file_twice(cases: Path, tmp_path: Path) -> None:
     report = ingest(
         IngestRequest(inputs=(str(tmp_path / "in"),), corpus_url=f"file://{tmp_path}/c", cohort="t", mapping=mapping)
     )
-    assert report.same == (("rec_07", "rec_07 (1)"),)
+    assert report.same.groups == (("rec_07", "rec_07 (1)"),)

@@ -102,8 +102,8 @@ def test_all_of_them_reach_one_corpus(tmp_path: Path) -> None:
     files.write_xdf(folder / "e.xdf", 20)
     (folder / "f.csv").write_text("a,b\n1,2\n")
     report = ingest(IngestRequest(inputs=(str(folder),), corpus_url=f"file://{tmp_path}/c", cohort="c"))
-    assert report.rejected == () and dict(report.unread) == {".csv": 1}
-    channels = {outcome.name: set(outcome.channels) for outcome in report.kept}
+    assert report.rejected.count == 0 and dict(report.unread) == {".csv": 1}
+    channels = {outcome.name: set(outcome.channels) for outcome in report.kept.first}
     assert {"ecg", "ppg"} <= channels["b"] and {"ecg", "ppg"} <= channels["c"] and {"ecg", "ppg"} <= channels["e"]
     assert "ppg" in channels["a"] and {"ecg", "ecg_i"} <= channels["d"]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import random
 import re
 import struct
 from collections.abc import Callable
@@ -241,7 +242,7 @@ def test_a_hypnogram_beside_the_recording_is_joined(tmp_path: Path) -> None:
             ],
         ).write(tmp_path / f"{night}EC-Hypnogram.edf")
     report = ingest(IngestRequest(inputs=(str(tmp_path),), corpus_url=f"file://{tmp_path}/corpus", cohort="c"))
-    assert (len(report.kept), report.rejected, report.unread) == (2, (), {})
+    assert (report.kept.count, report.rejected.count, report.unread) == (2, 0, {})
     stages = {r.recording_id: r.label_text for r in Corpus.open(f"file://{tmp_path}/corpus").snapshot().recordings()}
     assert stages == {
         "SC4001E0-PSG": {"sleep_stages": "-11W"},
@@ -273,8 +274,29 @@ def test_edf_reaches_a_corpus(tmp_path: Path) -> None:
     path = write(tmp_path / "in" / "n1.edf", 60)
     discontinuous(tmp_path / "in" / "n2.edf", [0.0, 5.0])
     report = ingest(IngestRequest(inputs=(str(tmp_path / "in"),), corpus_url=f"file://{tmp_path}/corpus", cohort="c"))
-    assert (len(report.kept), report.rejected) == (2, ())
+    assert (report.kept.count, report.rejected.count) == (2, 0)
     first, second = Corpus.open(f"file://{tmp_path}/corpus").snapshot().recordings()
     assert {name: row.rate_hz for name, row in first.channels.items()} == {"ecg": 200, "ppg": 75, "resp": 25}
     np.testing.assert_allclose(first.read("ecg"), by_pyedflib(path)["EKG II"] / 1000, atol=1e-6)
     assert list(second.channels["ecg"].gaps) == [(100, 500)]
+
+
+@pytest.mark.parametrize("width", [2, 8, 15])
+def test_onsets_are_told_from_events_as_one_by_one(width: int) -> None:
+    chance = random.Random(width)
+    whole = [
+        b"+12\x14\x14",
+        b"-0.5\x14\x14",
+        b"+3.\x14\x14",
+        b"+1\x14\x14\x00\x00+1\x14x\x14",
+        b"+1\x14a\x14",
+        b"+\x14\x14",
+    ]
+    texts = [chance.choice(whole)[:width].ljust(width, b"\0") for _ in range(200)]
+    texts += [bytes(chance.choices(b"+-.0127\x14\x14\x00\x15a", k=width)) for _ in range(20_000)]
+    alone, onsets_s = reader._onsets_alone(np.frombuffer(b"".join(texts), np.uint8).reshape(-1, width))
+    for text, is_alone, onset_s in zip(texts, alone, onsets_s, strict=True):
+        found = re.fullmatch(rb"([+-]\d+(?:\.\d*)?)\x14\x14\x00*", text)
+        assert is_alone == bool(found)
+        assert found is None or onset_s == float(found.group(1))
+    assert width == 2 or 10 < alone.sum() < len(texts)

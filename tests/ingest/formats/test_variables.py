@@ -162,6 +162,6 @@ def test_hdf5_reaches_a_corpus(tmp_path: Path) -> None:
         inputs=(str(tmp_path / "in"),), corpus_url=f"file://{tmp_path}/c", cohort="c", mapping=mapping("hdf5")
     )
     report = ingest(given)
-    assert (len(report.kept), dict(report.unread)) == (1, {".txt": 1})
+    assert (report.kept.count, dict(report.unread)) == (1, {".txt": 1})
     (recording,) = Corpus.open(f"file://{tmp_path}/c").snapshot().recordings()
     assert list(recording.channels["ecg"].gaps) == [(100, 150)] and recording.channels["ppg"].rate_hz == 50

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from xmae_dist.core.errors import UsageError
 from xmae_dist.ingest.datasets import pickles, pulsedb, tables, vitaldb
-from xmae_dist.ingest.formats.items import Folder, Found, Item
+from xmae_dist.ingest.formats.items import Folder, Item, Refusal
 from xmae_dist.ingest.formats.protocol import told
 from xmae_dist.ingest.formats.source import HeldRecording, Opened
 
@@ -36,11 +36,13 @@ class Archive:
     def title(self) -> str:
         return f"files like {self.files!r}"
 
-    def find(self, folder: Folder) -> Found:
-        names = folder.names()
-        if folder.only is None:
-            names = [name for name in names if fnmatch.fnmatch(posixpath.basename(name), self.files)]
-        return Found(items=tuple(folder.whole_file(name, self.name, self._companions(name, folder)) for name in names))
+    def heads(self, folder: Folder) -> Iterator[str]:
+        if folder.only is not None:
+            return folder.names()
+        return (name for name in folder.names() if fnmatch.fnmatch(posixpath.basename(name), self.files))
+
+    def find(self, folder: Folder) -> Iterator[Item | Refusal]:
+        return folder.whole_files(((head, self._companions(head, folder)) for head in self.heads(folder)), self.name)
 
     def recordings(self, item: Item, folder: Path) -> Iterator[Opened]:
         """The recordings of one file; the item's name is the id that the file stands for."""

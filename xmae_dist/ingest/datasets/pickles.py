@@ -1,12 +1,7 @@
-"""PPG-DaLiA and WESAD: a chest belt and an Empatica E4, handed out as Python pickles, read without running them.
-
-A pickle is a program. Only what builds NumPy arrays and plain values is admitted here; anything else in the file is
-refused before it is called.
-"""
+"""PPG-DaLiA and WESAD: a chest belt and an Empatica E4, handed out as Python pickles (`array_pickles`)."""
 
 from __future__ import annotations
 
-import pickle
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -16,50 +11,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from xmae_dist.core.errors import InputError
+from xmae_dist.ingest.datasets.array_pickles import load_arrays
 from xmae_dist.ingest.datasets.tables import EPOCH_S, demographics, majority_letters
 from xmae_dist.ingest.formats.source import HeldRecording, Origin, Raw, SourceChannel
 
 WINDOW_S = 8.0
-# Where NumPy has kept what its pickles name, in version 1 (numpy.core) and 2 (numpy._core).
-_MULTIARRAY = ("numpy.core.multiarray", "numpy._core.multiarray")
-
-
-def _latin1(text: str, encoding: str) -> bytes:
-    """What Python 3 writes for bytes in an old protocol; any other codec is none of a data file's business."""
-    if encoding != "latin1":
-        raise pickle.UnpicklingError(f"codec {encoding!r}")
-    return text.encode("latin1")
-
-
-class ArrayUnpickler(pickle.Unpickler):
-    """Admits NumPy arrays, numbers, texts, lists, tuples and dicts. Raises UnpicklingError for anything else."""
-
-    def find_class(self, module: str, name: str) -> Any:
-        if module in _MULTIARRAY and name in ("_reconstruct", "scalar"):
-            return getattr(np._core.multiarray, name)  # type: ignore[attr-defined]
-        if module == "numpy" and name in ("ndarray", "dtype"):
-            return getattr(np, name)
-        if (module, name) == ("_codecs", "encode"):
-            return _latin1
-        raise pickle.UnpicklingError(f"{module}.{name}")
-
-
-def load_arrays(path: Path) -> dict[str, Any]:
-    """The dictionary in a pickle of arrays (Python 2 or 3). Raises InputError for a file that holds anything else."""
-    try:
-        with path.open("rb") as file:
-            loaded = ArrayUnpickler(file, encoding="latin1").load()
-    except pickle.UnpicklingError as error:
-        raise InputError(
-            f"file {path.name}", value=f"a pickle that asks for {error}",
-            expected="NumPy arrays and plain values only", fix="do not open it: get the file from its authors again",
-        ) from error  # fmt: skip
-    except (EOFError, ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
-        # The unpickler raises whatever a truncated or foreign file trips over.
-        raise InputError(f"file {path.name}", value=f"unreadable ({error})", expected="a pickle of arrays") from error
-    if not isinstance(loaded, dict):
-        raise InputError(f"file {path.name}", value=type(loaded).__name__, expected="a dictionary")
-    return loaded
 
 
 def ppg_dalia(path: Path, name: str) -> Iterator[HeldRecording]:

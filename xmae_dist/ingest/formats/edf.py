@@ -39,8 +39,8 @@ _FIXED, _PER_SIGNAL = 256, 256
 _LABEL_BYTES, _BEFORE_WIDTHS, _WIDTH_BYTES = 16, 216, 8
 # Onset, duration, and texts of a time-stamped annotation list.
 _TAL = re.compile(rb"([+-]\d+(?:\.\d*)?)(?:\x15(\d+(?:\.\d*)?))?\x14([^\x00]*)\x14(?:\x00|$)")
-_ONSET_ALONE = re.compile(rb"[+-]\d+(?:\.\d*)?\x14\x14")
 # What writers put where the date is unknown; EDF knows none before.
+_MARK = 0x14  # ends onsets and texts in annotations
 _NO_DATE = datetime.date(1985, 1, 1)
 
 
@@ -179,67 +179,68 @@ class _RecordFile:
 
     def _stamps(self) -> tuple[NDArray[np.float64], list[Event]]:
         """The time of each record, (R,) seconds, and all annotations."""
-        onsets: list[float] = []
+        onsets_R = np.empty(self.records)
         events: list[Event] = []
-        for record, lists in enumerate(self._annotation_bytes()):
-            if len(lists) == 1 and _ONSET_ALONE.fullmatch(lists[0]):
-                onsets.append(float(lists[0][:-2]))  # as most records are: their time and no event
-                continue
-            stamps = [_annotations(raw, self.path, record) for raw in lists]
-            if not stamps[0]:
-                raise self._at(record, "no time", "the time-keeping annotation of every record")
-            onsets.append(stamps[0][0].onset_s)
-            # The first stamp of the first list tells the record's time and no event.
-            events += [event for event in stamps[0][1:] if event.text]
-            events += [event for other in stamps[1:] for event in other if event.text]
-        return np.array(onsets), events
+        first = 0
+        for texts in self._annotation_texts():
+            count = len(texts[0])
+            # As most records are: their time and no event.
+            alone, onsets_R[first : first + count] = _onsets_alone(texts[0])
+            for at in np.flatnonzero(~alone if len(texts) == 1 else np.ones(count, dtype=bool)).tolist():
+                record = first + at
+                stamps = [_annotations(text[at].tobytes().rstrip(b"\0"), self.path, record) for text in texts]
+                if not stamps[0]:
+                    raise self._at(record, "no time", "the time-keeping annotation of every record")
+                onsets_R[record] = stamps[0][0].onset_s
+                # The first stamp of the first list tells the record's time and no event.
+                events += [event for event in stamps[0][1:] if event.text]
+                events += [event for other in stamps[1:] for event in other if event.text]
+            first += count
+        return onsets_R, events
 
     def samples(self, first: int, last: int, slots: list[_Slot]) -> Iterator[list[NDArray[Any]]]:
         """Digital samples of `slots` in records [first, last), a piece of each at a time."""
         step = max(1, BLOCK_BYTES // self._record_bytes)
         # A writer may put all of a recording into one record.
         pieces = math.ceil(self._record_bytes / BLOCK_BYTES)
+        if pieces == 1:
+            for table in self._tables(first, last, step):
+                yield [self._decoded(table[:, s.start : self._end(s)]) for s in slots]
+            return
         with self.path.open("rb") as file:
-            for record in range(first, last, step):
-                count = min(step, last - record)
-                if pieces == 1:
-                    raw = self._read(file, record * self._record_bytes, count * self._record_bytes)
-                    table = raw.reshape(count, self._record_bytes)
-                    yield [self._decoded(table[:, s.start : self._end(s)]) for s in slots]
-                    continue
+            for record in range(first, last):
                 for at in range(pieces):
                     yield [self._piece(file, record, slot, at, pieces) for slot in slots]
 
     def _piece(self, file: Any, record: int, slot: _Slot, at: int, pieces: int) -> NDArray[Any]:
         start, stop = slot.width * at // pieces, slot.width * (at + 1) // pieces
         place = record * self._record_bytes + slot.start + start * self.bytes_per_sample
-        return self._decoded(self._read(file, place, (stop - start) * self.bytes_per_sample))
+        piece = np.empty((stop - start) * self.bytes_per_sample, np.uint8)
+        self._read(file, place, piece)
+        return self._decoded(piece)
 
-    def _annotation_bytes(self) -> Iterator[tuple[bytes, ...]]:
-        """What each record holds of each annotation signal, without the zeros at its end."""
-        step = max(1, BLOCK_BYTES // self._record_bytes)
+    def _annotation_texts(self) -> Iterator[list[NDArray[np.uint8]]]:
+        """What some records hold of each annotation signal: (records, bytes), zeros at the end."""
+        for table in self._tables(0, self.records, max(1, BLOCK_BYTES // self._record_bytes)):
+            yield [table[:, slot.start : self._end(slot)] for slot in self.annotations]
+
+    def _tables(self, first: int, last: int, step: int) -> Iterator[NDArray[np.uint8]]:
+        """Records [first, last), `step` at a time, as (records, bytes); each is overwritten by the next."""
+        room = np.empty((min(step, last - first), self._record_bytes), np.uint8)
         with self.path.open("rb") as file:
-            for record in range(0, self.records, step):
-                count = min(step, self.records - record)
-                raw = self._read(file, record * self._record_bytes, count * self._record_bytes)
-                table = raw.reshape(count, self._record_bytes)
-                yield from zip(*(self._texts(table, slot) for slot in self.annotations), strict=True)
+            for record in range(first, last, step):
+                table = room[: min(step, last - record)]
+                self._read(file, record * self._record_bytes, table.reshape(-1))
+                yield table
 
-    def _texts(self, table: NDArray[np.uint8], slot: _Slot) -> list[bytes]:
-        whole = np.ascontiguousarray(table[:, slot.start : self._end(slot)])
-        found: list[bytes] = whole.view(f"S{whole.shape[1]}").ravel().tolist()
-        return found
-
-    def _read(self, file: Any, start: int, count: int) -> NDArray[np.uint8]:
+    def _read(self, file: Any, start: int, into: NDArray[np.uint8]) -> None:
         file.seek(self._data_at + start)
-        raw = np.frombuffer(file.read(count), np.uint8)
-        if len(raw) < count:
+        if file.readinto(into.data) < len(into):
             raise InputError(f"file {self.path.name}", value="became shorter while it was read", fix="copy it again")
-        return raw
 
     def _decoded(self, raw: NDArray[np.uint8]) -> NDArray[Any]:
         if self.bytes_per_sample == 2:
-            return np.ascontiguousarray(raw).reshape(-1).view("<i2")
+            return raw.copy().reshape(-1).view("<i2")
         wide = np.zeros((raw.size // 3, 4), np.uint8)
         wide[:, 1:] = raw.reshape(-1, 3)
         return wide.reshape(-1).view("<i4") >> 8
@@ -369,6 +370,26 @@ def _events_beside(path: Path, start: datetime.datetime | None) -> list[Event]:
     own = _start_time(file.header, path)
     shift_s = (own - start).total_seconds() if own is not None and start is not None else 0.0
     return [Event(event.onset_s + shift_s, event.duration_s, event.text) for event in events]
+
+
+def _onsets_alone(texts: NDArray[np.uint8]) -> tuple[NDArray[np.bool_], NDArray[np.float64]]:
+    """Which texts (R, bytes) are an onset and nothing more, `+12.5` and two marks; and that onset in seconds; (R,)
+    each.
+    """
+    number, mark = (texts >= ord("0")) & (texts <= ord("9")), texts == _MARK
+    length = mark.argmax(axis=1)
+    within = np.arange(texts.shape[1]) < length[:, None]
+    digits, dots = (number & within).sum(axis=1), ((texts == ord(".")) & within).sum(axis=1)
+    signed = np.isin(texts[:, 0], (ord("+"), ord("-"))) & number[:, 1]
+    # Two marks after the number, and zeros after them.
+    alone = signed & (digits + dots + 1 == length) & (dots <= 1) & (mark.sum(axis=1) == 2)
+    alone &= mark[np.arange(len(texts)), np.minimum(length + 1, texts.shape[1] - 1)]
+    alone &= (texts != 0).sum(axis=1) == length + 2
+    said = np.where(within, texts, 0)
+    said[~alone] = 0
+    said[~alone, 0] = ord("0")
+    onsets_s = np.ascontiguousarray(said).view(f"S{texts.shape[1]}").ravel().astype(np.float64)
+    return alone, onsets_s
 
 
 def _annotations(raw: bytes, path: Path, record: int) -> list[Event]:

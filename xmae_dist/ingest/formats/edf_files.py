@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import posixpath
 import re
 from collections import Counter
@@ -9,7 +10,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from xmae_dist.ingest.formats.items import Folder, Found, Item
+from xmae_dist.ingest.formats.items import Folder, Item, Refusal
 from xmae_dist.ingest.formats.protocol import told
 from xmae_dist.ingest.formats.source import Opened
 
@@ -27,12 +28,21 @@ class EdfFormat:
     title: str = "EDF and BDF (*.edf, *.bdf)"
     header_subjects: bool = False
 
-    def find(self, folder: Folder) -> Found:
-        names = [name for name in folder.names() if name.lower().endswith(_SUFFIXES)]
-        beside = annotations_beside(names if folder.only is None else sorted(folder.sizes))
-        heads = [name for name in names if name not in beside.values()]
-        pairs = [(head, (beside[head],) if head in beside else ()) for head in heads]
-        return Found(items=tuple(folder.whole_file(head, self.name, files) for head, files in pairs))
+    def heads(self, folder: Folder) -> Iterator[str]:
+        return folder.ending(_SUFFIXES)
+
+    def find(self, folder: Folder) -> Iterator[Item | Refusal]:
+        return folder.whole_files(self._pairs(folder), self.name)
+
+    def _pairs(self, folder: Folder) -> Iterator[tuple[str, tuple[str, ...]]]:
+        """Recordings with their annotations, folder by folder: none belongs to a recording elsewhere."""
+        for _, near in itertools.groupby(folder.sizes.ending(_SUFFIXES), key=posixpath.dirname):
+            names = list(near)
+            beside = annotations_beside(names)
+            owned = set(beside.values())
+            for head in names:
+                if head not in owned and folder.only in (None, head):
+                    yield head, (beside[head],) if head in beside else ()
 
     def recordings(self, item: Item, folder: Path) -> Iterator[Opened]:
         return told(self._opened(item, folder), item.name)

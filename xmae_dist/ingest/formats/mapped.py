@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import posixpath
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
-from xmae_dist.core.fingerprint import digest_json
-from xmae_dist.ingest.formats.items import Folder, Found, Item
+from xmae_dist.ingest.formats.items import Folder, Item, Refusal
 from xmae_dist.ingest.formats.mapping import Mapping, picks
 from xmae_dist.ingest.formats.protocol import told
 from xmae_dist.ingest.formats.source import Opened
@@ -27,25 +26,16 @@ class MappedFormat:
     def title(self) -> str:
         return f"files like {self.mapping.files!r}"
 
-    def find(self, folder: Folder) -> Found:
-        names = folder.names()
-        if folder.only is None:
-            # The folder may be the one that the pattern begins with.
-            place = posixpath.basename(folder.url.rstrip("/"))
-            names = [name for name in names if picks(self.mapping.files, f"{place}/{name}")]
-        return Found(items=tuple(self._item(folder, name) for name in names))
+    def heads(self, folder: Folder) -> Iterator[str]:
+        if folder.only is not None:
+            return folder.names()
+        # The folder may be the one that the pattern begins with.
+        place = posixpath.basename(folder.url.rstrip("/"))
+        return (name for name in folder.names() if picks(self.mapping.files, f"{place}/{name}"))
 
-    def _item(self, folder: Folder, name: str) -> Item:
-        beside = self.mapping.companions(name, folder.sizes)
-        item = folder.whole_file(name, self.name, beside)
-        if not beside:
-            return item
-        others = [folder.whole_file(other, self.name) for other in beside]
-        return replace(
-            item,
-            bytes=item.bytes + sum(other.bytes for other in others),
-            fingerprint=digest_json([item.fingerprint, *(other.fingerprint for other in others)]),
-        )
+    def find(self, folder: Folder) -> Iterator[Item | Refusal]:
+        heads = ((head, self.mapping.companions(head, folder.sizes)) for head in self.heads(folder))
+        return folder.whole_files(heads, self.name, joined=True)
 
     def recordings(self, item: Item, folder: Path) -> Iterator[Opened]:
         return told(self._opened(folder / item.head, item.name), item.name)

@@ -10,6 +10,7 @@ Every key: `docs/mapping.md`; examples: `docs/mappings/`.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import math
 import posixpath
@@ -418,14 +419,20 @@ def _wildcards(pattern: str) -> list[str]:
 
 def _tail(pattern: str, path: str) -> re.Match[str] | None:
     """The last parts of `path` against a glob of as many; a group for each wildcard."""
+    parts, expression = _compiled(pattern)
+    return expression.fullmatch("/".join(path.split("/")[-parts:]))
+
+
+@functools.lru_cache(maxsize=32)
+def _compiled(pattern: str) -> tuple[int, re.Pattern[str]]:
+    """How many parts a glob has, and the expression that it means: made once for millions of files."""
     pattern = pattern.removeprefix("./").removeprefix("**/")
-    parts = path.split("/")[-1 - pattern.count("/") :]
     # Every second word of the split is a wildcard.
     words = [
         f"({_MEANS.get(word) or word.replace('[!', '[^')})" if at % 2 else re.escape(word)
         for at, word in enumerate(re.split(_WILDCARD, pattern))
     ]
-    return re.fullmatch("".join(words), "/".join(parts))
+    return 1 + pattern.count("/"), re.compile("".join(words))
 
 
 _MEANS = {"*": "[^/]*", "?": "[^/]"}

@@ -15,16 +15,17 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from xmae_dist.core.errors import InputError
-from xmae_dist.ingest.formats.items import Folder, Found, Item
+from xmae_dist.ingest.formats.items import Folder, Item, Refusal
 from xmae_dist.ingest.formats.source import Opened
 
 
 class Format(Protocol):
     """One way in which recordings lie in files.
 
-    `name` is the word that items carry, `title` what people call its files. `find` looks at names, sizes and small
-    headers only. `recordings` opens one item whose files lie below `folder`: what cannot be read comes as (name,
-    InputError), also from the first look at the file; reading blocks later raises InputError.
+    `name` is the word that items carry, `title` what people call its files. `heads` are the files that its items may
+    begin with, by their names alone; `find` looks at names, sizes and small headers, and gives items one after another:
+    a folder may hold millions. `recordings` opens one item whose files lie below `folder`: what cannot be read comes as
+    (name, InputError), also from the first look at the file; reading blocks later raises InputError.
     """
 
     @property
@@ -33,7 +34,9 @@ class Format(Protocol):
     @property
     def title(self) -> str: ...
 
-    def find(self, folder: Folder) -> Found: ...
+    def heads(self, folder: Folder) -> Iterator[str]: ...
+
+    def find(self, folder: Folder) -> Iterator[Item | Refusal]: ...
 
     def recordings(self, item: Item, folder: Path) -> Iterator[Opened]: ...
 
@@ -70,9 +73,11 @@ class SuffixFormat:
     opener: str
     header_subjects: bool = False
 
-    def find(self, folder: Folder) -> Found:
-        heads = [name for name in folder.names() if name.lower().endswith(self.suffixes)]
-        return Found(items=tuple(folder.whole_file(head, self.name) for head in heads))
+    def heads(self, folder: Folder) -> Iterator[str]:
+        return folder.ending(self.suffixes)
+
+    def find(self, folder: Folder) -> Iterator[Item | Refusal]:
+        return folder.whole_files(((head, ()) for head in self.heads(folder)), self.name)
 
     def recordings(self, item: Item, folder: Path) -> Iterator[Opened]:
         module, _, function = self.opener.partition(":")
