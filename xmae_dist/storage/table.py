@@ -20,12 +20,14 @@ from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
 import pyarrow as pa
+import pyarrow.compute as pc
 from deltalake import CommitProperties, DeltaTable, Transaction, write_deltalake
 from deltalake.exceptions import CommitFailedError, DeltaError, TableNotFoundError
 
 from xmae_dist.core.errors import StorageError
 from xmae_dist.storage import parquet, uri
 from xmae_dist.storage.diagnose import NOTHING_THERE, explain
+from xmae_dist.storage.file_actions import FileChange, log_entry
 
 WRITE_ID = "xmae_write_id"
 CHECKPOINT_EVERY = 10
@@ -183,6 +185,37 @@ class Table:
 
         return self._commit(prepare, None, metadata, unless=unless, guard=guard)
 
+    def replace_files(
+        self,
+        change: FileChange,
+        txn: Txn | Sequence[Txn] | None = None,
+        metadata: Mapping[str, Any] | None = None,
+        *,
+        guard: Guard | None = None,
+        stated: Any = None,
+    ) -> int | None:
+        """Adds files that lie below the table already, and takes others away, in one commit of the table there is.
+
+        Nothing but file names passes through here, so the size of a change is the number of its files: about 0.5 kB
+        of log each. Whether the files that go are still there is for `guard` to see: the commit is made on the very
+        version that it was asked about. `stated` is told to the table's account as what the commit adds. `txn`, and
+        what is returned, as in `append`.
+        """
+
+        def prepare(table: DeltaTable) -> _Write:
+            return _Write(run=lambda commit: self._put_entry(table, change, commit), added=stated)
+
+        return self._commit(prepare, txn, metadata, guard=guard)
+
+    def _put_entry(self, table: DeltaTable, change: FileChange, commit: CommitProperties) -> None:
+        version = table.version() + 1
+        transactions = [(one.app_id, one.version) for one in commit.app_transactions or ()]
+        metadata = commit.custom_metadata or {}
+        entry = log_entry(change, base=table.version(), metadata=metadata, transactions=transactions)
+        if not uri.create_exclusively(_commit_key(self.url, version), entry):
+            raise CommitFailedError(f"version {version} was made by another writer")
+        table.load_as_version(version)
+
     def _summed(self, batches: Iterable[pa.RecordBatch]) -> Any:
         return None if self._account is None else self._account.summed(batches)
 
@@ -204,6 +237,13 @@ class Table:
     def at(self, version: int) -> PinnedTable:
         """A version of the table, to be read from more than once: the log is read here, and not again."""
         return PinnedTable(self, version, self.patiently(lambda: self._loaded(version), version))
+
+    def newest(self) -> PinnedTable | None:
+        """The newest version, as `at`; None where there is no table."""
+        if not self.exists():
+            return None
+        loaded = self._load()
+        return PinnedTable(self, loaded.version(), loaded)
 
     def history(self, limit: int | None = None) -> list[dict[str, Any]]:
         """Commits, newest first: version, timestamp (ms), operation and what `metadata` carried; a request for each."""
@@ -363,6 +403,19 @@ class PinnedTable:
     ) -> _T:
         """What `collect` makes of `stream`; it is called again, from the start, where a connection broke."""
         return self._table.patiently(lambda: collect(self.stream(columns, filters)), self.version)
+
+    def transaction_version(self, app_id: str) -> int | None:
+        """The version last committed under this application id, as of this version of the table."""
+        return self._loaded.transaction_version(app_id)
+
+    def files(self, partition: Mapping[str, str]) -> pa.Table:
+        """The data files of a partition, from the log: `path`, `size_bytes`, `num_records`, and of each column with
+        statistics `min.<name>` and `max.<name>`.
+        """
+        found = pa.table(self._loaded.get_add_actions(flatten=True))
+        for column, value in partition.items():
+            found = found.filter(pc.equal(found[f"partition.{column}"], value))
+        return found
 
     def partition_values(self, column: str) -> list[str]:
         """The sorted values of a partition column, from the log."""

@@ -1,0 +1,123 @@
+"""Which recordings a table holds, and of which content: a Delta table beside the rows, a row a recording and change.
+
+    <table>/_manifests/     partitioned by lineage: recording_id, content, windows, generation, request
+
+A request appends what it changes before its own commit, so rows of a request that then died, or lost a race, may be
+there: a row counts only when the log of the embedding table carries its request. Of a recording the row of the greatest
+generation counts; one with null content says that the recording left. Recordings that gave no windows have a row too.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable, Iterator, Sequence
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from xmae_dist.core.fingerprint import sha256_hex
+from xmae_dist.embed import manifest_v1
+from xmae_dist.embed.request import Lineage, Request
+from xmae_dist.storage import parquet, uri
+from xmae_dist.storage.file_actions import DataFile, FileChange, statistics
+from xmae_dist.storage.table import PinnedTable, Table
+
+SCHEMA = pa.schema(
+    [
+        ("lineage", pa.string()),
+        ("recording_id", pa.string()),
+        ("content", pa.string()),
+        ("windows", pa.int64()),
+        ("generation", pa.int64()),
+        ("request", pa.string()),
+    ]
+)
+_ROWS_A_FILE = 262_144
+_KEYS = ["recording_id", "generation", "content"]
+
+
+def manifest_table(table_url: str) -> Table:
+    return Table(uri.join(table_url, "_manifests"))
+
+
+def held(table_url: str, lineage: Lineage, main: PinnedTable | None) -> Iterator[pa.RecordBatch]:
+    """The rows of a lineage that count in the version `main`: `recording_id`, `generation` and `content`, in no certain
+    order; a recording has one for each change. Raises IntegrityError where the manifest of that version is missing.
+    """
+    generation = main.transaction_version(lineage.id) or 0 if main else 0
+    if not main or not generation:
+        return
+    manifest = manifest_table(table_url).newest()
+    if manifest is None or manifest.transaction_version(lineage.id) is None:
+        yield from (batch.select(_KEYS) for batch in manifest_v1.rows(table_url, lineage, main))
+        return
+    of_it = [("lineage", "=", lineage.id)]
+    committed = [one for one in _requests(manifest, lineage) if (main.transaction_version(one) or 0) > 0]
+    for batch in manifest.stream([*_KEYS, "request"], of_it):
+        yield batch.filter(pc.is_in(batch["request"], value_set=pa.array(committed, pa.string()))).select(_KEYS)
+
+
+def _requests(manifest: PinnedTable, lineage: Lineage) -> list[str]:
+    """The requests that have rows of a lineage."""
+    found: set[str] = set()
+    for batch in manifest.stream(["request"], [("lineage", "=", lineage.id)]):
+        found.update(pc.unique(batch["request"]).to_pylist())
+    return sorted(found)
+
+
+def append(table_url: str, request: Request, windows: Iterable[Sequence[int]], main: PinnedTable | None) -> None:
+    """Puts what a request changes into the manifest, once. `windows`: of each batch, in order, windows by recording.
+
+    The first time for a lineage of a table of format v1, what that had listed is carried over with it. Held in memory:
+    as many rows as one file has.
+    """
+    table = manifest_table(table_url)
+    table.create(SCHEMA, partition_by=["lineage"])
+    there = table.newest()
+    assert there is not None, "it was just made"
+    if there.transaction_version(request.id) is not None:
+        return
+    changes = _changes(request, windows)
+    if main is not None and there.transaction_version(request.lineage.id) is None:
+        changes = itertools.chain(manifest_v1.rows(table_url, request.lineage, main), changes)
+    files = [_put(table.url, request, rows) for rows in _in_files(changes)]
+    # The second id says that the lineage is here; two requests that both carry v1 over would list the same.
+    begun = [] if there.transaction_version(request.lineage.id) is not None else [(request.lineage.id, 1)]
+    if table.replace_files(FileChange(add=files), txn=[(request.id, request.generation), *begun]) is None and begun:
+        append(table_url, request, windows, main)
+
+
+def _changes(request: Request, windows: Iterable[Sequence[int]]) -> Iterator[pa.RecordBatch]:
+    for batch, counts in zip(request.difference.batches(), windows, strict=True):
+        names, contents = (batch.recordings[name].combine_chunks() for name in ("recording_id", "content"))
+        yield _rows(request, names, contents, pa.array(counts, pa.int64()))
+    for gone in request.difference.taken_away():
+        names = gone.filter(pc.invert(gone["replaced"]))["recording_id"]
+        yield _rows(request, names, pa.nulls(len(names), pa.string()), pa.array([0] * len(names), pa.int64()))
+
+
+def _rows(request: Request, names: pa.Array, contents: pa.Array, windows: pa.Array) -> pa.RecordBatch:
+    same = {"lineage": request.lineage.id, "generation": request.generation, "request": request.id}
+    columns: dict[str, pa.Array] = {"recording_id": names, "content": contents, "windows": windows}
+    columns |= {name: pa.array([value] * len(names), SCHEMA.field(name).type) for name, value in same.items()}
+    return pa.RecordBatch.from_pydict(columns, schema=SCHEMA)
+
+
+def _in_files(changes: Iterable[pa.RecordBatch]) -> Iterator[pa.Table]:
+    held: list[pa.RecordBatch] = []
+    for batch in changes:
+        held.append(batch)
+        if sum(one.num_rows for one in held) >= _ROWS_A_FILE:
+            yield pa.Table.from_batches(held)
+            held = []
+    if sum(one.num_rows for one in held):
+        yield pa.Table.from_batches(held)
+
+
+def _put(manifest_url: str, request: Request, rows: pa.Table) -> DataFile:
+    lineage = request.lineage.id
+    data = parquet.encode(rows.drop_columns("lineage"))
+    path = f"lineage={lineage}/{request.id}-{sha256_hex(data)[:32]}.parquet"
+    uri.write_bytes(uri.join(manifest_url, path), data)
+    stats = statistics(rows, ["recording_id", "generation", "request"])
+    return DataFile(path=path, bytes=len(data), partition={"lineage": lineage}, rows=len(rows), stats=stats)
