@@ -1,7 +1,8 @@
-"""Jobs that embed, step by step and in this process: with a bundle, or with rows that tell their recording's content."""
+"""Jobs that embed, step by step and in this process: with a bundle, or with rows that tell what was recorded."""
 
 from __future__ import annotations
 
+import contextlib
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -13,8 +14,8 @@ from xmae_dist.embed import staging
 from xmae_dist.embed.backlog import View, open_request
 from xmae_dist.embed.encode import LoadedEncoder
 from xmae_dist.embed.part import SCHEMA, put_part
-from xmae_dist.embed.publish import OvertakenError, Published, note, publish
-from xmae_dist.embed.request import Encoder, Lineage, Request
+from xmae_dist.embed.publish import Published, note, publish
+from xmae_dist.embed.request import Encoder, Lineage, OvertakenError, Request
 from xmae_dist.embed.staging import Facts
 from xmae_dist.embed.work import Encoding, Place, Work, encode, prepare, remove
 from xmae_dist.storage.table import Table
@@ -50,10 +51,8 @@ def opened(corpus_url: str, table_url: str, lineage: Lineage, encoder: Encoder |
     local = tempfile.TemporaryDirectory(prefix="xmae-test-job-")
     request = open_request(view, lineage, encoder, local.name)
     if request.difference.empty:
-        try:
+        with contextlib.suppress(OvertakenError):
             note(request, view)
-        except OvertakenError:
-            pass
         local.cleanup()
         return None
     return Job(view, request, prepare(request, table_url, view.main), local)

@@ -35,7 +35,9 @@ def samples(corpus_url: str) -> dict[str, float]:
 def test_what_a_table_holds_is_not_embedded_again(places: tuple[str, str]) -> None:
     corpus, table = places
     before = told(table)
-    assert View.of(corpus, table).behind(ENCODER) == ["ring", "watch"], "the earlier format does not state what it is up to"
+    assert View.of(corpus, table).behind(ENCODER) == ["ring", "watch"], (
+        "the earlier format does not state what it is up to"
+    )
     assert opened(corpus, table, ENCODER.lineage("ring"), ENCODER) is None
     assert View.of(corpus, table).behind(ENCODER) == ["watch"], "that it is up to date is noted"
     job = opened(corpus, table, ENCODER.lineage("watch"), ENCODER)
@@ -65,7 +67,15 @@ def test_a_withdrawal_after_the_change_of_format(places: tuple[str, str]) -> Non
 def test_what_others_leave_among_the_requests_is_passed_over(places: tuple[str, str]) -> None:
     corpus, table = places
     folder = uri.join(table, "_requests", ENCODER.lineage("ring").id)
-    for stray in (".DS_Store", "notes.txt", "1-copy of it.json", "1.json", "x-abc.json", "2-abc.json.tmp", "sub/2-a.json"):
+    for stray in (
+        ".DS_Store",
+        "notes.txt",
+        "1-copy of it.json",
+        "1.json",
+        "x-abc.json",
+        "2-abc.json.tmp",
+        "sub/2-a.json",
+    ):
         uri.write_bytes(uri.join(folder, stray), b"not ours")
     assert opened(corpus, table, ENCODER.lineage("ring"), ENCODER) is None
     Corpus.open(corpus).withdraw(["t0"])

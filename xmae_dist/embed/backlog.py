@@ -9,9 +9,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
+import pyarrow as pa
+
 from xmae_dist.core.errors import InputError
 from xmae_dist.embed import manifest
-from xmae_dist.embed.difference import difference
+from xmae_dist.embed.difference import Difference, difference
 from xmae_dist.embed.positions import Position, PositionLog, position_of
 from xmae_dist.embed.request import GONE, Encoder, Lineage, Request, Seen, name_of
 from xmae_dist.storage.corpus import Corpus
@@ -83,12 +85,7 @@ def open_request(view: View, lineage: Lineage, encoder: Encoder | None, folder: 
     position, seen = view.position(lineage), view.seen(lineage.cohort)
     if not position.generation:
         _require_source(view.snapshot, lineage)
-    wanted = (
-        iter(())
-        if seen.content == GONE
-        else view.snapshot.cohort(lineage.cohort).batches(filters=[("channel", "=", lineage.source)])
-    )
-    found = difference(wanted, manifest.held(view.table_url, lineage, view.main), folder, embed=encoder is not None)
+    found = Table(view.table_url).patiently(lambda: _difference(view, lineage, encoder, folder))
     name = name_of(lineage, position.generation + 1, found)
     swept = view.main.transaction_version(swept_id(name)) if view.main else None
     return Request(
@@ -99,6 +96,14 @@ def open_request(view: View, lineage: Lineage, encoder: Encoder | None, folder: 
         attempt=swept or 0,
         difference=found,
     )
+
+
+def _difference(view: View, lineage: Lineage, encoder: Encoder | None, folder: str) -> Difference:
+    wanted: Iterator[pa.RecordBatch] = iter(())
+    if lineage.cohort in view.snapshot.contents:
+        wanted = view.snapshot.cohort(lineage.cohort).batches(filters=[("channel", "=", lineage.source)])
+    held = manifest.held(view.table_url, lineage, view.main)
+    return difference(wanted, held, folder, embed=encoder is not None)
 
 
 def swept_id(name: str) -> str:

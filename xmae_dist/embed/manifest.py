@@ -10,16 +10,18 @@ generation counts; one with null content says that the recording left. Recording
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from xmae_dist.core.fingerprint import sha256_hex
 from xmae_dist.embed import manifest_v1
-from xmae_dist.embed.request import Lineage, Request
+from xmae_dist.embed.request import Lineage, OvertakenError, Request
 from xmae_dist.storage import parquet, uri
 from xmae_dist.storage.file_actions import DataFile, FileChange, statistics
+from xmae_dist.storage.ordered import Runs
 from xmae_dist.storage.table import PinnedTable, Table
 
 SCHEMA = pa.schema(
@@ -33,6 +35,8 @@ SCHEMA = pa.schema(
     ]
 )
 _ROWS_A_FILE = 262_144
+_FILES_LEFT = 16
+"""So many more files than needed are let be: each costs a read a request of its own."""
 _KEYS = ["recording_id", "generation", "content"]
 
 
@@ -52,15 +56,15 @@ def held(table_url: str, lineage: Lineage, main: PinnedTable | None) -> Iterator
         yield from (batch.select(_KEYS) for batch in manifest_v1.rows(table_url, lineage, main))
         return
     of_it = [("lineage", "=", lineage.id)]
-    committed = [one for one in _requests(manifest, lineage) if (main.transaction_version(one) or 0) > 0]
+    committed = [one for one in _requests(manifest, lineage.id) if (main.transaction_version(one) or 0) > 0]
     for batch in manifest.stream([*_KEYS, "request"], of_it):
-        yield batch.filter(pc.is_in(batch["request"], value_set=pa.array(committed, pa.string()))).select(_KEYS)
+        yield _among(batch, committed).select(_KEYS)
 
 
-def _requests(manifest: PinnedTable, lineage: Lineage) -> list[str]:
+def _requests(manifest: PinnedTable, lineage_id: str) -> list[str]:
     """The requests that have rows of a lineage."""
     found: set[str] = set()
-    for batch in manifest.stream(["request"], [("lineage", "=", lineage.id)]):
+    for batch in manifest.stream(["request"], [("lineage", "=", lineage_id)]):
         found.update(pc.unique(batch["request"]).to_pylist())
     return sorted(found)
 
@@ -80,11 +84,84 @@ def append(table_url: str, request: Request, windows: Iterable[Sequence[int]], m
     changes = _changes(request, windows)
     if main is not None and there.transaction_version(request.lineage.id) is None:
         changes = itertools.chain(manifest_v1.rows(table_url, request.lineage, main), changes)
-    files = [_put(table.url, request, rows) for rows in _in_files(changes)]
+    files = [_put(table.url, request.lineage.id, request.id, rows) for rows in _in_files(changes)]
     # The second id says that the lineage is here; two requests that both carry v1 over would list the same.
     begun = [] if there.transaction_version(request.lineage.id) is not None else [(request.lineage.id, 1)]
     if table.replace_files(FileChange(add=files), txn=[(request.id, request.generation), *begun]) is None and begun:
         append(table_url, request, windows, main)
+
+
+def settle(
+    table: Table,
+    there: PinnedTable,
+    lineage_id: str,
+    main: PinnedTable,
+    staged: Collection[str],
+    folder: str,
+    *,
+    dry_run: bool,
+) -> int:
+    """Writes the manifest of a lineage again with only the rows that count: of each recording the newest, if it did not
+    leave. Rows of requests that are neither in `main` nor `staged` go too. Returns how many go; where none do, and
+    there are few files, nothing is written. One run of rows is held in memory, the rest waits below `folder`.
+
+    `there`: the version of the manifest `table` to begin from. Raises OvertakenError where another did it meanwhile.
+    """
+    files = _files(there, lineage_id)
+    of_it = [("lineage", "=", lineage_id)]
+    requests = _requests(there, lineage_id)
+    counting = [one for one in requests if (main.transaction_version(one) or 0) > 0]
+    undecided = [one for one in requests if one in staged and one not in counting]
+    total = sum(file.rows for file in files)
+
+    def runs(batches: Iterator[pa.RecordBatch]) -> Runs:
+        return Runs(
+            (_among(batch, [*counting, *undecided]) for batch in batches), ("recording_id", "generation"), folder
+        )
+
+    sorted_rows = there.collected(runs, SCHEMA.names, of_it)
+    kept = _newest(iter(sorted_rows), set(undecided))
+    written = [_put(table.url, lineage_id, "settled", rows, dry_run=dry_run) for rows in _in_files(kept)]
+    left = sum(file.rows for file in written)
+    if not dry_run and (left < total or len(files) > len(written) + _FILES_LEFT):
+        change = FileChange(add=written, remove=files)
+        table.replace_files(change, guard=lambda base: _still_there(files, _files(base, lineage_id)))
+    return total - left
+
+
+def _newest(rows: Iterator[pa.RecordBatch], undecided: set[str]) -> Iterator[pa.RecordBatch]:
+    """Of sorted rows: of each recording the last that is decided, unless its content is null, and all undecided."""
+    last: dict[str, Any] | None = None
+    for batch in rows:
+        kept: list[dict[str, Any]] = []
+        for row in batch.to_pylist():
+            if row["request"] in undecided:
+                kept.append(row)
+                continue
+            if last is not None and last["recording_id"] != row["recording_id"] and last["content"] is not None:
+                kept.append(last)
+            last = row
+        yield pa.RecordBatch.from_pylist(kept, schema=SCHEMA)
+    if last is not None and last["content"] is not None:
+        yield pa.RecordBatch.from_pylist([last], schema=SCHEMA)
+
+
+def _among(batch: pa.RecordBatch, requests: Sequence[str]) -> pa.RecordBatch:
+    return batch.filter(pc.is_in(batch["request"], value_set=pa.array(requests, pa.string())))
+
+
+def _files(there: PinnedTable, lineage_id: str) -> list[DataFile]:
+    partition = {"lineage": lineage_id}
+    return [
+        DataFile(path=one["path"], bytes=one["size_bytes"], partition=partition, rows=one["num_records"])
+        for one in there.files(partition).to_pylist()
+    ]
+
+
+def _still_there(files: Sequence[DataFile], now: Sequence[DataFile]) -> list[str]:
+    if not {one.path for one in files} <= {one.path for one in now}:
+        raise OvertakenError
+    return []
 
 
 def _changes(request: Request, windows: Iterable[Sequence[int]]) -> Iterator[pa.RecordBatch]:
@@ -114,10 +191,10 @@ def _in_files(changes: Iterable[pa.RecordBatch]) -> Iterator[pa.Table]:
         yield pa.Table.from_batches(held)
 
 
-def _put(manifest_url: str, request: Request, rows: pa.Table) -> DataFile:
-    lineage = request.lineage.id
+def _put(manifest_url: str, lineage: str, name: str, rows: pa.Table, *, dry_run: bool = False) -> DataFile:
     data = parquet.encode(rows.drop_columns("lineage"))
-    path = f"lineage={lineage}/{request.id}-{sha256_hex(data)[:32]}.parquet"
-    uri.write_bytes(uri.join(manifest_url, path), data)
+    path = f"lineage={lineage}/{name}-{sha256_hex(data)[:32]}.parquet"
+    if not dry_run:
+        uri.write_bytes(uri.join(manifest_url, path), data)
     stats = statistics(rows, ["recording_id", "generation", "request"])
     return DataFile(path=path, bytes=len(data), partition={"lineage": lineage}, rows=len(rows), stats=stats)

@@ -21,8 +21,8 @@ from xmae_dist.core.errors import RunError, XmaeError
 from xmae_dist.core.progress import progress
 from xmae_dist.embed.backlog import View, open_request
 from xmae_dist.embed.encode import LoadedEncoder
-from xmae_dist.embed.publish import OvertakenError, Published, note, publish
-from xmae_dist.embed.request import Encoder, Lineage
+from xmae_dist.embed.publish import Published, note, publish
+from xmae_dist.embed.request import Encoder, Lineage, OvertakenError
 from xmae_dist.embed.staging import Facts
 from xmae_dist.embed.work import Encoding, Place, Work, encode, prepare, remove
 

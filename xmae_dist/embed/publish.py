@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from xmae_dist.core.errors import IntegrityError
@@ -17,7 +17,7 @@ from xmae_dist.embed import manifest, staging
 from xmae_dist.embed.backlog import View, swept_id
 from xmae_dist.embed.part import PARTITION_BY, SCHEMA
 from xmae_dist.embed.positions import Position, PositionLog, embedding_table, position_of
-from xmae_dist.embed.request import GONE, Request
+from xmae_dist.embed.request import GONE, OvertakenError, Request
 from xmae_dist.embed.staging import Facts
 from xmae_dist.embed.work import Work
 from xmae_dist.storage import uri
@@ -39,17 +39,13 @@ class Published:
     dropped: dict[str, int]
 
 
-class OvertakenError(Exception):
-    """The table is no longer what the request was made for; look again."""
-
-
 @dataclass
 class _Gathered:
     """What the facts of a request come to."""
 
-    add: list[DataFile]
-    remove: list[DataFile]
-    dropped: Counter[str]
+    add: list[DataFile] = field(default_factory=list)
+    remove: list[DataFile] = field(default_factory=list)
+    dropped: Counter[str] = field(default_factory=Counter)
     windows: int = 0
 
     def take(self, facts: Facts) -> None:
@@ -69,16 +65,16 @@ def publish(request: Request, work: Work, view: View) -> Published:
     """
     if _is_done(request, view.table_url):
         return _by_another(request)
-    gathered = _Gathered(add=[], remove=[], dropped=Counter())
+    gathered = _Gathered()
     try:
         manifest.append(view.table_url, request, _windows(request, work, gathered), view.main)
         for facts in staging.read_facts(work.place.folder, [one.key for one in work.removals]):
             gathered.take(facts)
         _check_there(work, gathered.add)
-    except IntegrityError:
+    except IntegrityError:  # were they taken along by whoever committed the same, or swept away?
         if not _is_done(request, view.table_url):
             raise
-        return _by_another(request)  # and took its staging along
+        return _by_another(request)
     table = embedding_table(view.table_url)
     table.create(SCHEMA, partition_by=PARTITION_BY)
     version = table.replace_files(
@@ -147,8 +143,7 @@ def _check_there(work: Work, files: Sequence[DataFile]) -> None:
 
 
 def _still_as_seen(request: Request, remove: Sequence[DataFile], base: PinnedTable) -> list[str]:
-    if (base.transaction_version(swept_id(request.name)) or 0) != request.attempt:
-        raise OvertakenError
+    _refuse_swept(request, base)
     if remove:
         live = set(base.files(request.lineage.partition)["path"].to_pylist())
         if not {file.path for file in remove} <= live:
@@ -157,8 +152,19 @@ def _still_as_seen(request: Request, remove: Sequence[DataFile], base: PinnedTab
 
 
 def _is_done(request: Request, table_url: str) -> bool:
+    """Whether this generation was committed. Raises OvertakenError where the parts of this attempt were swept."""
     main = embedding_table(table_url).newest()
-    return main is not None and (main.transaction_version(request.lineage.id) or 0) >= request.generation
+    if main is None:
+        return False
+    if (main.transaction_version(request.lineage.id) or 0) >= request.generation:
+        return True
+    _refuse_swept(request, main)
+    return False
+
+
+def _refuse_swept(request: Request, base: PinnedTable) -> None:
+    if (base.transaction_version(swept_id(request.name)) or 0) != request.attempt:
+        raise OvertakenError
 
 
 def _position(request: Request, view: View) -> Position:

@@ -91,6 +91,10 @@ class Request:
         return uri.join(table_url, "_staging", self.id)
 
 
+class OvertakenError(Exception):
+    """The table is no longer what was seen of it; look again."""
+
+
 def name_of(lineage: Lineage, generation: int, difference: Difference) -> str:
     return digest_json({"lineage": lineage.id, "generation": generation, "difference": difference.digest}, 32)
 

@@ -57,7 +57,7 @@ def prepare(request: Request, table_url: str, main: PinnedTable | None) -> Work:
         corpus_url=request.seen.corpus_url,
         partition=request.lineage.partition,
     )
-    staging.begin(folder, {"lineage": request.lineage, "generation": request.generation, "request": request.name})
+    staging.begin(folder, {"lineage": request.lineage, "name": request.name, "attempt": request.attempt})
     done = staging.finished(folder)
     keys, encode = [], []
     for batch in request.difference.batches():

@@ -70,6 +70,8 @@ class Commit:
     """Timestamp (ms), operation and what the commit's metadata carried."""
     changes_rows: bool
     """Whether the table has other rows after it, as far as the log says; not where files were only rearranged."""
+    removed: Sequence[str]
+    """Paths of files that it took away, as the log has them."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -266,7 +268,12 @@ class Table:
             (one["commitInfo"] for one in actions if "commitInfo" in one), {"timestamp": 0, "operation": "unknown"}
         )
         files = [one.get("add") or one.get("remove") for one in actions]
-        return Commit(version=version, info=info, changes_rows=any(one["dataChange"] for one in files if one))
+        return Commit(
+            version=version,
+            info=info,
+            changes_rows=any(one["dataChange"] for one in files if one),
+            removed=[one["remove"]["path"] for one in actions if "remove" in one],
+        )
 
     def vacuum(self, *, retention_hours: int, dry_run: bool = False) -> list[str]:
         """Removes data files that no version younger than `retention_hours` needs; returns their paths."""
