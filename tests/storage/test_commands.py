@@ -11,7 +11,8 @@ import pytest
 from xmae_dist.cli.main import main
 from xmae_dist.storage import uri
 from xmae_dist.storage.corpus import Corpus
-from xmae_dist.storage.inspect import judge, sample_quality, summarise
+from xmae_dist.storage.inspect import judge, sample_quality
+from xmae_dist.storage.summary import summarise
 from xmae_dist.testing.conformance_storage import write_part
 
 

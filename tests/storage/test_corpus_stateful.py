@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import dataclasses
 import tempfile
 from concurrent.futures import ThreadPoolExecutor
 
+import pyarrow as pa
 import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
 
 from xmae_dist.core.errors import InputError
-from xmae_dist.storage import sweep
+from xmae_dist.storage import index, sweep
 from xmae_dist.storage.corpus import Corpus
+from xmae_dist.storage.ledger import Ledger
 from xmae_dist.storage.snapshot import array_reader
+from xmae_dist.storage.table import Table
 from xmae_dist.storage.verify import verify
 from xmae_dist.testing.conformance_storage import NO_GRACE_S, content, write_part
 from xmae_dist.testing.s3_server import S3Server
@@ -104,6 +108,25 @@ class CorpusMachine(RuleBasedStateMachine):
             self.model = self.history[version] = left
         self.withdrawn |= set(people)
 
+    @rule()
+    def relabel(self) -> None:
+        self.count += 1
+
+        def relabelled(rows: pa.Table) -> pa.Table:
+            labels = {"age": float(self.count)}
+            return index.to_arrow([dataclasses.replace(row, labels=labels) for row in index.from_arrow(rows)])
+
+        self.history[self.corpus.index.rewrite([("cohort", "=", "patch")], relabelled) or 0] = self.model
+
+    @rule(people=subjects)
+    def write_as_format_v1_did(self, people: list[str]) -> None:
+        """A program of before commits stated their contents, and that still runs."""
+        people = sorted(set(people) - self.withdrawn)
+        if people:
+            rows = write_part(self.corpus, self.next_name(), people, seconds=1)
+            table = Table(self.corpus.index.url)
+            self.committed(table.append(index.to_arrow(rows)) or 0, rows)
+
     @rule(people=subjects)
     def readmit(self, people: list[str]) -> None:
         self.corpus.readmit(people)
@@ -144,6 +167,11 @@ class CorpusMachine(RuleBasedStateMachine):
             assert snapshot.version == max(self.history)
             assert {(r.subject_id, r.recording_id, r.channel): r.digest for r in snapshot.rows()} == self.model
             assert self.corpus.withdrawn.read().subjects == self.withdrawn
+            pinned = self.corpus.index.at(snapshot.version)
+            counted = Ledger.counted(pinned).cohorts
+            assert {name: (one.digest, one.rows, one.channels) for name, one in snapshot.contents.items()} == {
+                name: (one.digest, one.rows, one.channels) for name, one in counted.items()
+            }
 
     def teardown(self) -> None:
         if hasattr(self, "corpus"):

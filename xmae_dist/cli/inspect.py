@@ -13,15 +13,9 @@ from rich.console import Console
 from rich.table import Table
 
 from xmae_dist.storage.corpus import Corpus
-from xmae_dist.storage.inspect import (
-    CohortSummary,
-    LabelSummary,
-    QualitySummary,
-    examples,
-    sample_quality,
-    summarise,
-)
+from xmae_dist.storage.inspect import QualitySummary, examples, sample_quality
 from xmae_dist.storage.snapshot import Snapshot
+from xmae_dist.storage.summary import CohortSummary, LabelSummary, summarise
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,7 +61,7 @@ def _draw(args: Args, snapshot: Snapshot, cohorts: list[CohortSummary], quality:
     from xmae_dist.cli.inspect_picture import draw  # matplotlib is slow to import
 
     args.picture.parent.mkdir(parents=True, exist_ok=True)
-    draw(args.picture, snapshot, cohorts, quality, examples(snapshot))
+    draw(args.picture, snapshot, cohorts, quality, examples(snapshot, cohorts))
     return args.picture
 
 

@@ -12,8 +12,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.gridspec import GridSpec
 
-from xmae_dist.storage.inspect import CohortSummary, Example, QualitySummary
+from xmae_dist.storage.inspect import Example, QualitySummary
 from xmae_dist.storage.snapshot import Snapshot
+from xmae_dist.storage.summary import CohortSummary
 
 _JUDGEMENTS = {
     "good": "#2a9d8f",

@@ -42,8 +42,8 @@ class Args:
 def run(args: Args) -> int:
     """Carries the command out and returns its exit status."""
     corpus = Corpus.open(args.corpus)
-    snapshot = corpus.snapshot()
-    unknown = sorted(set(args.subject) - set(snapshot.subjects().to_pylist()))
+    theirs = list(corpus.snapshot().recordings([("subject_id", "in", sorted(set(args.subject)))]))
+    unknown = sorted(set(args.subject) - {one.subject_id for one in theirs})
     if unknown and not args.absent:
         raise InputError(
             f"--subject of {corpus.url}",
@@ -52,7 +52,6 @@ def run(args: Args) -> int:
             fix="see `xmae inspect`; who was withdrawn before is not there any more (`xmae readmit` lists them); "
             "--absent to keep out who is not here",
         )
-    theirs = [one for one in snapshot.recordings() if one.subject_id in args.subject]
     stores = [url for url in uri.list_urls(uri.join(corpus.url, "windows")) if uri.exists(uri.join(url, "store.json"))]
     version = corpus.withdraw(args.subject, reason=args.reason) if args.apply else None
     outcome = _Outcome(theirs=theirs, absent=unknown, stores=stores, applied=args.apply, version=version)

@@ -249,8 +249,8 @@ def _on_the_list(corpus: Corpus, withdrawn: Withdrawn) -> list[str]:
     """What is not as the list of the withdrawn says, and what that list cannot say."""
     notes = []
     if withdrawn.subjects:
-        present = set(corpus.index.read(columns=["subject_id"])["subject_id"].to_pylist())
-        if back := sorted(present & withdrawn.subjects):
+        theirs = [("subject_id", "in", sorted(withdrawn.subjects))]
+        if back := sorted(set(corpus.index.read(columns=["subject_id"], filters=theirs)["subject_id"].to_pylist())):
             notes.append(
                 f"{', '.join(back)}: withdrawn, and in the corpus again, from before it kept a list; "
                 "fix: `xmae withdraw` once more, or `xmae readmit`"

@@ -1,8 +1,8 @@
 """What a version of the index holds, cohort by cohort, as sums that a commit can state (ADR 21).
 
 A commit of the index carries, in the metadata of its log entry, the content of every cohort after it: digest, rows,
-rows of each channel. The 2 KiB of the multiset hash are with it for the cohorts that it touched; those of another cohort
-are in the commit that last touched that one. About 200 bytes a cohort, and 2.7 kB more for each that was touched.
+rows of each channel. The 2 KiB of the multiset hash are with it for the cohorts that it touched; those of another
+cohort are in the commit that last touched that one. About 200 bytes a cohort, 2.7 kB more for each that was touched.
 """
 
 from __future__ import annotations

@@ -6,7 +6,8 @@ says which is kept. Rows are dropped in one commit for each cohort; their sample
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+import itertools
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -37,19 +38,31 @@ class Duplicate:
 
 def duplicates(corpus: Corpus, keep: Collection[str] = ()) -> list[Duplicate]:
     """Every recording that stands twice, ordered by cohort and name. `keep`: parts (cohort/part) to prefer."""
-    return _found(corpus.index.read().to_pylist(), keep)
+    return _found([row for rows in _copies(corpus) for row in rows], keep)
 
 
 def drop(corpus: Corpus, keep: Collection[str] = ()) -> int:
     """Drops the copies that do not stay, and returns of how many recordings; undecided ones are left as they are."""
     decided = [one for one in duplicates(corpus, keep) if one.kept is not None]
     for cohort in sorted({one.cohort for one in decided}):
+        names = sorted({one.recording_id for one in decided if one.cohort == cohort})
 
         def without(current: pa.Table) -> pa.Table:
             return current.take(_stay(current.to_pylist(), keep))
 
-        corpus.index.rewrite([("cohort", "=", cohort)], without, {"xmae_operation": "drop-duplicates"})
+        filters = [("cohort", "=", cohort), ("recording_id", "in", names)]
+        corpus.index.rewrite(filters, without, {"xmae_operation": "drop-duplicates"})
     return len(decided)
+
+
+def _copies(corpus: Corpus) -> Iterator[list[dict[str, Any]]]:
+    """The rows of each channel that has more than one; of others one batch is held at a time."""
+    batches = corpus.snapshot().ordered(by=("cohort", "recording_id", "channel"))
+    rows = itertools.chain.from_iterable(batch.to_pylist() for batch in batches)
+    for _, copies in itertools.groupby(rows, key=_key):
+        found = list(copies)
+        if len(found) > 1:
+            yield found
 
 
 def _found(rows: Sequence[dict[str, Any]], keep: Collection[str]) -> list[Duplicate]:

@@ -96,9 +96,12 @@ def _plain(row: IndexRow) -> dict[str, Any]:
 
 def from_arrow(table: pa.Table | pa.RecordBatch) -> Iterator[IndexRow]:
     """The rows of an index table (all columns), in the table's order. Column by column: about 5 µs of CPU a row."""
-    values = [_values(table.column(name)) for name in columns()]
-    for row in zip(*values, strict=True):
-        yield IndexRow(**dict(zip(columns(), row, strict=True)))
+    names = columns()
+    for values in zip(*(_values(table.column(name)) for name in names), strict=True):
+        # A frozen dataclass sets its fields one by one, which would take longer than all the rest.
+        row = object.__new__(IndexRow)
+        row.__dict__.update(zip(names, values, strict=True))
+        yield row
 
 
 def _values(column: pa.Array | pa.ChunkedArray) -> list[Any]:
@@ -106,9 +109,7 @@ def _values(column: pa.Array | pa.ChunkedArray) -> list[Any]:
         column = column.combine_chunks()
     if pa.types.is_nested(column.type):
         return _nested(column, dict if pa.types.is_map(column.type) else tuple)
-    if column.null_count:
-        return column.to_pylist()  # type: ignore[no-any-return]
-    return column.to_numpy(zero_copy_only=False).tolist()  # type: ignore[no-any-return]
+    return column.to_pylist()  # type: ignore[no-any-return]
 
 
 def _nested(column: pa.Array, build: Callable[[Any], Any]) -> list[Any]:

@@ -1,60 +1,25 @@
-"""What a corpus holds: sums over the index, and a quality overview from a fixed sample of the signals."""
+"""How signals of a corpus look: a quality overview from a fixed sample of them, and examples."""
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from xmae_dist.core import seeds
 from xmae_dist.core.errors import IntegrityError
 from xmae_dist.core.plausible import doubt
+from xmae_dist.storage import index
 from xmae_dist.storage.index import IndexRow
 from xmae_dist.storage.snapshot import Recording, Snapshot, read_row
+from xmae_dist.storage.summary import CohortSummary
 
 WINDOW_S = 10.0
-
-
-@dataclass(frozen=True, kw_only=True)
-class ChannelSummary:
-    """One channel of one cohort."""
-
-    channel: str
-    recordings: int
-    hours: float
-    rates_hz: tuple[float, ...]
-    units: tuple[str, ...]
-    devices: tuple[str, ...]
-    body_sites: tuple[str, ...]
-    gap_fraction: float
-
-
-@dataclass(frozen=True, kw_only=True)
-class LabelSummary:
-    """One label of one cohort: range of numbers, or the commonest texts with their counts."""
-
-    name: str
-    recordings: int
-    least: float | None = None
-    mean: float | None = None
-    most: float | None = None
-    texts: tuple[tuple[str, int], ...] = ()
-
-
-@dataclass(frozen=True, kw_only=True)
-class CohortSummary:
-    """One cohort; `hours` counts each recording once, by its longest channel."""
-
-    cohort: str
-    subjects: int
-    recordings: int
-    hours: float
-    clocks: int
-    parts: int
-    channels: tuple[ChannelSummary, ...]
-    labels: tuple[LabelSummary, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,103 +46,78 @@ class Example:
     traces: dict[str, tuple[np.ndarray, np.ndarray, str]]
 
 
-def summarise(snapshot: Snapshot) -> list[CohortSummary]:
-    """One summary per cohort, from the index alone."""
-    by_cohort: dict[str, list[Recording]] = {}
-    for recording in snapshot.recordings():
-        by_cohort.setdefault(recording.cohort, []).append(recording)
-    return [_cohort(name, recordings) for name, recordings in sorted(by_cohort.items())]
-
-
-def _cohort(name: str, recordings: list[Recording]) -> CohortSummary:
-    by_channel: dict[str, list[IndexRow]] = {}
-    for recording in recordings:
-        for channel, row in recording.channels.items():
-            by_channel.setdefault(channel, []).append(row)
-    rows = [row for group in by_channel.values() for row in group]
-    return CohortSummary(
-        cohort=name,
-        subjects=len({recording.subject_id for recording in recordings}),
-        recordings=len(recordings),
-        hours=sum(recording.duration_s for recording in recordings) / 3600,
-        clocks=len({(row.recording_id, row.clock_id) for row in rows}),
-        parts=len({row.part for row in rows}),
-        channels=tuple(_channel(channel, group) for channel, group in sorted(by_channel.items())),
-        labels=tuple(_labels(recordings)),
-    )
-
-
-def _channel(channel: str, rows: list[IndexRow]) -> ChannelSummary:
-    gap_samples = sum(stop - start for row in rows for start, stop in row.gaps)
-    return ChannelSummary(
-        channel=channel,
-        recordings=len(rows),
-        hours=sum(row.duration_s for row in rows) / 3600,
-        rates_hz=tuple(sorted({row.rate_hz for row in rows})),
-        units=tuple(sorted({row.unit for row in rows})),
-        devices=tuple(sorted({row.device for row in rows if row.device})),
-        body_sites=tuple(sorted({row.body_site for row in rows if row.body_site})),
-        gap_fraction=gap_samples / max(1, sum(row.length for row in rows)),
-    )
-
-
-def _labels(recordings: Sequence[Recording]) -> list[LabelSummary]:
-    numbers: dict[str, list[float]] = {}
-    texts: dict[str, Counter[str]] = {}
-    for recording in recordings:
-        for name, value in recording.labels.items():
-            numbers.setdefault(name, []).append(value)
-        for name, text in recording.label_text.items():
-            texts.setdefault(name, Counter())[text] += 1
-    summaries = []
-    for name, values in sorted(numbers.items()):
-        finite = np.array([value for value in values if np.isfinite(value)])
-        bounds = (float(finite.min()), float(finite.mean()), float(finite.max())) if finite.size else (None,) * 3
-        summaries.append(
-            LabelSummary(name=name, recordings=len(finite), least=bounds[0], mean=bounds[1], most=bounds[2])
-        )
-    for name, counts in sorted(texts.items()):
-        # The count decides, then the text: equal counts must not depend on the order of reading.
-        common = sorted(counts.items(), key=lambda item: (-item[1], item[0]))[:8]
-        summaries.append(LabelSummary(name=name, recordings=sum(counts.values()), texts=tuple(common)))
-    return summaries
-
-
 def sample_quality(snapshot: Snapshot, *, windows: int = 24, seed: int = 0) -> list[QualitySummary]:
-    """Looks at up to `windows` windows of 10 s of every channel of every cohort; the same ones every time."""
-    groups: dict[tuple[str, str], list[IndexRow]] = {}
-    for row in snapshot.rows():
-        groups.setdefault((row.cohort, row.channel), []).append(row)
-    summaries = []
-    for (cohort, channel), rows in sorted(groups.items()):
+    """Looks at up to `windows` windows of 10 s of every channel of every cohort; the same ones every time.
+
+    The index is read once, in order: of its rows those are held that are looked at.
+    """
+    drawn = [
+        _Drawn.of(cohort, channel, rows, windows, seed)
+        for cohort, content in snapshot.contents.items()
+        for channel, rows in content.channels.items()
+    ]
+    _find_rows(snapshot, {(one.cohort, one.channel): one for one in drawn})
+    return [_quality(snapshot.url, one) for one in drawn]
+
+
+@dataclass(kw_only=True)
+class _Drawn:
+    """Windows of one channel of one cohort that were drawn: of which of its rows, in order, and where in them."""
+
+    cohort: str
+    channel: str
+    picks: Sequence[int]
+    starts: Sequence[float]
+    rows: dict[int, IndexRow] = field(default_factory=dict)
+    units: set[str] = field(default_factory=set)
+    passed: int = 0
+
+    @classmethod
+    def of(cls, cohort: str, channel: str, rows: int, windows: int, seed: int) -> _Drawn:
         generator = seeds.generator("inspect", seed, cohort, channel)
         # In order of place, so that neighbouring windows share a chunk.
-        picks = sorted(generator.integers(0, len(rows), windows))
-        starts = generator.random(windows)
-        looked = [_judge_row(snapshot.url, rows[i], at) for i, at in zip(picks, starts, strict=True)]
-        seen = Counter(judgement for judgement, _ in looked)
-        summaries.append(
-            QualitySummary(
-                cohort=cohort,
-                channel=channel,
-                windows=windows,
-                good=seen["good"],
-                missing=seen["missing"],
-                flat=seen["flat"],
-                clipped=seen["clipped"],
-                damaged=seen["damaged"],
-                doubt=_doubt(channel, rows, [values for _, values in looked if values is not None]),
-            )
-        )
-    return summaries
+        picks = sorted(generator.integers(0, rows, windows).tolist())
+        return cls(cohort=cohort, channel=channel, picks=picks, starts=generator.random(windows).tolist())
+
+    def take(self, rows: pa.RecordBatch) -> None:
+        """Keeps what was drawn of the next rows of this channel."""
+        here = sorted({at for at in self.picks if self.passed <= at < self.passed + rows.num_rows})
+        picked = rows.take(pa.array([at - self.passed for at in here], pa.int64()))
+        self.rows.update(zip(here, index.from_arrow(picked), strict=True))
+        self.units.update(pc.unique(rows["unit"]).to_pylist())
+        self.passed += rows.num_rows
 
 
-def _doubt(channel: str, rows: Sequence[IndexRow], values: Sequence[tuple[float, float]]) -> str | None:
+def _find_rows(snapshot: Snapshot, drawn: Mapping[tuple[str, str], _Drawn]) -> None:
+    for batch in snapshot.ordered():
+        for cohort in pc.unique(batch["cohort"]).to_pylist():
+            own = batch.filter(pc.equal(batch["cohort"], cohort))
+            for channel in pc.unique(own["channel"]).to_pylist():
+                drawn[cohort, channel].take(own.filter(pc.equal(own["channel"], channel)))
+
+
+def _quality(url: str, drawn: _Drawn) -> QualitySummary:
+    looked = [_judge_row(url, drawn.rows[pick], at) for pick, at in zip(drawn.picks, drawn.starts, strict=True)]
+    seen = Counter(judgement for judgement, _ in looked)
+    return QualitySummary(
+        cohort=drawn.cohort,
+        channel=drawn.channel,
+        windows=len(drawn.picks),
+        good=seen["good"],
+        missing=seen["missing"],
+        flat=seen["flat"],
+        clipped=seen["clipped"],
+        damaged=seen["damaged"],
+        doubt=_doubt(drawn, [values for _, values in looked if values is not None]),
+    )
+
+
+def _doubt(drawn: _Drawn, values: Sequence[tuple[float, float]]) -> str | None:
     """What is implausible of the (level, spread) of sampled windows of a channel."""
-    if not values or len({row.unit for row in rows}) > 1:
+    if not values or len(drawn.units) > 1:
         return None
     level, spread = np.median(np.array(values), axis=0)
-    return doubt(channel, rows[0].unit, level=float(level), spread=float(spread))
+    return doubt(drawn.channel, *drawn.units, level=float(level), spread=float(spread))
 
 
 def _judge_row(url: str, row: IndexRow, at: float) -> tuple[str, tuple[float, float] | None]:
@@ -206,20 +146,28 @@ def judge(signal: np.ndarray) -> str:
     return "clipped" if np.mean(at_rails) > 0.05 else "good"
 
 
-def examples(snapshot: Snapshot, *, seed: int = 0, tries: int = 8) -> list[Example]:
-    """For every cohort the span of 10 s, among some tried, whose channels are best."""
-    by_cohort: dict[str, list[Recording]] = {}
-    for recording in snapshot.recordings():
-        by_cohort.setdefault(recording.cohort, []).append(recording)
-    return [_best_example(cohort, recordings, seed, tries) for cohort, recordings in sorted(by_cohort.items())]
+def examples(snapshot: Snapshot, summaries: Sequence[CohortSummary], *, seed: int = 0, tries: int = 8) -> list[Example]:
+    """For every cohort of `summaries` the span of 10 s, among some tried, whose channels are best."""
+    drawn = {one.cohort: _tries(one, seed, tries) for one in summaries}
+    found: dict[tuple[str, int], Recording] = {}
+    for cohort, recordings in itertools.groupby(snapshot.recordings(), key=lambda one: one.cohort):
+        wanted = {at for at, _ in drawn[cohort]}
+        found |= {(cohort, at): one for at, one in enumerate(recordings) if at in wanted}
+    return [
+        _best_example(cohort, [(found[cohort, at], where) for at, where in places]) for cohort, places in drawn.items()
+    ]
 
 
-def _best_example(cohort: str, recordings: list[Recording], seed: int, tries: int) -> Example:
-    generator = seeds.generator("inspect example", seed, cohort)
+def _tries(summary: CohortSummary, seed: int, tries: int) -> list[tuple[int, float]]:
+    """(number of a recording in order, place in it from 0 to 1) of each try."""
+    generator = seeds.generator("inspect example", seed, summary.cohort)
+    return [(int(generator.integers(summary.recordings)), float(generator.random())) for _ in range(tries)]
+
+
+def _best_example(cohort: str, tried: Sequence[tuple[Recording, float]]) -> Example:
     best, best_score = None, -1
-    for _ in range(tries):
-        recording = recordings[int(generator.integers(len(recordings)))]
-        start_s = float(generator.random()) * max(0.0, recording.duration_s - WINDOW_S)
+    for recording, where in tried:
+        start_s = where * max(0.0, recording.duration_s - WINDOW_S)
         traces = {}
         for channel, row in sorted(recording.channels.items()):
             try:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import bisect
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 
@@ -66,11 +67,11 @@ class _Run:
         self._batches, self._keys = batches, keys
         self.batch: pa.RecordBatch | None = next(batches, None)
 
-    def last(self) -> tuple[str, ...]:
+    def last(self) -> tuple[Any, ...]:
         assert self.batch is not None
         return self._key(self.batch.num_rows - 1)
 
-    def taken_to(self, bound: tuple[str, ...]) -> pa.RecordBatch:
+    def taken_to(self, bound: tuple[Any, ...]) -> pa.RecordBatch:
         """Takes the rows of the batch that are not greater than `bound`."""
         assert self.batch is not None
         cut = bisect.bisect_right(range(self.batch.num_rows), bound, key=self._key)
@@ -79,7 +80,7 @@ class _Run:
             self.batch = next(self._batches, None)
         return taken
 
-    def _key(self, row: int) -> tuple[str, ...]:
+    def _key(self, row: int) -> tuple[Any, ...]:
         assert self.batch is not None
         return tuple(self.batch.column(key)[row].as_py() for key in self._keys)
 

@@ -25,7 +25,7 @@ def encoded(rows: pa.RecordBatch) -> pa.Array:
 
 def _with_length(values: pa.Array) -> tuple[pa.Array, pa.Array]:
     lengths = pc.fill_null(pc.binary_length(values), -1)
-    return _fixed(lengths.to_numpy(zero_copy_only=False).astype("<i4")), pc.fill_null(values, b"")
+    return _fixed(lengths.to_numpy().astype("<i4")), pc.fill_null(values, b"")
 
 
 def _bytes_of(column: pa.Array) -> pa.Array:
@@ -39,10 +39,10 @@ def _bytes_of(column: pa.Array) -> pa.Array:
 
 def _number_bytes(column: pa.Array) -> pa.Array:
     if pa.types.is_floating(column.type):
-        numbers = pc.fill_null(column, 0.0).to_numpy(zero_copy_only=False).astype("<f8")
+        numbers = pc.fill_null(column, 0.0).to_numpy().astype("<f8")
         numbers[np.isnan(numbers)] = np.nan
     else:
-        numbers = pc.fill_null(column, 0).to_numpy(zero_copy_only=False).astype("<i8")
+        numbers = pc.fill_null(column, 0).to_numpy().astype("<i8")
     return pc.if_else(pc.is_valid(column), _fixed(numbers), pa.scalar(None, pa.binary()))
 
 
@@ -60,6 +60,6 @@ def _joined(column: pa.Array, *, sort: bool) -> pa.Array:
         entries = entries.take(pc.sort_indices(keyed, [("row", "ascending"), ("key", "ascending")]))
     fields = [_bytes_of(entries.field(at)) for at in range(entries.type.num_fields)]
     flat = pc.binary_join_element_wise(*(piece for field in fields for piece in _with_length(field)), b"")
-    lengths = pc.fill_null(pc.list_value_length(column), 0).to_numpy(zero_copy_only=False)
+    lengths = pc.fill_null(pc.list_value_length(column), 0).to_numpy()
     offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32)
     return pc.binary_join(pa.ListArray.from_arrays(pa.array(offsets), flat), b"")

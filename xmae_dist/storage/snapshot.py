@@ -27,7 +27,7 @@ from xmae_dist.storage.table import Filters, PinnedTable, Table
 from xmae_dist.storage.zarr_store import ChannelReader
 
 _T = TypeVar("_T")
-_ORDER = ("cohort", "subject_id", "recording_id", "channel")
+ORDER = ("cohort", "subject_id", "recording_id", "channel")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,9 +88,8 @@ def kept_version(index: Table, version: int) -> Iterator[None]:
     """Raises InputError where what the block reads of an old version of the index was vacuumed."""
     try:
         yield
-    except (StorageError, FileNotFoundError) as error:
-        absent = isinstance(error, FileNotFoundError) or error.value == NOTHING_THERE
-        if not absent or version == (newest := index.version()):
+    except StorageError as error:
+        if error.value != NOTHING_THERE or version == (newest := index.version()):
             raise
         raise InputError(
             f"snapshot {version} of {index.url}",
@@ -123,10 +122,14 @@ class Snapshot:
         """What each cohort with rows holds, by its name, in the order of names. No row is read where the commit states
         it (format v2).
         """
-        with kept_version(self._index, self.version):
-            held = self._stated or Ledger.counted(self._pinned, self._filters())
-        everything = sorted(held.cohorts.items())
+        held = self._stated.cohorts if self._stated is not None else self.counted()
+        everything = sorted(held.items())
         return {name: one for name, one in everything if one.rows and (self._only is None or name in self._only)}
+
+    def counted(self) -> Mapping[str, CohortContent]:
+        """As `contents`, whatever is stated: one pass over all rows, about 15 µs of CPU each."""
+        with kept_version(self._index, self.version):
+            return Ledger.counted(self._pinned, self._filters()).cohorts
 
     @functools.cached_property
     def _stated(self) -> Contents | None:
@@ -222,14 +225,22 @@ class Snapshot:
 
         return self._collected(whole, columns, filters)
 
-    def rows(self, filters: Filters | None = None) -> Iterator[IndexRow]:
-        """The rows where all `filters` hold, ordered by cohort, subject, recording and channel.
-
-        As many are held as `Runs` holds, about 300 MB; others wait on local disk.
+    def ordered(
+        self,
+        columns: Sequence[str] | None = None,
+        filters: Filters | None = None,
+        by: Sequence[str] = ORDER,
+    ) -> Iterator[pa.RecordBatch]:
+        """As `batches`, in order of the columns `by`, which must be among `columns`. As many rows are held as `Runs`
+        holds, about 200 MB of all columns; others wait on local disk.
         """
         with tempfile.TemporaryDirectory(prefix="xmae-rows-") as folder:
-            for batch in self._collected(lambda batches: Runs(batches, _ORDER, folder), None, filters):
-                yield from index.from_arrow(batch)
+            yield from self._collected(lambda batches: Runs(batches, by, folder), columns, filters)
+
+    def rows(self, filters: Filters | None = None) -> Iterator[IndexRow]:
+        """The rows where all `filters` hold, in the order of ORDER; about 15 µs of CPU a row."""
+        for batch in self.ordered(filters=filters):
+            yield from index.from_arrow(batch)
 
     def recordings(self, filters: Filters | None = None) -> Iterator[Recording]:
         """Recordings with rows where all `filters` hold, in the order of cohort, subject and recording id, as `rows`.
@@ -246,12 +257,7 @@ class Snapshot:
         channels: dict[str, IndexRow] = {}
         for row in rows:
             if row.channel in channels:
-                raise IntegrityError(
-                    f"recording {row.cohort}/{row.recording_id}",
-                    value=f"channel {row.channel} twice",
-                    expected="one row per channel",
-                    fix="`xmae repair` names the copies and can drop one",
-                )
+                raise twice(row.cohort, row.recording_id, row.channel)
             channels[row.channel] = row
             labels.update(row.labels)
             label_text.update(row.label_text)
@@ -265,6 +271,12 @@ class Snapshot:
             corpus_url=self.url,
         )
 
+    def arrays(self) -> Iterator[tuple[str, list[IndexRow]]]:
+        """The path of each array that has rows, with its rows in the order in which they lie there."""
+        rows = itertools.chain.from_iterable(map(index.from_arrow, self.ordered(by=("array_path", "offset"))))
+        for path, own in itertools.groupby(rows, key=lambda row: row.array_path):
+            yield path, list(own)
+
     def reader(self, row: IndexRow) -> ChannelReader:
         """The reader of the array that holds `row`, kept between calls."""
         return array_reader(uri.join(self.url, row.array_path))
@@ -272,6 +284,16 @@ class Snapshot:
     def _filters(self, filters: Filters | None = None) -> Filters:
         only = [] if self._only is None else [("cohort", "in", list(self._only))]
         return [*only, *(filters or ())]
+
+
+def twice(cohort: str, recording_id: str, channel: str) -> IntegrityError:
+    """Of a channel of a recording that has two rows."""
+    return IntegrityError(
+        f"recording {cohort}/{recording_id}",
+        value=f"channel {channel} twice",
+        expected="one row per channel",
+        fix="`xmae repair` names the copies and can drop one",
+    )
 
 
 def _as_one(batches: Sequence[pa.RecordBatch]) -> pa.RecordBatch:

@@ -16,6 +16,7 @@ import time
 from dataclasses import dataclass
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from xmae_dist.core.errors import IntegrityError
 from xmae_dist.core.fingerprint import sha256_hex
@@ -25,10 +26,11 @@ from xmae_dist.storage.index import IndexRow
 from xmae_dist.storage.part import PartWriter
 from xmae_dist.storage.shard_reader import ShardedReader
 from xmae_dist.storage.table import Table, sql_of
-from xmae_dist.storage.verify import rows_by_array
 from xmae_dist.storage.zarr_store import ChannelReader
 
 GRACE_S = 24 * 3600.0
+# Between the clocks of two writers; the log is in the order of commits, not of their times.
+_CLOCK_SKEW_S = 3600.0
 _TAKE_ROWS_AWAY = ("withdraw", "compact", "drop-duplicates")
 
 PartKey = tuple[str, str]
@@ -121,11 +123,11 @@ def _forget_estimates(corpus: Corpus, dry_run: bool) -> int:
     if not corpus.alignments.exists():
         return 0
     # The estimates come first: what was estimated had been committed to the index before.
-    subjects = corpus.alignments.read(columns=["subject_id"])["subject_id"].to_pylist()
-    present = set(corpus.index.read(columns=["subject_id"])["subject_id"].to_pylist())
-    gone = [subject for subject in subjects if subject not in present]
-    if gone and not dry_run:
-        corpus.alignments.delete(sql_of([("subject_id", "in", sorted(set(gone)))]))
+    gone = corpus.alignments.read(columns=["subject_id"])["subject_id"].combine_chunks()
+    for batch in corpus.snapshot().batches(["subject_id"]):
+        gone = gone.filter(pc.invert(pc.is_in(gone, value_set=batch["subject_id"])))
+    if len(gone) and not dry_run:
+        corpus.alignments.delete(sql_of([("subject_id", "in", sorted(set(gone.to_pylist())))]))
     return len(gone)
 
 
@@ -148,23 +150,31 @@ def _needed_parts(corpus: Corpus, grace_s: float) -> set[PartKey]:
     Ingests only add, so beside the newest version only those before a commit that took rows away have to be read.
     """
     since_ms = (time.time() - grace_s) * 1000
-    versions: set[int | None] = {None}
-    for commit in corpus.index.history():
-        if commit["timestamp"] >= since_ms and commit.get("xmae_operation") in _TAKE_ROWS_AWAY:
-            versions.add(int(commit["version"]) - 1)
+    versions = {corpus.index.version()}
+    for commit in corpus.index.commits():
+        if commit.info["timestamp"] < since_ms - _CLOCK_SKEW_S * 1000:
+            break
+        if commit.info["timestamp"] >= since_ms and commit.info.get("xmae_operation") in _TAKE_ROWS_AWAY:
+            versions.add(commit.version - 1)
     needed: set[PartKey] = set()
     for version in versions:
-        rows = corpus.index.read(version, columns=["cohort", "part"])
-        needed.update(zip(rows["cohort"].to_pylist(), rows["part"].to_pylist(), strict=True))
+        for batch in corpus.snapshot(version, allow_withdrawn=True).batches(["cohort", "part"]):
+            parts = pa.Table.from_batches([batch]).group_by(["cohort", "part"]).aggregate([])
+            needed.update(zip(parts["cohort"].to_pylist(), parts["part"].to_pylist(), strict=True))
     return needed
 
 
 def _wasteful_parts(corpus: Corpus) -> list[PartKey]:
     """Parts in the newest snapshot with arrays, or spans of arrays, that no row refers to."""
-    arrays = rows_by_array(corpus.snapshot())
-    keys = {path: (rows[0].cohort, rows[0].part) for path, rows in arrays.items()}
-    wasteful = {keys[path] for path, rows in arrays.items() if _has_unused_span(corpus, path, rows)}
-    visible = set(keys.values())
+    arrays: set[str] = set()
+    visible: set[PartKey] = set()
+    wasteful: set[PartKey] = set()
+    for path, rows in corpus.snapshot().arrays():
+        key = (rows[0].cohort, rows[0].part)
+        arrays.add(path)
+        visible.add(key)
+        if _has_unused_span(corpus, path, rows):
+            wasteful.add(key)
     for found in uri.list_details(uri.join(corpus.url, "signals")):
         path = found.url.removeprefix(corpus.url).strip("/")
         if path.endswith("/zarr.json") and path.removesuffix("/zarr.json") not in arrays:

@@ -398,9 +398,12 @@ class PinnedTable:
 
     def stream(self, columns: Sequence[str] | None = None, filters: Filters | None = None) -> Iterator[pa.RecordBatch]:
         """Rows where all `filters` hold, batch by batch, in no certain order; files that partition values or
-        statistics exclude are not read. Nothing is repeated: a connection that breaks in between raises OSError.
+        statistics exclude are not read. Nothing is repeated: a connection that breaks in between raises StorageError.
         """
-        return parquet.stream(self._loaded, columns, sql_of(filters) if filters else None)
+        try:
+            yield from self._scanned(columns, filters)
+        except OSError as error:
+            raise explain(self._table.url, error) from error
 
     def collected(
         self,
@@ -409,7 +412,10 @@ class PinnedTable:
         filters: Filters | None = None,
     ) -> _T:
         """What `collect` makes of `stream`; it is called again, from the start, where a connection broke."""
-        return self._table.patiently(lambda: collect(self.stream(columns, filters)), self.version)
+        return self._table.patiently(lambda: collect(self._scanned(columns, filters)), self.version)
+
+    def _scanned(self, columns: Sequence[str] | None, filters: Filters | None) -> Iterator[pa.RecordBatch]:
+        return parquet.stream(self._loaded, columns, sql_of(filters) if filters else None)
 
     def transaction_version(self, app_id: str) -> int | None:
         """The version last committed under this application id, as of this version of the table."""

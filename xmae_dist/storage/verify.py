@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import hashlib
 import threading
+from collections import deque
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import pyarrow.compute as pc
 
 from xmae_dist.core.errors import IntegrityError, StorageError
 from xmae_dist.storage import uri
@@ -23,20 +25,29 @@ from xmae_dist.storage.shard_reader import ShardedReader
 from xmae_dist.storage.snapshot import Snapshot
 
 Advance = Callable[[float], None]
+# Arrays whose rows are held while they wait to be checked.
+_WAITING_A_THREAD = 4
 
 
 @dataclass(frozen=True, kw_only=True)
 class Finding:
     """One thing that is wrong. `chunk` is None where a whole array or a recording's digest is meant."""
 
-    kind: str  # "missing" (array), "chunk" (damaged), "digest" (of a recording), "length" (row outside the array)
+    kind: str
+    """ "missing" (array), "chunk" (damaged), "digest" (of a recording), "length" (row outside the array), or "contents"
+    (of a cohort, which are not as its commits state).
+    """
     part: str
     array: str
     chunk: int | None
     recordings: tuple[str, ...]
     detail: str
+    cohort: str | None = None
+    """Where a cohort is meant, which then has no part or array."""
 
     def __str__(self) -> str:
+        if self.cohort is not None:
+            return f"{self.kind}: cohort {self.cohort}: {self.detail}"
         place = f"part {self.part}, array {self.array}" + ("" if self.chunk is None else f", chunk {self.chunk}")
         named = ", ".join(self.recordings[:3]) + (", …" if len(self.recordings) > 3 else "")
         return f"{self.kind}: {place}: {self.detail}" + (f" [recordings {named}]" if named else "")
@@ -54,34 +65,48 @@ def verify(snapshot: Snapshot, advance: Advance | None = None, *, threads: int =
             with lock:
                 advance(mebibytes)
 
-    arrays = rows_by_array(snapshot)
+    yield from _contents(snapshot)
     with ThreadPoolExecutor(threads, thread_name_prefix="verify") as pool:
-        checks = [pool.submit(_check_array, snapshot.url, path, rows, told) for path, rows in arrays.items()]
+        waiting: deque[Future[list[Finding]]] = deque()
         try:
-            for check in checks:
-                yield from check.result()
+            for path, rows in snapshot.arrays():
+                waiting.append(pool.submit(_check_array, snapshot.url, path, rows, told))
+                if len(waiting) > _WAITING_A_THREAD * threads:
+                    yield from waiting.popleft().result()
+            while waiting:
+                yield from waiting.popleft().result()
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
 
 
-def rows_by_array(snapshot: Snapshot) -> dict[str, list[IndexRow]]:
-    """Rows of each array in the order in which they lie there."""
-    arrays: dict[str, list[IndexRow]] = {}
-    for row in sorted(snapshot.rows(), key=lambda row: (row.array_path, row.offset)):
-        arrays.setdefault(row.array_path, []).append(row)
-    return arrays
+def _contents(snapshot: Snapshot) -> Iterator[Finding]:
+    """Cohorts whose rows do not come to what the log states of them; nothing of a version that states nothing."""
+    counted = snapshot.counted()
+    for cohort in sorted({*snapshot.contents, *counted}):
+        stated, found = snapshot.contents.get(cohort), counted.get(cohort)
+        told = [f"{one.rows} rows, {one.digest[:12]}…" if one else "no rows" for one in (stated, found)]
+        if told[0] != told[1]:
+            detail = f"its rows come to {told[1]}, the log states {told[0]}"
+            yield Finding(kind="contents", cohort=cohort, part="", array="", chunk=None, recordings=(), detail=detail)
 
 
 def size_mib(snapshot: Snapshot) -> float:
     """Raw mebibytes that `verify` will read, for its progress display."""
     total = 0
-    for path in rows_by_array(snapshot):
+    for path in _array_paths(snapshot):
         try:
             reader = ShardedReader(uri.join(snapshot.url, path))
         except (StorageError, IntegrityError):
             continue  # verify reports it
         total += reader.length * reader.dtype.itemsize
     return total / 2**20
+
+
+def _array_paths(snapshot: Snapshot) -> list[str]:
+    paths: set[str] = set()
+    for batch in snapshot.batches(["array_path"]):
+        paths.update(pc.unique(batch["array_path"]).to_pylist())
+    return sorted(paths)
 
 
 def _check_array(url: str, path: str, rows: list[IndexRow], advance: Advance) -> list[Finding]:

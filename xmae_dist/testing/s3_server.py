@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import secrets
 import socket
 import subprocess
@@ -18,9 +19,12 @@ import urllib.request
 import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 from xmae_dist.core.errors import RunError
 from xmae_dist.testing import beside_parent
+
+_REQUEST = re.compile(rb'"(?:\x1b\[[0-9;]*m)*(?:GET|PUT|HEAD|POST|DELETE) \S+ HTTP')
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,6 +34,14 @@ class S3Server:
     endpoint_url: str
     access_key_id: str
     secret_access_key: str
+    log: Path | None = None
+    """Where the server writes a line for each request."""
+
+    def requests(self) -> int:
+        """How many requests it has answered, of all kinds; of a server with a log."""
+        if self.log is None:
+            raise ValueError("a server that was started without a log")
+        return len(_REQUEST.findall(self.log.read_bytes()))
 
     def environment(self) -> dict[str, str]:
         """The AWS variables with which s3fs, delta-rs and the AWS tools find this server."""
@@ -58,20 +70,24 @@ class S3Server:
 
 
 @contextlib.contextmanager
-def serve_s3(port: int | None = None) -> Iterator[S3Server]:
-    """Runs the server while the block runs. Raises RunError where it does not come up in 90 s."""
+def serve_s3(port: int | None = None, log: Path | None = None) -> Iterator[S3Server]:
+    """Runs the server while the block runs; with a `log` it counts requests. Raises RunError where it does not come up
+    in 90 s.
+    """
     port = port or free_port()
     server = S3Server(
         endpoint_url=f"http://127.0.0.1:{port}",
         access_key_id="local" + secrets.token_hex(6),
         secret_access_key=secrets.token_hex(16),
+        log=log,
     )
-    process = beside_parent.start(
-        [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        env={**os.environ, "MOTO_S3_CUSTOM_ENDPOINTS": server.endpoint_url},
-    )
+    with open(log or os.devnull, "wb") as said:
+        process = beside_parent.start(
+            [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)],
+            stdout=said,
+            stderr=said,
+            env={**os.environ, "MOTO_S3_CUSTOM_ENDPOINTS": server.endpoint_url, "PYTHONUNBUFFERED": "1"},
+        )
     try:
         _wait_until_up(server.endpoint_url, process)
         yield server
