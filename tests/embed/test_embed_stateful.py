@@ -6,6 +6,7 @@ import contextlib
 import tempfile
 
 import numpy as np
+import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, initialize, rule, run_state_machine_as_test
@@ -14,7 +15,7 @@ from tests.embed.jobs import ENCODER, Job, by_telling, embed, opened, telling_ro
 from xmae_dist.embed import manifest, staging
 from xmae_dist.embed.backlog import View
 from xmae_dist.embed.part import put_part
-from xmae_dist.embed.publish import _Gathered, _windows
+from xmae_dist.embed.publish import gather
 from xmae_dist.embed.request import OvertakenError
 from xmae_dist.embed.sweep import sweep
 from xmae_dist.storage.corpus import Corpus
@@ -95,8 +96,8 @@ class TableMachine(RuleBasedStateMachine):
             return
         job.finish(by_telling)
         if death == "manifest":
-            gathered = _Gathered()
-            manifest.append(self.table, job.request, _windows(job.request, job.work, gathered), job.view.main)
+            windows = gather(job.request, job.work).windows
+            manifest.append(self.table, job.request, windows, job.view.main)
 
     @rule(grace_s=st.sampled_from([3600.0, 0.0]))
     def sweep(self, grace_s: float) -> None:
@@ -133,6 +134,19 @@ def test_on_local_files() -> None:
             suppress_health_check=list(HealthCheck),
         ),
     )
+
+
+@pytest.mark.parametrize("death", DEATHS)
+def test_a_job_goes_on_where_another_died(death: str) -> None:
+    people = TableMachine()
+    people.start()
+    people.record(people=["s0", "s1"], value=1)
+    people.die(death=death)
+    people.embed()
+    people.withdraw(people=["s0"])
+    people.record(people=["s2"], value=2)
+    people.die(death=death)
+    people.embed()
 
 
 def test_a_withdrawal_that_was_taken_back_after_its_job_died() -> None:

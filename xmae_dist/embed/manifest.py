@@ -13,6 +13,7 @@ import itertools
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -69,7 +70,7 @@ def _requests(manifest: PinnedTable, lineage_id: str) -> list[str]:
     return sorted(found)
 
 
-def append(table_url: str, request: Request, windows: Iterable[Sequence[int]], main: PinnedTable | None) -> None:
+def append(table_url: str, request: Request, windows: Iterable[np.ndarray], main: PinnedTable | None) -> None:
     """Puts what a request changes into the manifest, once. `windows`: of each batch, in order, windows by recording.
 
     The first time for a lineage of a table of format v1, what that had listed is carried over with it. Held in memory:
@@ -164,7 +165,7 @@ def _still_there(files: Sequence[DataFile], now: Sequence[DataFile]) -> list[str
     return []
 
 
-def _changes(request: Request, windows: Iterable[Sequence[int]]) -> Iterator[pa.RecordBatch]:
+def _changes(request: Request, windows: Iterable[np.ndarray]) -> Iterator[pa.RecordBatch]:
     for batch, counts in zip(request.difference.batches(), windows, strict=True):
         names, contents = (batch.recordings[name].combine_chunks() for name in ("recording_id", "content"))
         yield _rows(request, names, contents, pa.array(counts, pa.int64()))

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
+
+import numpy as np
 
 from xmae_dist.core.errors import IntegrityError
 from xmae_dist.embed import manifest, staging
@@ -18,7 +20,6 @@ from xmae_dist.embed.backlog import View, swept_id
 from xmae_dist.embed.part import PARTITION_BY, SCHEMA
 from xmae_dist.embed.positions import Position, PositionLog, embedding_table, position_of
 from xmae_dist.embed.request import GONE, OvertakenError, Request
-from xmae_dist.embed.staging import Facts
 from xmae_dist.embed.work import Work
 from xmae_dist.storage import uri
 from xmae_dist.storage.file_actions import DataFile, FileChange
@@ -39,20 +40,15 @@ class Published:
     dropped: dict[str, int]
 
 
-@dataclass
-class _Gathered:
-    """What the facts of a request come to."""
+@dataclass(kw_only=True)
+class Gathered:
+    """What the facts of a request come to: 4 bytes a recording, and some hundred a file."""
 
     add: list[DataFile] = field(default_factory=list)
     remove: list[DataFile] = field(default_factory=list)
+    windows: list[np.ndarray] = field(default_factory=list)
+    """Of each batch, in order: of each recording, in order."""
     dropped: Counter[str] = field(default_factory=Counter)
-    windows: int = 0
-
-    def take(self, facts: Facts) -> None:
-        self.add += [facts.add] if facts.add else []
-        self.remove += [facts.remove] if facts.remove else []
-        self.dropped.update(facts.dropped)
-        self.windows += sum(facts.windows)
 
 
 def publish(request: Request, work: Work, view: View) -> Published:
@@ -65,16 +61,13 @@ def publish(request: Request, work: Work, view: View) -> Published:
     """
     if _is_done(request, view.table_url):
         return _by_another(request)
-    gathered = _Gathered()
     try:
-        manifest.append(view.table_url, request, _windows(request, work, gathered), view.main)
-        for facts in staging.read_facts(work.place.folder, [one.key for one in work.removals]):
-            gathered.take(facts)
-        _check_there(work, gathered.add)
+        gathered = gather(request, work)
     except IntegrityError:  # were they taken along by whoever committed the same, or swept away?
         if not _is_done(request, view.table_url):
             raise
         return _by_another(request)
+    manifest.append(view.table_url, request, gathered.windows, view.main)
     table = embedding_table(view.table_url)
     table.create(SCHEMA, partition_by=PARTITION_BY)
     version = table.replace_files(
@@ -92,7 +85,7 @@ def publish(request: Request, work: Work, view: View) -> Published:
         cohort=request.lineage.cohort,
         version=version,
         recordings=request.difference.missing,
-        rows=gathered.windows,
+        rows=sum(int(counts.sum()) for counts in gathered.windows),
         withdrawn=request.difference.gone,
         dropped=dict(gathered.dropped),
     )
@@ -116,18 +109,26 @@ def note(request: Request, view: View) -> None:
     )
 
 
-def _windows(request: Request, work: Work, gathered: _Gathered) -> Iterator[Sequence[int]]:
-    """Windows by recording of each batch; what else its facts say is gathered on the way."""
-    facts = staging.read_facts(work.place.folder, list(work.batches))
-    for batch, one in zip(request.difference.batches(), facts, strict=True):
-        rows = one.add.rows if one.add else 0
-        if len(one.windows) != len(batch.recordings) or sum(one.windows) != rows:
+def gather(request: Request, work: Work) -> Gathered:
+    """The facts of all pieces of a request, each held against its batch. Raises IntegrityError, see `publish`."""
+    found = Gathered()
+    folder = work.place.folder
+    encoded = staging.read_facts(folder, list(work.batches))
+    for batch, facts in zip(request.difference.batches(), encoded, strict=True):
+        rows = facts.add.rows if facts.add else 0
+        if len(facts.windows) != len(batch.recordings) or sum(facts.windows) != rows:
             raise _broken(
-                work, f"{len(one.windows)} recordings with {sum(one.windows)} windows, in a file of {rows}, of batch "
-                f"{batch.key}", f"{len(batch.recordings)} recordings and equal counts"
+                work, f"{len(facts.windows)} recordings with {sum(facts.windows)} windows, in a file of {rows}, of "
+                f"batch {batch.key}", f"{len(batch.recordings)} recordings and equal counts"
             )  # fmt: skip
-        gathered.take(one)
-        yield one.windows
+        found.windows.append(np.array(facts.windows, np.int32))
+        found.dropped.update(facts.dropped)
+        found.add += [facts.add] if facts.add else []
+    for facts in staging.read_facts(folder, [one.key for one in work.removals]):
+        found.add += [facts.add] if facts.add else []
+        found.remove += [facts.remove] if facts.remove else []
+    _check_there(work, found.add)
+    return found
 
 
 def _check_there(work: Work, files: Sequence[DataFile]) -> None:
