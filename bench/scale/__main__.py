@@ -24,7 +24,7 @@ from bench.scale import corpus
 from bench.scale.register import OPERATIONS
 from xmae_dist.testing.s3_server import S3Server, serve_s3
 
-ROOMS = ("storage",)
+ROOMS = ("storage", "embed")
 
 
 def main() -> None:

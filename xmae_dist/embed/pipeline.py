@@ -49,9 +49,16 @@ def reembed(
     done = dict.fromkeys(view.cohorts(encoder))
     for cohort in view.behind(encoder):
         done[cohort] = embed_cohort(corpus_url, encoder, table_url, cohort, resources)
-    for lineage in view.with_people_who_left(encoder):
-        take_away_who_left(corpus_url, lineage, table_url)
+    take_away_all_who_left(corpus_url, table_url, but=encoder)
     return done
+
+
+def take_away_all_who_left(
+    corpus_url: str, table_url: str, *, but: Encoder | None = None
+) -> dict[Lineage, Published | None]:
+    """Takes out of every lineage, other than an encoder's, what the corpus no longer has; nothing is encoded."""
+    view = View.of(corpus_url, table_url)
+    return {lineage: take_away_who_left(corpus_url, lineage, table_url) for lineage in view.with_people_who_left(but)}
 
 
 def embed_cohort(
