@@ -97,7 +97,7 @@ class TableMachine(RuleBasedStateMachine):
         job.finish(by_telling)
         if death == "manifest":
             windows = gather(job.request, job.work).windows
-            manifest.append(self.table, job.request, windows, job.view.main)
+            manifest.append(self.table, job.request, windows, job.view.position(LINEAGE))
 
     @rule(grace_s=st.sampled_from([3600.0, 0.0]))
     def sweep(self, grace_s: float) -> None:

@@ -62,8 +62,8 @@ def _show_tables(swept: dict[str, SweepReport], args: Args) -> None:
     would = "" if args.apply else "would be "
     for url, one in swept.items():
         print(
-            f"{url}: {one.files} files, {one.bytes / 2**20:.1f} MiB {would}removed; {len(one.dead_requests)} dead jobs; "
-            f"{one.manifest_rows} rows of manifests {would}dropped"
+            f"{url}: {one.files} files, {one.bytes / 2**20:.1f} MiB {would}removed, of {len(one.dead_requests)} dead "
+            f"jobs and of who left; {one.manifest_rows} rows of manifests {would}dropped"
         )
 
 

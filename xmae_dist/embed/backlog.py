@@ -14,7 +14,7 @@ import pyarrow as pa
 from xmae_dist.core.errors import InputError
 from xmae_dist.embed import manifest
 from xmae_dist.embed.difference import Difference, difference
-from xmae_dist.embed.positions import Position, PositionLog, position_of
+from xmae_dist.embed.positions import Position, PositionLog
 from xmae_dist.embed.request import GONE, Encoder, Lineage, Request, Seen, name_of
 from xmae_dist.storage.corpus import Corpus
 from xmae_dist.storage.snapshot import Snapshot
@@ -40,7 +40,7 @@ class View:
         return cls(table_url=table_url, main=main, positions=positions, snapshot=Corpus.open(corpus_url).snapshot())
 
     def position(self, lineage: Lineage) -> Position:
-        return position_of(lineage, self.positions, self.main)
+        return self.positions.get(lineage, Position())
 
     def seen(self, cohort: str) -> Seen:
         there = self.snapshot.contents.get(cohort)
@@ -102,7 +102,7 @@ def _difference(view: View, lineage: Lineage, encoder: Encoder | None, folder: s
     wanted: Iterator[pa.RecordBatch] = iter(())
     if lineage.cohort in view.snapshot.contents:
         wanted = view.snapshot.cohort(lineage.cohort).batches(filters=[("channel", "=", lineage.source)])
-    held = manifest.held(view.table_url, lineage, view.main)
+    held = manifest.held(view.table_url, lineage, view.position(lineage))
     return difference(wanted, held, folder, embed=encoder is not None)
 
 

@@ -1,7 +1,7 @@
 """Manifests of tables of format v1: `<table>/_requests/<lineage>/<generation>-<request>.json`, read and never written.
 
 Each lists every recording that the table held of a lineage after one commit: its content, and its number of windows. It
-counts only when the table's log carries its request.
+counts only when the table's log names its request.
 """
 
 from __future__ import annotations
@@ -14,25 +14,22 @@ from typing import Any
 import pyarrow as pa
 
 from xmae_dist.core.errors import IntegrityError
+from xmae_dist.embed.positions import Position
 from xmae_dist.embed.request import Lineage
 from xmae_dist.storage import uri
-from xmae_dist.storage.table import PinnedTable
 
 _NAME = re.compile(r"([0-9]+)-([0-9a-f]+)\.json")
 
 
-def rows(table_url: str, lineage: Lineage, main: PinnedTable) -> Iterator[pa.RecordBatch]:
-    """What a lineage holds in the version `main`: lineage, recording_id, content, windows, generation, request; nothing
-    where it is no lineage of it.
+def rows(table_url: str, lineage: Lineage, position: Position) -> Iterator[pa.RecordBatch]:
+    """What a lineage holds that is at `position`: lineage, recording_id, content, windows, generation, request, parent.
 
     A job of the next generation that died may have removed already what it would have replaced or left out: of these
     recordings the content is not known (""). About 300 bytes a recording are held, as the format wants it.
     Raises IntegrityError where the manifest is missing.
     """
-    generation = main.transaction_version(lineage.id) or 0
-    if not generation:
-        return
-    documents = dict(_documents(table_url, lineage, generation, main))
+    generation = position.generation
+    documents = dict(_documents(table_url, lineage, position))
     if generation not in documents:
         raise IntegrityError(
             f"embedding table {table_url}",
@@ -45,9 +42,7 @@ def rows(table_url: str, lineage: Lineage, main: PinnedTable) -> Iterator[pa.Rec
         yield _batch(document, begun, lineage)
 
 
-def _documents(
-    table_url: str, lineage: Lineage, generation: int, main: PinnedTable
-) -> Iterator[tuple[int, list[dict[str, Any]]]]:
+def _documents(table_url: str, lineage: Lineage, position: Position) -> Iterator[tuple[int, list[dict[str, Any]]]]:
     """The manifest of a generation, and those of jobs that had begun the next."""
     found: dict[int, list[dict[str, Any]]] = {}
     for url in uri.list_urls(uri.join(table_url, "_requests", lineage.id)):
@@ -55,8 +50,7 @@ def _documents(
         if named is None:
             continue  # not ours: a note, a copy, what a file manager leaves
         number, request = int(named.group(1)), named.group(2)
-        committed = (main.transaction_version(request) or 0) >= generation
-        if (number == generation and committed and generation not in found) or number == generation + 1:
+        if (number, request) == (position.generation, position.request) or number == position.generation + 1:
             found.setdefault(number, []).append(json.loads(uri.read_bytes(url)))
     yield from found.items()
 
@@ -75,5 +69,6 @@ def _batch(state: dict[str, Any], begun: list[dict[str, Any]], lineage: Lineage)
         "windows": pa.array([state["windows"][name] for name in names], pa.int64()),
         "generation": pa.array([state["generation"]] * n, pa.int64()),
         "request": pa.array([state["request"]] * n, pa.string()),
+        "parent": pa.nulls(n, pa.string()),
     }
     return pa.RecordBatch.from_pydict(columns)

@@ -1,7 +1,7 @@
 """How far each lineage of an embedding table is: every commit states it for all, so that one read tells what is new.
 
 A lineage that was brought up to a cohort's content needs nothing while the corpus states the same content. The
-statement is about 100 bytes a lineage. It is believed where the log has the generation that it names.
+statement is about 150 bytes a lineage.
 """
 
 from __future__ import annotations
@@ -30,6 +30,8 @@ class Position:
     """The cohort's content that its rows are the embeddings of; "" where that was not stated (tables of format v1)."""
     corpus_version: int = 0
     """Whoever had left the corpus by this version has left the lineage."""
+    request: str = ""
+    """The request that made the generation."""
 
 
 Positions = Mapping[Lineage, Position]
@@ -62,7 +64,7 @@ class PositionLog:
                 if document["format"] == FORMAT and document["version"] == back:
                     return {**dict(_positions(document)), **found}
             elif "lineage" in commit.info:
-                lineage, position = _v1(json.loads(commit.info["lineage"]))
+                lineage, position = _v1(json.loads(commit.info["lineage"]), commit.info["request"])
                 found.setdefault(lineage, position)
         return found
 
@@ -70,13 +72,6 @@ class PositionLog:
 def embedding_table(table_url: str) -> Table:
     """The table at `table_url`, whose commits state how far its lineages are."""
     return Table(table_url, PositionLog(table_url))
-
-
-def position_of(lineage: Lineage, stated: Positions, main: PinnedTable | None) -> Position:
-    """Where a lineage stands in a version of the table, by what was `stated` of it."""
-    generation = main.transaction_version(lineage.id) or 0 if main else 0
-    position = stated.get(lineage, Position())
-    return position if position.generation == generation else Position(generation=generation)
 
 
 def _to_text(version: int, positions: Positions) -> str:
@@ -96,8 +91,8 @@ def _positions(document: Mapping[str, Any]) -> Iterator[tuple[Lineage, Position]
                 yield lineage, Position(*position)
 
 
-def _v1(told: Mapping[str, Any]) -> tuple[Lineage, Position]:
+def _v1(told: Mapping[str, Any], request: str) -> tuple[Lineage, Position]:
     lineage = Lineage(
         cohort=told["cohort"], model_id=told["model_id"], spec_id=told["spec_id"], source=told["spec"]["source"]
     )
-    return lineage, Position(generation=told["generation"])
+    return lineage, Position(generation=told["generation"], request=request)

@@ -18,7 +18,7 @@ from xmae_dist.core.errors import IntegrityError
 from xmae_dist.embed import manifest, staging
 from xmae_dist.embed.backlog import View, swept_id
 from xmae_dist.embed.part import PARTITION_BY, SCHEMA
-from xmae_dist.embed.positions import Position, PositionLog, embedding_table, position_of
+from xmae_dist.embed.positions import Position, PositionLog, embedding_table
 from xmae_dist.embed.request import GONE, OvertakenError, Request
 from xmae_dist.embed.work import Work
 from xmae_dist.storage import uri
@@ -67,7 +67,7 @@ def publish(request: Request, work: Work, view: View) -> Published:
         if not _is_done(request, view.table_url):
             raise
         return _by_another(request)
-    manifest.append(view.table_url, request, gathered.windows, view.main)
+    manifest.append(view.table_url, request, gathered.windows, view.position(request.lineage))
     table = embedding_table(view.table_url)
     table.create(SCHEMA, partition_by=PARTITION_BY)
     version = table.replace_files(
@@ -96,17 +96,16 @@ def note(request: Request, view: View) -> None:
 
     Nothing is committed where the lineage has moved on since.
     """
-    generation = request.generation - 1
+    before = view.position(request.lineage)
 
     def guard(base: PinnedTable) -> list[str]:
-        now = position_of(request.lineage, PositionLog(view.table_url).stated(base.version), base)
-        if now.generation != generation or now.corpus_version > request.seen.corpus_version:
+        now = PositionLog(view.table_url).stated(base.version).get(request.lineage, Position())
+        if now.generation != before.generation or now.corpus_version > request.seen.corpus_version:
             raise OvertakenError
         return []
 
-    embedding_table(view.table_url).replace_files(
-        FileChange(), guard=guard, stated={request.lineage: replace(_position(request, view), generation=generation)}
-    )
+    after = replace(_position(request, view), generation=before.generation, request=before.request)
+    embedding_table(view.table_url).replace_files(FileChange(), guard=guard, stated={request.lineage: after})
 
 
 def gather(request: Request, work: Work) -> Gathered:
@@ -172,7 +171,9 @@ def _position(request: Request, view: View) -> Position:
     """Where the lineage stands after the request. Taking away only leaves what it is up to as it was."""
     seen = request.seen
     up_to = seen.content if request.encoder or seen.content == GONE else view.position(request.lineage).content
-    return Position(generation=request.generation, content=up_to, corpus_version=seen.corpus_version)
+    return Position(
+        generation=request.generation, content=up_to, corpus_version=seen.corpus_version, request=request.id
+    )
 
 
 def _by_another(request: Request) -> Published:

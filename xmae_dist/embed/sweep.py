@@ -9,6 +9,7 @@ that commit, for readers of older versions. Memory: the listing of the table, so
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import re
 import tempfile
@@ -19,7 +20,7 @@ from dataclasses import dataclass, field
 
 from xmae_dist.embed import manifest
 from xmae_dist.embed.backlog import swept_id
-from xmae_dist.embed.positions import embedding_table
+from xmae_dist.embed.positions import PositionLog, embedding_table
 from xmae_dist.embed.request import OvertakenError
 from xmae_dist.storage import uri
 from xmae_dist.storage.file_actions import FileChange
@@ -150,20 +151,20 @@ def _settled(table: Table, manifests: Table, dry_run: bool) -> int:
     """
     there = manifests.at(manifests.version())
     staged = {url.rsplit("/", 1)[-1] for url in uri.list_urls(uri.join(table.url, "_staging"))}
-    main = table.at(table.version())
+    positions = {one.id: position for one, position in PositionLog(table.url).stated(table.version()).items()}
     rows = 0
-    for lineage in there.partition_values("lineage"):
+    for lineage in set(there.partition_values("lineage")) & set(positions):
         with tempfile.TemporaryDirectory(prefix="xmae-manifest-") as folder, contextlib.suppress(OvertakenError):
-            rows += manifest.settle(manifests, there, lineage, main, staged, folder, dry_run=dry_run)
+            rows += manifest.settle(manifests, there, lineage, positions[lineage], staged, folder, dry_run=dry_run)
     return rows
 
 
 def _carried_over(v1: Sequence[StoredObject], there: PinnedTable) -> Iterator[StoredObject]:
     """Manifests of format v1 of lineages that the manifest table has."""
-    for one in v1:
-        lineage = one.url.partition("/_requests/")[2].split("/")[0]
+    by_lineage = itertools.groupby(v1, key=lambda one: one.url.partition("/_requests/")[2].split("/")[0])
+    for lineage, objects in by_lineage:
         if there.transaction_version(lineage) is not None:
-            yield one
+            yield from objects
 
 
 def _delete(objects: Iterable[StoredObject], dry_run: bool) -> None:
