@@ -23,7 +23,7 @@ import numpy as np
 from bench.scale.register import OPERATIONS
 from xmae_dist.testing.s3_server import S3Server, serve_s3
 
-ROOMS = ("storage", "data")
+ROOMS = ("storage", "data", "embed")
 
 
 def main() -> None:

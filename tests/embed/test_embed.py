@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-import os
-import signal
-import subprocess
-import sys
+import json
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -15,14 +12,17 @@ import pyarrow as pa
 import pytest
 
 from tests.data.corpora import corpus_of
+from tests.embed.jobs import Job, by_bundle, embed, opened
 from xmae_dist.cli.main import main
 from xmae_dist.core.errors import InputError, IntegrityError
 from xmae_dist.data.windows.spec import WindowSpec
 from xmae_dist.embed import staging
-from xmae_dist.embed.backlog import cohorts_to_look_at, manifest_folder, open_request
+from xmae_dist.embed.backlog import View
 from xmae_dist.embed.encode import LoadedEncoder, encode_batch
-from xmae_dist.embed.publish import _withdraw, publish
-from xmae_dist.embed.request import Encoder, Request, read_encoder
+from xmae_dist.embed.part import put_part
+from xmae_dist.embed.pipeline import take_away_who_left
+from xmae_dist.embed.request import Encoder, OvertakenError, read_encoder
+from xmae_dist.embed.staging import Facts
 from xmae_dist.model import bundle, presets
 from xmae_dist.storage import uri
 from xmae_dist.storage.corpus import Corpus
@@ -36,20 +36,12 @@ def bundle_url(tmp_path: Path) -> str:
     return url
 
 
-def stage(request: Request, table_url: str) -> None:
-    """Encode in this process what the pipeline's actors would."""
-    loaded = LoadedEncoder.open(request.encoder)
-    for batch in request.batches():
-        staging.put_part(staging.staging_url(table_url, request), batch.key, encode_batch(batch, loaded))
-
-
-def opened(corpus_url: str, encoder: Encoder, table_url: str, cohort: str = "bench") -> Request | None:
-    return open_request(Corpus.open(corpus_url).snapshot(), cohort, encoder, table_url)
-
-
-def must(request: Request | None) -> Request:
-    assert request is not None
-    return request
+def job_of(corpus_url: str, encoder: Encoder, table_url: str, cohort: str = "bench") -> Job:
+    """A job whose pieces are finished; it waits before its commit."""
+    job = opened(corpus_url, table_url, encoder.lineage(cohort), encoder)
+    assert job is not None
+    job.finish(by_bundle(encoder))
+    return job
 
 
 def rows_of(table_url: str) -> list[tuple[object, ...]]:
@@ -61,15 +53,18 @@ def rows_of(table_url: str) -> list[tuple[object, ...]]:
     )
 
 
+def people(table_url: str, model_id: str | None = None) -> set[object]:
+    return {row[0] for row in rows_of(table_url) if model_id in (None, row[3])}
+
+
 def test_only_what_is_new_and_nothing_twice(store_url: str, bundle_url: str) -> None:
     corpus, table = f"{store_url}/corpus", f"{store_url}/embeddings"
     corpus_of(corpus, subjects=3, recordings=1)
     encoder = read_encoder(bundle_url)
-    first = must(opened(corpus, encoder, table))
-    stage(first, table)
-    done = publish(first, table)
+    first = job_of(corpus, encoder, table)
+    done = first.publish()
     assert done.version is not None and done.recordings == 3 and done.rows == len(Table(table).read()) > 9
-    assert opened(corpus, encoder, table) is None
+    assert View.of(corpus, table).behind(encoder) == []
 
     extra = Corpus.open(corpus)
     with extra.begin_part("bench", "later") as part:
@@ -78,81 +73,111 @@ def test_only_what_is_new_and_nothing_twice(store_url: str, bundle_url: str) -> 
         row = ppg.add(wave, subject_id="new", recording_id="new-1", clock_id="new-1", start_time_ns=10**18)
         silent = ppg.add(np.zeros(4000, np.float32), subject_id="new", recording_id="new-2", clock_id="new-2")
     extra.commit_part([row, silent], "later")
-    second = must(opened(corpus, encoder, table))
-    assert [r.recording_id for r in second.missing] == ["new-1", "new-2"]
-    assert second.generation == 2 and second.request_id != first.request_id
-    stage(second, table)
-    added = publish(second, table)
+    second = job_of(corpus, encoder, table)
+    (batch,) = second.request.difference.batches()
+    assert batch.recordings["recording_id"].to_pylist() == ["new-1", "new-2"]
+    assert second.request.generation == 2 and second.request.id != first.request.id
+    added = second.publish()
     assert added.rows > 0 and added.dropped, "the silent recording gives no windows and says why"
-    assert opened(corpus, encoder, table) is None, "a recording without windows is not new for ever"
+    assert View.of(corpus, table).behind(encoder) == [], "a recording without windows is not new for ever"
 
     new = Table(table).read(filters=[("recording_id", "=", "new-1")])
     assert new["start_time_ns"].to_pylist()[0] == 10**18 + int(new["start_s"][0].as_py() * 1e9)
-    assert Table(table).history()[0]["request"] == second.request_id
+    newest = Table(table).history()[0]
+    assert newest["request"] == second.request.id and json.loads(newest["lineage"])["recordings_embedded"] == 2
     assert not uri.list_urls(uri.join(table, "_staging"), recursive=True)
-
-
-def test_what_others_leave_among_the_requests_is_passed_over(store_url: str, bundle_url: str) -> None:
-    corpus, table = f"{store_url}/corpus", f"{store_url}/embeddings"
-    corpus_of(corpus, subjects=2, recordings=1)
-    encoder = read_encoder(bundle_url)
-    first = must(opened(corpus, encoder, table))
-    stage(first, table)
-    publish(first, table)
-    folder = manifest_folder(table, "bench", encoder)
-    strays = (".DS_Store", "notes.txt", "1-copy of it.json", "1.json", "x-abc.json", "2-abc.json.tmp", "sub/2-a.json")
-    for stray in strays:
-        uri.write_bytes(uri.join(folder, stray), b"not ours")
-    assert opened(corpus, encoder, table) is None
-    Corpus.open(corpus).withdraw(["bench-s00"])
-    assert must(opened(corpus, encoder, table)).generation == 2
 
 
 def test_another_bundle_or_specification_is_another_request(tmp_path: Path, bundle_url: str) -> None:
     corpus, table = f"file://{tmp_path}/corpus", f"file://{tmp_path}/table"
     corpus_of(corpus, subjects=2, recordings=1)
     encoder = read_encoder(bundle_url)
-    request = must(opened(corpus, encoder, table))
-    stage(request, table)
-    publish(request, table)
+    job_of(corpus, encoder, table).publish()
     wider = dataclasses.replace(encoder, spec=dataclasses.replace(encoder.spec, stride_s=5.0))
     other = dataclasses.replace(encoder, model_id="another")
-    assert must(opened(corpus, wider, table)).generation == 1
-    assert len(must(opened(corpus, other, table)).missing) == 2
+    for one in (wider, other):
+        job = opened(corpus, table, one.lineage("bench"), one)
+        assert job is not None and job.request.generation == 1 and job.request.difference.missing == 2
 
 
-def test_a_withdrawn_subject_leaves_the_table(tmp_path: Path, bundle_url: str) -> None:
+def test_a_new_label_embeds_nothing_and_is_noted(tmp_path: Path, bundle_url: str) -> None:
+    corpus, table = f"file://{tmp_path}/corpus", f"file://{tmp_path}/table"
+    made = corpus_of(corpus, subjects=2, recordings=1)
+    encoder = read_encoder(bundle_url)
+    job_of(corpus, encoder, table).publish()
+    before = rows_of(table)
+    relabelled(made)
+    assert View.of(corpus, table).behind(encoder) == ["bench"]
+    assert opened(corpus, table, encoder.lineage("bench"), encoder) is None
+    assert View.of(corpus, table).behind(encoder) == [], "the next look ends at once"
+    assert rows_of(table) == before
+
+
+def relabelled(corpus: Corpus) -> None:
+    """Another age for everybody, as `xmae ingest --labels` would give."""
+    position = corpus.index.read().schema.get_field_index("labels")
+
+    def aged(rows: pa.Table) -> pa.Table:
+        labels = pa.array([[("age", 99.0)]] * len(rows), rows.schema.field("labels").type)
+        return rows.set_column(position, rows.schema.field("labels"), labels)
+
+    corpus.index.rewrite([("cohort", "=", "bench")], aged)
+
+
+def test_a_withdrawn_subject_leaves_the_table_under_every_model(tmp_path: Path, bundle_url: str) -> None:
     corpus, table = f"file://{tmp_path}/corpus", f"file://{tmp_path}/table"
     made = corpus_of(corpus, subjects=3, recordings=1)
     encoder = read_encoder(bundle_url)
-    request = must(opened(corpus, encoder, table))
-    stage(request, table)
-    publish(request, table)
+    job_of(corpus, encoder, table).publish()
+    old = dataclasses.replace(encoder, model_id="old")
+    embed(corpus, table, "bench", old, by_bundle(encoder_named(encoder, "old")))
     before = rows_of(table)
     made.withdraw(["bench-s01"])
-    again = must(opened(corpus, encoder, table))
-    assert not again.missing and again.stale == ("bench-s01-r0",)
-    assert publish(again, table).withdrawn == 1
+    again = job_of(corpus, encoder, table)
+    assert again.request.difference.missing == 0 and again.request.difference.gone == 1
+    assert again.publish().withdrawn == 1
+    (lineage,) = View.of(corpus, table).with_people_who_left(encoder)
+    assert lineage == old.lineage("bench")
+    done = take_away_who_left(corpus, lineage, table)
+    assert done is not None and done.withdrawn == 1 and done.rows == 0
     assert rows_of(table) == [row for row in before if row[0] != "bench-s01"]
-    assert opened(corpus, encoder, table) is None
+    view = View.of(corpus, table)
+    assert view.behind(encoder) == [] and list(view.with_people_who_left(encoder)) == []
+    assert view.behind(old) == ["bench"], "taking away does not say that the rest was looked at"
+    assert opened(corpus, table, old.lineage("bench"), old) is None
+    assert View.of(corpus, table).behind(old) == []
 
 
-def test_who_is_withdrawn_while_a_job_lies_dead_leaves_the_table_too(tmp_path: Path, bundle_url: str) -> None:
+def encoder_named(encoder: Encoder, model_id: str) -> Encoder:
+    return dataclasses.replace(encoder, model_id=model_id)
+
+
+def test_a_withdrawal_rewrites_only_the_files_that_hold_the_person(tmp_path: Path, bundle_url: str) -> None:
     corpus, table = f"file://{tmp_path}/corpus", f"file://{tmp_path}/table"
-    made = corpus_of(corpus, subjects=3, recordings=1)
+    made = corpus_of(corpus, subjects=2, recordings=1)
     encoder = read_encoder(bundle_url)
-    request = must(opened(corpus, encoder, table))
-    stage(request, table)
-    publish(request, table)
-    made.withdraw(["bench-s01"])
-    killed = must(opened(corpus, encoder, table))
-    assert _withdraw(Table(table), killed) == 1  # and no further: killed before its commit
-    made.withdraw(["bench-s02"])
-    again = must(opened(corpus, encoder, table))
-    assert again.generation == killed.generation
-    assert publish(again, table).version is not None
-    assert {row[0] for row in rows_of(table)} == {"bench-s00"}
-    assert _withdraw(Table(table), killed) == 0, "a slower publisher of a generation removes nothing"
+    job_of(corpus, encoder, table).publish()
+    with made.begin_part("bench", "later") as part:
+        ppg = part.channel("ppg", dtype=np.float32, rate_hz=125.0, unit="nu")
+        wave = np.sin(2 * np.pi * 1.2 * np.arange(0, 65, 1 / 125)).astype(np.float32)
+        rows = [ppg.add(wave, subject_id=name, recording_id=name, clock_id=name) for name in ("z1", "z2")]
+    made.commit_part(rows, "later")
+    job_of(corpus, encoder, table).publish()
+    first, second = sorted(files_of(table))
+    made.withdraw(["z1"])
+    job_of(corpus, encoder, table).publish()
+    now = files_of(table)
+    assert len({first, second} & now) == 1 and len(now) == 2
+    made.withdraw(["z2"])
+    job_of(corpus, encoder, table).publish()
+    assert len(files_of(table)) == 1, "a file of which nothing is left is not written again"
+    assert people(table) == {"bench-s00", "bench-s01"}
+
+
+def files_of(table_url: str) -> set[str]:
+    newest = Table(table_url).newest()
+    assert newest is not None
+    return set(newest.files({})["path"].to_pylist())
 
 
 def test_a_cohort_that_was_withdrawn_whole_leaves_the_table(tmp_path: Path, bundle_url: str) -> None:
@@ -161,89 +186,111 @@ def test_a_cohort_that_was_withdrawn_whole_leaves_the_table(tmp_path: Path, bund
     made = corpus_of(corpus, subjects=2, recordings=1)
     encoder = read_encoder(bundle_url)
     for cohort in ("bench", "ring"):
-        request = must(opened(corpus, encoder, table, cohort))
-        stage(request, table)
-        publish(request, table)
+        job_of(corpus, encoder, table, cohort).publish()
     made.withdraw(["ring-s00"])
-    snapshot = Corpus.open(corpus).snapshot()
-    assert cohorts_to_look_at(snapshot, encoder, table) == ["bench", "ring"]
-    assert publish(must(opened(corpus, encoder, table, "ring")), table).withdrawn == 1
-    assert {row[0] for row in rows_of(table)} == {"bench-s00", "bench-s01"}
-    assert opened(corpus, encoder, table, "ring") is None
-    assert cohorts_to_look_at(snapshot, encoder, table) == ["bench"]
+    assert View.of(corpus, table).behind(encoder) == ["ring"]
+    assert job_of(corpus, encoder, table, "ring").publish().withdrawn == 1
+    assert people(table) == {"bench-s00", "bench-s01"}
+    assert View.of(corpus, table).behind(encoder) == []
 
 
 def test_two_publishers_of_one_request_make_one_commit(store_url: str, bundle_url: str) -> None:
     corpus, table = f"{store_url}/corpus", f"{store_url}/embeddings"
     corpus_of(corpus, subjects=2, recordings=1)
-    request = must(opened(corpus, read_encoder(bundle_url), table))
-    stage(request, table)
-    parts = staging.finished(staging.staging_url(table, request)).values()
-    kept = {url: uri.read_bytes(url) for url in parts}
+    encoder = read_encoder(bundle_url)
+    job = job_of(corpus, encoder, table)
+    kept = {one.url: uri.read_bytes(one.url) for one in uri.list_details(job.work.place.folder)}
 
     def publish_once(_: int) -> int | None:
-        return publish(request, table).version
+        return job.publish().version
 
     with ThreadPoolExecutor(4) as pool:
-        futures = [pool.submit(publish_once, i) for i in range(4)]
-    versions = [f.result() for f in futures]
+        versions = [future.result() for future in [pool.submit(publish_once, i) for i in range(4)]]
     assert len([v for v in versions if v is not None]) == 1
     assert sum(e["operation"] == "WRITE" for e in Table(table).history()) == 1
-    assert publish(request, table).version is None, "who comes when the staged parts are gone finds it done"
+    assert job.publish().version is None, "who comes when the staged facts are gone finds it done"
     for url, data in kept.items():  # a publisher that was paused all the while
         uri.write_bytes(url, data)
-    assert publish(request, table).version is None
-    assert opened(corpus, read_encoder(bundle_url), table) is None
+    assert job.publish().version is None
+    assert View.of(corpus, table).behind(encoder) == []
 
 
 def test_two_jobs_that_saw_different_snapshots_add_nothing_twice(tmp_path: Path, bundle_url: str) -> None:
     corpus, table = f"file://{tmp_path}/corpus", f"file://{tmp_path}/table"
     corpus_of(corpus, subjects=2, recordings=1)
     encoder = read_encoder(bundle_url)
-    early = must(opened(corpus, encoder, table))
-    stage(early, table)
+    early = job_of(corpus, encoder, table)
     extra = Corpus.open(corpus)
     with extra.begin_part("bench", "later") as part:
         ppg = part.channel("ppg", dtype=np.float32, rate_hz=125.0, unit="nu")
         wave = np.sin(2 * np.pi * 1.1 * np.arange(0, 40, 1 / 125)).astype(np.float32)
         row = ppg.add(wave, subject_id="new", recording_id="new", clock_id="new")
     extra.commit_part([row], "later")
-    late = must(opened(corpus, encoder, table))
-    stage(late, table)
-    assert publish(late, table).version is not None
-    assert publish(early, table).version is None
+    late = job_of(corpus, encoder, table)
+    assert late.publish().version is not None
+    assert early.publish().version is None
     keys = [row[:3] for row in rows_of(table)]
     assert len(keys) == len(set(keys))
-    assert opened(corpus, encoder, table) is None
+    assert View.of(corpus, table).behind(encoder) == []
+
+
+def test_files_that_others_rearranged_are_looked_at_again(tmp_path: Path, bundle_url: str) -> None:
+    corpus, table = f"file://{tmp_path}/corpus", f"file://{tmp_path}/table"
+    made = corpus_of(corpus, subjects=2, recordings=1)
+    encoder = read_encoder(bundle_url)
+    job_of(corpus, encoder, table).publish()
+    made.withdraw(["bench-s01"])
+    late = job_of(corpus, encoder, table)
+    Table(table).rewrite([("cohort", "=", "bench")], lambda rows: rows)
+    before = rows_of(table)
+    with pytest.raises(OvertakenError):
+        late.publish()
+    assert rows_of(table) == before
+    assert job_of(corpus, encoder, table).publish().withdrawn == 1
+    assert people(table) == {"bench-s00"}
 
 
 def test_publish_refuses_what_is_not_whole(tmp_path: Path, bundle_url: str) -> None:
     corpus, table = f"file://{tmp_path}/corpus", f"file://{tmp_path}/table"
     corpus_of(corpus, subjects=2, recordings=1)
-    request = must(opened(corpus, read_encoder(bundle_url), table))
-    folder = staging.staging_url(table, request)
-    with pytest.raises(IntegrityError, match="no part for"):
-        publish(request, table)
-    (batch,) = request.batches()
-    rows = encode_batch(batch, LoadedEncoder.open(request.encoder))
+    encoder = read_encoder(bundle_url)
+    job = opened(corpus, table, encoder.lineage("bench"), encoder)
+    assert job is not None
+    with pytest.raises(IntegrityError, match="nothing of 1 batches"):
+        job.publish()
+    (task,), place = job.work.encode, job.work.place
+    made = encode_batch(staging.read_work(task.work_url), corpus, LoadedEncoder.open(encoder))
+    rows = made.rows
 
-    def refuses(part: pa.Table, why: str) -> None:
-        url = staging.put_part(folder, batch.key, part.replace_schema_metadata(rows.schema.metadata))
-        with pytest.raises(IntegrityError, match=why):
-            publish(request, table)
+    def put(part: pa.Table) -> Facts:
+        add = put_part(table, part, place.partition, request=place.request, key=task.key)
+        return Facts(key=task.key, add=add, windows=made.windows)
+
+    staging.put_facts(place.folder, put(rows.slice(1)))
+    with pytest.raises(IntegrityError, match="equal counts"):
+        job.publish()
+    uri.delete(uri.join(place.folder, "done"), recursive=True)
+    with pytest.raises(IntegrityError, match="duplicate"):
+        put(pa.concat_tables([rows.slice(0, 1), rows.slice(0, 1), rows.slice(2)]))
+    values = [list(one) for one in rows["embedding"].to_pylist()]
+    values[3][1] = float("nan")
+    bad = rows.set_column(6, rows.schema.field(6), pa.array(values, rows.schema.field(6).type))
+    with pytest.raises(IntegrityError, match="not finite"):
+        put(bad)
+    facts = put(rows)
+    staging.put_facts(place.folder, facts)
+    assert facts.add is not None
+    url = facts.add.url(table)
+    whole = uri.read_bytes(url)
+    for damaged in (None, whole[:-7]):
         uri.delete(url)
-
-    refuses(rows.slice(1), "disagree with its own counts")
-    refuses(pa.concat_tables([rows.slice(0, 1), rows.slice(0, 1), rows.slice(2)]), "duplicate")
-    values = np.array(rows["embedding"].combine_chunks().flatten().to_numpy())
-    values[3] = np.nan
-    bad = pa.FixedSizeListArray.from_arrays(pa.array(values), rows["embedding"].type.list_size)
-    refuses(rows.set_column(6, rows.schema.field(6), bad), "not finite")
-    url = staging.put_part(folder, batch.key, rows)
-    uri.write_bytes(url, uri.read_bytes(url)[:-7] + b"damaged")
-    with pytest.raises(IntegrityError, match="staged part"):
-        publish(request, table)
+        if damaged is not None:
+            uri.write_bytes(url, damaged)
+        with pytest.raises(IntegrityError, match="bytes"):
+            job.publish()
     assert not Table(table).exists()
+    uri.write_bytes(url, whole)
+    assert job.publish().version is not None
 
 
 def test_bad_input_is_named(tmp_path: Path, bundle_url: str) -> None:
@@ -255,9 +302,9 @@ def test_bad_input_is_named(tmp_path: Path, bundle_url: str) -> None:
     made.commit_part([row], "chest")
     encoder = read_encoder(bundle_url)
     with pytest.raises(InputError, match="no recording with a 'ppg' channel"):
-        opened(corpus, encoder, table, "chest")
+        job_of(corpus, encoder, table, "chest")
     with pytest.raises(InputError, match="nowhere"):
-        opened(corpus, encoder, table, "nowhere")
+        job_of(corpus, encoder, table, "nowhere")
 
 
 def test_the_commands_through_ray(
@@ -277,45 +324,3 @@ def test_the_commands_through_ray(
     assert "nothing new: the table is up to date" in capsys.readouterr().out
     assert Table(table).version() == before
     assert main(["embed", *common, "--cohort", "no-such"]) == 2
-
-
-KILLED = """
-import os, sys
-from xmae_dist.embed import request, staging
-request.BATCH_HOURS = 0.01
-if sys.argv[4] == "die":
-    real, made = staging.put_part, []
-    def put_part(*args):
-        made.append(real(*args))
-        if len(made) == 2:
-            os.kill(os.getpid(), 9)
-    staging.put_part = put_part
-from xmae_dist.embed import encode, publish, backlog
-from xmae_dist.storage.corpus import Corpus
-encoder = request.read_encoder(sys.argv[2])
-asked = backlog.open_request(Corpus.open(sys.argv[1]).snapshot(), "bench", encoder, sys.argv[3])
-folder = staging.staging_url(sys.argv[3], asked)
-left = staging.unfinished(asked.batches(), folder)
-print("encoding", len(left), "of", len(asked.batches()))
-loaded = encode.LoadedEncoder.open(encoder)
-for batch in left:
-    staging.put_part(folder, batch.key, encode.encode_batch(batch, loaded))
-publish.publish(asked, sys.argv[3])
-"""
-
-
-def test_killed_in_the_middle_then_the_same_rows(tmp_path: Path, bundle_url: str) -> None:
-    corpus = f"file://{tmp_path}/corpus"
-    corpus_of(corpus, subjects=4, recordings=1)
-
-    def job(table: str, how: str) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, "-c", KILLED, corpus, bundle_url, f"file://{tmp_path}/{table}", how]
-        return subprocess.run(command, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
-
-    assert job("whole", "live").returncode == 0
-    assert job("killed", "die").returncode == -signal.SIGKILL
-    assert not Table(f"file://{tmp_path}/killed").exists()
-    again = job("killed", "live")
-    assert again.returncode == 0, again.stderr
-    assert "encoding 2 of 4" in again.stdout, "finished batches are not encoded again"
-    assert rows_of(f"file://{tmp_path}/killed") == rows_of(f"file://{tmp_path}/whole")

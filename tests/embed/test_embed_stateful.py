@@ -1,53 +1,36 @@
-"""The embedding table holds each recording of the corpus once, whoever embeds, dies or comes late, in any order."""
+"""The embedding table holds each recording of the corpus once, whoever embeds, dies, sweeps or comes late."""
 
 from __future__ import annotations
 
-import json
+import contextlib
 import tempfile
 
 import numpy as np
-import pyarrow as pa
+import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, initialize, rule, run_state_machine_as_test
 
-from xmae_dist.data.windows.spec import WindowSpec
-from xmae_dist.embed import staging
-from xmae_dist.embed.backlog import cohorts_to_look_at, open_request, write_manifest
-from xmae_dist.embed.encode import COUNTS_KEY, row_schema
-from xmae_dist.embed.publish import _withdraw, collect, publish
-from xmae_dist.embed.request import Batch, Encoder, Request
+from tests.embed.jobs import ENCODER, Job, by_telling, embed, opened, telling_rows, told
+from xmae_dist.embed import manifest, staging
+from xmae_dist.embed.backlog import View
+from xmae_dist.embed.part import put_part
+from xmae_dist.embed.publish import gather
+from xmae_dist.embed.request import OvertakenError
+from xmae_dist.embed.sweep import sweep
 from xmae_dist.storage.corpus import Corpus
 from xmae_dist.storage.table import Table
 
-COHORT, WIDTH = "watch", 2
-ENCODER = Encoder(url="file:///nowhere", model_id="model", spec=WindowSpec(require=("ppg",)))
+COHORT = "watch"
+LINEAGE = ENCODER.lineage(COHORT)
 subjects = st.lists(st.sampled_from(["s0", "s1", "s2"]), min_size=1, max_size=2, unique=True)
-
-
-def rows_of(batch: Batch) -> pa.Table:
-    """Two rows a recording, as an encoder would make of it; the embedding tells its content."""
-    rows = [
-        {
-            "subject_id": r.subject_id,
-            "recording_id": r.recording_id,
-            "cohort": r.cohort,
-            "start_s": start_s,
-            "start_time_ns": None,
-            "quality": 1.0,
-            "embedding": [float(int(r.channels["ppg"].digest[:4], 16))] * WIDTH,
-            "model_id": ENCODER.model_id,
-            "spec_id": ENCODER.spec_id,
-        }
-        for r in batch.recordings
-        for start_s in (0.0, 10.0)
-    ]
-    counts = json.dumps({r.recording_id: 2 for r in batch.recordings}).encode()
-    return pa.Table.from_pylist(rows, schema=row_schema(WIDTH)).replace_schema_metadata({COUNTS_KEY: counts})
+DEATHS = ("opened", "part", "facts", "manifest")
 
 
 class TableMachine(RuleBasedStateMachine):
-    """Recordings, withdrawals, jobs that end, die before their commit, or are overtaken."""
+    """Recordings, withdrawals, jobs that end, die at a boundary, or are overtaken, and sweeps that take nothing young
+    or everything.
+    """
 
     late = Bundle("late")
 
@@ -55,13 +38,14 @@ class TableMachine(RuleBasedStateMachine):
     def start(self) -> None:
         folder = tempfile.mkdtemp(prefix="xmae-embed-")
         self.table = f"file://{folder}/table"
-        self.corpus = Corpus.create(f"file://{folder}/corpus")
+        corpus = Corpus.create(f"file://{folder}/corpus")
+        self.corpus = corpus
         self.count = 0
 
     @rule(people=subjects, value=st.sampled_from([1, 2]))
     def record(self, people: list[str], value: int) -> None:
         """The same recordings may come again after a withdrawal, with the same content or another."""
-        taken = {row.subject_id for row in self.corpus.snapshot().rows()}
+        taken = set(self.corpus.snapshot().subjects().to_pylist())
         self.corpus.readmit(sorted(self.corpus.withdrawn.read().subjects.intersection(people)))
         self.count += 1
         with self.corpus.begin_part(COHORT, f"p{self.count}") as part:
@@ -78,57 +62,61 @@ class TableMachine(RuleBasedStateMachine):
     def withdraw(self, people: list[str]) -> None:
         self.corpus.withdraw(people)
 
-    def opened(self) -> Request | None:
-        """What a job asks for, staged."""
-        snapshot = self.corpus.snapshot()
-        if COHORT not in cohorts_to_look_at(snapshot, ENCODER, self.table):
+    def opened(self) -> Job | None:
+        if COHORT not in View.of(self.corpus.url, self.table).cohorts(ENCODER):
             return None
-        request = open_request(snapshot, COHORT, ENCODER, self.table)
-        if request is not None:
-            for batch in request.batches():
-                staging.put_part(staging.staging_url(self.table, request), batch.key, rows_of(batch))
-        return request
+        return opened(self.corpus.url, self.table, LINEAGE, ENCODER)
 
     @rule(target=late)
-    def open_and_pause(self) -> Request | None:
-        return self.opened()
+    def finish_and_pause(self) -> Job | None:
+        job = self.opened()
+        if job is not None:
+            job.finish(by_telling)
+        return job
 
-    @rule(request=late)
-    def publish_late(self, request: Request | None) -> None:
-        if request is not None:
-            publish(request, self.table)
-            self.each_recording_is_there_at_most_once()
+    @rule(job=late)
+    def publish_late(self, job: Job | None) -> None:
+        if job is None:
+            return
+        with contextlib.suppress(OvertakenError):
+            job.publish()
+        if Table(self.table).exists():
+            told(self.table)
 
-    @rule()
-    def die_before_the_commit(self) -> None:
-        request = self.opened()
-        if request is not None:
-            _, counts, _ = collect(request, self.table)
-            write_manifest(self.table, request, counts)
-            if Table(self.table).exists():
-                _withdraw(Table(self.table), request)
+    @rule(death=st.sampled_from(DEATHS))
+    def die(self, death: str) -> None:
+        job = self.opened()
+        if job is None or death == "opened":
+            return
+        if death == "part":  # a worker had put its file in place, and left no facts
+            for task in job.work.encode:
+                place = job.work.place
+                rows = telling_rows(staging.read_work(task.work_url))
+                put_part(place.table_url, rows, place.partition, request=place.request, key=task.key)
+            return
+        job.finish(by_telling)
+        if death == "manifest":
+            windows = gather(job.request, job.work).windows
+            manifest.append(self.table, job.request, windows, job.view.position(LINEAGE))
+
+    @rule(grace_s=st.sampled_from([3600.0, 0.0]))
+    def sweep(self, grace_s: float) -> None:
+        sweep(self.table, grace_s=grace_s)
+        if Table(self.table).exists():
+            told(self.table)
 
     @rule()
     def embed(self) -> None:
         """A job to its end; afterwards the table is what the corpus is."""
-        for _ in range(5):
-            request = self.opened()
-            if request is None:
-                break
-            publish(request, self.table)
-        rows = self.each_recording_is_there_at_most_once()
-        recorded = {row.recording_id: float(int(row.digest[:4], 16)) for row in self.corpus.snapshot().rows()}
-        assert {(name, start_s): value for name, start_s, value in rows} == {
-            (name, start_s): value for name, value in recorded.items() for start_s in (0.0, 10.0)
+        if COHORT in View.of(self.corpus.url, self.table).cohorts(ENCODER):
+            embed(self.corpus.url, self.table, COHORT)
+            assert View.of(self.corpus.url, self.table).behind(ENCODER) == []
+        rows = told(self.table) if Table(self.table).exists() else {}
+        recorded = {
+            row["recording_id"]: float(int(row["digest"][:4], 16))
+            for row in self.corpus.snapshot().table(["recording_id", "digest"]).to_pylist()
         }
-
-    def each_recording_is_there_at_most_once(self) -> list[tuple[str, float, float]]:
-        if not Table(self.table).exists():
-            return []
-        found = Table(self.table).read(columns=["recording_id", "start_s", "embedding"]).to_pylist()
-        rows = [(row["recording_id"], row["start_s"], row["embedding"][0]) for row in found]
-        assert len({row[:2] for row in rows}) == len(rows)
-        return rows
+        assert rows == {(COHORT, name, start_s): value for name, value in recorded.items() for start_s in (0.0, 10.0)}
 
     def teardown(self) -> None:
         if hasattr(self, "corpus"):
@@ -148,12 +136,40 @@ def test_on_local_files() -> None:
     )
 
 
+@pytest.mark.parametrize("death", DEATHS)
+def test_a_job_goes_on_where_another_died(death: str) -> None:
+    people = TableMachine()
+    people.start()
+    people.record(people=["s0", "s1"], value=1)
+    people.die(death=death)
+    people.embed()
+    people.withdraw(people=["s0"])
+    people.record(people=["s2"], value=2)
+    people.die(death=death)
+    people.embed()
+
+
 def test_a_withdrawal_that_was_taken_back_after_its_job_died() -> None:
     people = TableMachine()
     people.start()
     people.record(people=["s0", "s1"], value=1)
     people.embed()
     people.withdraw(people=["s0"])
-    people.die_before_the_commit()
+    people.die(death="manifest")
     people.record(people=["s0"], value=1)
+    people.embed()
+
+
+def test_a_job_whose_parts_were_swept_commits_nothing() -> None:
+    people = TableMachine()
+    people.start()
+    people.record(people=["s0", "s1"], value=1)
+    people.embed()
+    people.record(people=["s2"], value=2)
+    job = people.finish_and_pause()
+    assert job is not None
+    people.sweep(grace_s=0.0)
+    before = told(people.table)
+    people.publish_late(job)
+    assert told(people.table) == before
     people.embed()

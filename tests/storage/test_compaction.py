@@ -26,7 +26,7 @@ def ingest(corpus: Corpus, name: str, cohort: str = "patch") -> int:
 
 
 def files(corpus: Corpus) -> dict[str, int]:
-    named = [cohort for cohort, _ in corpus.index.at().files("cohort")]
+    named = corpus.index.at().files()["partition.cohort"].to_pylist()
     return {cohort: named.count(cohort) for cohort in named}
 
 

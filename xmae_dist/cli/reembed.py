@@ -5,19 +5,18 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from xmae_dist.cli.embed import tell
-from xmae_dist.embed.backlog import cohorts_to_look_at
-from xmae_dist.embed.pipeline import Resources, embed_cohort
+from xmae_dist.embed.pipeline import Resources, reembed
 from xmae_dist.embed.request import read_encoder
 from xmae_dist.storage import uri
-from xmae_dist.storage.corpus import Corpus
 
 
 @dataclass(frozen=True, kw_only=True)
 class Args:
     """Embed whatever is new since the last time: one commit per cohort with something new.
 
-    With nothing new it reads the index and the table's log, says so and exits 0, so it may run as often as you like:
-    from cron, as a KubeRay RayCronJob, or after every ingest.
+    With nothing new it reads what the logs of corpus and table state, no rows, says so and exits 0, so it may run as
+    often as you like: from cron, as a KubeRay RayCronJob, or after every ingest. Whoever was withdrawn from the corpus
+    leaves the rows of every bundle in the table, not only of this one.
     """
 
     corpus: str
@@ -40,6 +39,5 @@ def run(args: Args) -> int:
     corpus, table = uri.normalise(args.corpus), uri.checked_place(args.table)
     encoder = read_encoder(uri.normalise(args.bundle))
     resources = Resources(max_actors=args.max_actors, gpus_per_actor=args.gpus)
-    cohorts = cohorts_to_look_at(Corpus.open(corpus).snapshot(), encoder, table)
-    tell({cohort: embed_cohort(corpus, encoder, table, cohort, resources) for cohort in cohorts}, as_json=args.json)
+    tell(reembed(corpus, encoder, table, resources), as_json=args.json)
     return 0

@@ -9,6 +9,8 @@ from typing import Annotated
 import tyro
 
 from xmae_dist.core.errors import UsageError
+from xmae_dist.embed.sweep import SweepReport, sweep
+from xmae_dist.storage import uri
 from xmae_dist.storage.corpus import Corpus
 from xmae_dist.storage.sweep import GRACE_S, VacuumReport, vacuum
 
@@ -31,6 +33,9 @@ class Args:
     """URL of the corpus."""
     grace_hours: float = GRACE_S / 3600
     """Nothing younger is touched. Longer than the longest ingest of a part, and than readers hold an old snapshot."""
+    table: tuple[str, ...] = ()
+    """URLs of embedding tables made from the corpus: what jobs that died left there goes too, and the files that hold
+    whoever left the table."""
     apply: bool = False
     """Do it."""
     json: bool = False
@@ -41,12 +46,25 @@ def run(args: Args) -> int:
     """Carries the command out and returns its exit status."""
     if args.grace_hours < 0:
         raise UsageError("--grace-hours", value=args.grace_hours, expected="0 or more", fix="leave it out")
-    report = vacuum(Corpus.open(args.corpus), grace_s=args.grace_hours * 3600, dry_run=not args.apply)
+    grace_s, dry_run = args.grace_hours * 3600, not args.apply
+    report = vacuum(Corpus.open(args.corpus), grace_s=grace_s, dry_run=dry_run)
+    swept = {url: sweep(url, grace_s=grace_s, dry_run=dry_run) for url in map(uri.checked_place, args.table)}
     if args.json:
-        print(json.dumps({"applied": args.apply, "bytes": report.bytes, **asdict(report)}))
+        tables = {url: asdict(one) for url, one in swept.items()}
+        print(json.dumps({"applied": args.apply, "bytes": report.bytes, **asdict(report), "embedding_tables": tables}))
     else:
+        _show_tables(swept, args)
         _show(report, args)
     return 0
+
+
+def _show_tables(swept: dict[str, SweepReport], args: Args) -> None:
+    would = "" if args.apply else "would be "
+    for url, one in swept.items():
+        print(
+            f"{url}: {one.files} files, {one.bytes / 2**20:.1f} MiB {would}removed, of {len(one.dead_requests)} dead "
+            f"jobs and of who left; {one.manifest_rows} rows of manifests {would}dropped"
+        )
 
 
 def _show(report: VacuumReport, args: Args) -> None:

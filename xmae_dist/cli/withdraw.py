@@ -21,8 +21,8 @@ class Args:
 
     They are put on the corpus's list of the withdrawn: later files of theirs are left out until `xmae readmit`. Without
     --apply nothing is changed: it says what would go. The bytes go with `xmae vacuum`. Whatever was made from the
-    recordings earlier (window stores, models, embeddings) is not touched: window stores beside the corpus are listed,
-    `xmae reembed` takes withdrawn subjects out of its table, `xmae audit` says which steps of a run saw them.
+    recordings earlier (window stores, models) is not touched: window stores beside the corpus are listed, `xmae audit`
+    says which steps of a run saw them. --table here, or the next `xmae reembed`, takes them out of an embedding table.
     """
 
     corpus: Annotated[str, tyro.conf.Positional]
@@ -31,6 +31,8 @@ class Args:
     """Subjects to withdraw."""
     reason: str = ""
     """Kept in the history of the index."""
+    table: tuple[str, ...] = ()
+    """URLs of embedding tables made from the corpus: their rows go too, of every bundle, with --apply."""
     absent: bool = False
     """Also subjects of whom nothing is here: they are put on the list, so that files of theirs stay out."""
     apply: bool = False
@@ -54,7 +56,8 @@ def run(args: Args) -> int:
         )
     stores = [url for url in uri.list_urls(uri.join(corpus.url, "windows")) if uri.exists(uri.join(url, "store.json"))]
     version = corpus.withdraw(args.subject, reason=args.reason) if args.apply else None
-    outcome = _Outcome(theirs=theirs, absent=unknown, stores=stores, applied=args.apply, version=version)
+    left = {url: _left(corpus.url, url) for url in map(uri.checked_place, args.table)} if args.apply else {}
+    outcome = _Outcome(theirs=theirs, absent=unknown, stores=stores, applied=args.apply, version=version, left=left)
     if args.json:
         print(json.dumps(_summary(outcome)))
     else:
@@ -69,6 +72,15 @@ class _Outcome:
     stores: list[str]
     applied: bool
     version: int | None
+    left: dict[str, int]
+    """Recordings that left each embedding table."""
+
+
+def _left(corpus_url: str, table_url: str) -> int:
+    from xmae_dist.embed.pipeline import take_away_all_who_left  # needs Ray and torch, which a corpus does not
+
+    done = take_away_all_who_left(corpus_url, table_url)
+    return sum(one.withdrawn for one in done.values() if one)
 
 
 def _summary(done: _Outcome) -> dict[str, object]:
@@ -80,6 +92,7 @@ def _summary(done: _Outcome) -> dict[str, object]:
         "recordings": dict(Counter(one.cohort for one in done.theirs)),
         "hours": round(sum(one.duration_s for one in done.theirs) / 3600, 3),
         "window_stores": done.stores,
+        "embedding_tables": done.left,
     }
 
 
@@ -95,6 +108,8 @@ def _show(done: _Outcome) -> None:
     if done.stores:
         print("window stores that may hold their windows (delete them, and make them again):")
         print("\n".join(f"  {url}" for url in done.stores))
+    for url, recordings in done.left.items():
+        print(f"{url}: {recordings} embedded recording(s) left the table")
     if not done.applied:
         print("nothing was changed: add --apply to do it")
     elif done.version is not None:

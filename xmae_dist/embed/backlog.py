@@ -1,136 +1,123 @@
-"""What is new: cohorts of the newest snapshot minus what the table holds for a bundle and a specification.
+"""What is new: cohorts whose content is not the one that the table is up to, and in these, which recordings.
 
-Each commit to the table leaves a manifest, `<table>/_requests/<lineage>/<generation>-<request>.json`, with every
-recording the table then holds of that lineage and its number of windows (also of recordings that gave none, which
-leave no rows). A manifest counts only when the table's log carries its request, so one that was written by a job
-which then died, or lost a race, is not believed.
+A look at what every cohort states and at what the table states of its lineages reads no rows: a bounded number of
+requests, whatever the corpus holds. Only the rows of a cohort that differs are read, and compared with the manifest.
 """
 
-import json
-import re
-from collections.abc import Iterable
-from dataclasses import dataclass, field, replace
+from __future__ import annotations
 
-from xmae_dist.core.errors import IntegrityError
-from xmae_dist.embed.request import (
-    Encoder,
-    Request,
-    content_digest,
-    contents_of,
-    lineage_id,
-    require_source,
-)
-from xmae_dist.storage import uri
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+import pyarrow as pa
+
+from xmae_dist.core.errors import InputError
+from xmae_dist.embed import manifest
+from xmae_dist.embed.difference import Difference, difference
+from xmae_dist.embed.positions import Position, PositionLog
+from xmae_dist.embed.request import GONE, Encoder, Lineage, Request, Seen, name_of
+from xmae_dist.storage.corpus import Corpus
 from xmae_dist.storage.snapshot import Snapshot
-from xmae_dist.storage.table import Table
-
-_MANIFEST = re.compile(r"([0-9]+)-([0-9a-f]+)\.json")
+from xmae_dist.storage.table import PinnedTable, Table
 
 
 @dataclass(frozen=True, kw_only=True)
-class State:
-    """What the table holds of a lineage: generation 0 is nothing. Digest and windows by recording id."""
+class View:
+    """A version of the table and a later state of the corpus, as one look found them."""
 
-    generation: int = 0
-    contents: dict[str, str] = field(default_factory=dict)
-    windows: dict[str, int] = field(default_factory=dict)
+    table_url: str
+    main: PinnedTable | None
+    positions: Mapping[Lineage, Position]
+    snapshot: Snapshot
+
+    @classmethod
+    def of(cls, corpus_url: str, table_url: str) -> View:
+        """The newest of both. The table comes first: no commit in it can then have seen a later corpus, of which this
+        one would lack what was added.
+        """
+        main = Table(table_url).newest()
+        positions = PositionLog(table_url).stated(main.version) if main else {}
+        return cls(table_url=table_url, main=main, positions=positions, snapshot=Corpus.open(corpus_url).snapshot())
+
+    def position(self, lineage: Lineage) -> Position:
+        return self.positions.get(lineage, Position())
+
+    def seen(self, cohort: str) -> Seen:
+        there = self.snapshot.contents.get(cohort)
+        return Seen(
+            corpus_url=self.snapshot.url,
+            corpus_version=self.snapshot.version,
+            content=there.digest if there else GONE,
+        )
+
+    def cohorts(self, encoder: Encoder) -> list[str]:
+        """Cohorts with the encoder's signal, or with rows in its lineages: all of one may have been withdrawn."""
+        recorded = {name for name, one in self.snapshot.contents.items() if one.channels.get(encoder.spec.source)}
+        return sorted(recorded | {one.cohort for one in self.positions if encoder.lineage(one.cohort) == one})
+
+    def behind(self, encoder: Encoder) -> list[str]:
+        """Cohorts whose content the table is not up to."""
+        return [name for name in self.cohorts(encoder) if not self.is_up_to(encoder.lineage(name), encoder)]
+
+    def with_people_who_left(self, but: Encoder | None = None) -> Iterator[Lineage]:
+        """Lineages, other than those of an encoder, that may hold recordings the corpus has lost."""
+        for lineage in self.positions:
+            if not (but and but.lineage(lineage.cohort) == lineage) and not self.is_up_to(lineage, None):
+                yield lineage
+
+    def is_up_to(self, lineage: Lineage, encoder: Encoder | None) -> bool:
+        """Whether nothing can be missing from a lineage; without an encoder: whether nothing can have to leave it."""
+        position, there = self.position(lineage), self.snapshot.contents.get(lineage.cohort)
+        if there is None:
+            return position.content == GONE
+        if encoder is None and there.lost <= position.corpus_version:
+            return True
+        return there.digest == position.content
 
 
-def open_request(snapshot: Snapshot, cohort: str, encoder: Encoder, table_url: str) -> Request | None:
-    """The request that would bring the table up to the snapshot, None when it is there already.
+def open_request(view: View, lineage: Lineage, encoder: Encoder | None, folder: str) -> Request:
+    """The request that brings a lineage up to the corpus; its difference may be empty, and is kept below `folder`.
 
-    A cohort that the table holds and the snapshot no longer has is asked to be taken out. Raises InputError for a
-    cohort that neither knows, or that has no source signal.
+    Without an encoder it only takes away what the corpus does not have, or has with other content. A cohort that the
+    table holds and the snapshot no longer has is taken out. Raises InputError for a cohort that neither knows, or that
+    has no source signal.
     """
-    held = read_state(table_url, cohort, encoder)
-    recordings = {} if held.generation and cohort not in snapshot.cohorts() else contents_of(snapshot, cohort, encoder)
-    if not held.generation:
-        require_source(recordings, cohort, encoder)
-    contents = {name: content_digest(recording, encoder) for name, recording in recordings.items()}
-    if held.contents == contents:
-        return None
+    position, seen = view.position(lineage), view.seen(lineage.cohort)
+    if not position.generation:
+        _require_source(view.snapshot, lineage)
+    found = Table(view.table_url).patiently(lambda: _difference(view, lineage, encoder, folder))
+    name = name_of(lineage, position.generation + 1, found)
+    swept = view.main.transaction_version(swept_id(name)) if view.main else None
     return Request(
-        cohort=cohort,
+        lineage=lineage,
         encoder=encoder,
-        snapshot=snapshot,
-        contents=contents,
-        generation=held.generation + 1,
-        missing=tuple(r for name, r in recordings.items() if held.contents.get(name) != contents[name]),
-        stale=tuple(sorted(name for name, digest in held.contents.items() if contents.get(name) != digest)),
+        seen=seen,
+        generation=position.generation + 1,
+        attempt=swept or 0,
+        difference=found,
     )
 
 
-def cohorts_to_look_at(snapshot: Snapshot, encoder: Encoder, table_url: str) -> list[str]:
-    """Cohorts with at least one recording of the source signal, and those that the table holds: all of one may have
-    been withdrawn.
-    """
-    rows = snapshot.table(["cohort", "channel"]).to_pylist()
-    return sorted({row["cohort"] for row in rows if row["channel"] == encoder.spec.source} | _held(table_url, encoder))
+def _difference(view: View, lineage: Lineage, encoder: Encoder | None, folder: str) -> Difference:
+    wanted: Iterator[pa.RecordBatch] = iter(())
+    if lineage.cohort in view.snapshot.contents:
+        wanted = view.snapshot.cohort(lineage.cohort).batches(filters=[("channel", "=", lineage.source)])
+    held = manifest.held(view.table_url, lineage, view.position(lineage))
+    return difference(wanted, held, folder, embed=encoder is not None)
 
 
-def _held(table_url: str, encoder: Encoder) -> set[str]:
-    table = Table(table_url)
-    if not table.exists():
-        return set()
-    mine = [("model_id", "=", encoder.model_id), ("spec_id", "=", encoder.spec_id)]
-    return set(table.read(columns=["cohort"], filters=mine)["cohort"].to_pylist())
+def swept_id(name: str) -> str:
+    """The application id that counts how many dead attempts at a request were swept away."""
+    return f"swept:{name}"
 
 
-def read_state(table_url: str, cohort: str, encoder: Encoder) -> State:
-    """The newest committed generation. Raises IntegrityError when its manifest is missing.
-
-    A job of the next generation that died may have removed already what it would have replaced or left out: of these
-    recordings the content is not known ("").
-    """
-    table = Table(table_url)
-    generation = table.transaction_version(lineage_id(cohort, encoder)) or 0
-    if not generation:
-        return State()
-    folder = manifest_folder(table_url, cohort, encoder)
-    state: State | None = None
-    begun: list[dict[str, str]] = []
-    for url in uri.list_urls(folder):
-        named = _MANIFEST.fullmatch(url.rsplit("/", 1)[-1])
-        if named is None:
-            continue  # not ours: a note, a copy, what a file manager leaves
-        number, request = named.groups()
-        if int(number) == generation and (table.transaction_version(request) or 0) >= generation:
-            document = json.loads(uri.read_bytes(url))
-            state = State(generation=generation, contents=document["contents"], windows=document["windows"])
-        elif int(number) == generation + 1:
-            begun.append(json.loads(uri.read_bytes(url))["contents"])
-    if state is not None:
-        sure = {name for name, digest in state.contents.items() if all(one.get(name) == digest for one in begun)}
-        return replace(state, contents={name: d if name in sure else "" for name, d in state.contents.items()})
-    raise IntegrityError(
-        f"embedding table {table_url}",
-        value=f"no manifest for generation {generation} of cohort {cohort}",
-        expected=f"one under {folder}",
-        fix="restore the folder `_requests` from a copy; the table's rows are not affected",
-    )
-
-
-def write_manifest(table_url: str, request: Request, windows: dict[str, int]) -> None:
-    """Put the manifest of a request in place, before its commit."""
-    document = {
-        "request": request.request_id,
-        "generation": request.generation,
-        "cohort": request.cohort,
-        "model_id": request.encoder.model_id,
-        "spec_id": request.encoder.spec_id,
-        "contents": dict(request.contents),
-        "windows": windows,
-    }
-    name = f"{request.generation}-{request.request_id}.json"
-    url = uri.join(manifest_folder(table_url, request.cohort, request.encoder), name)
-    uri.write_bytes(url, json.dumps(document).encode())
-
-
-def manifest_folder(table_url: str, cohort: str, encoder: Encoder) -> str:
-    return uri.join(table_url, "_requests", lineage_id(cohort, encoder))
-
-
-def summary(requests: Iterable[Request]) -> str:
-    """One line for people."""
-    parts = [f"{r.cohort}: {len(r.missing)} recordings to embed, {len(r.stale)} to withdraw" for r in requests]
-    return "; ".join(parts) or "nothing new"
+def _require_source(snapshot: Snapshot, lineage: Lineage) -> None:
+    if lineage.cohort not in snapshot.contents:
+        snapshot.cohort(lineage.cohort)  # raises, naming those there are
+    if not snapshot.contents[lineage.cohort].channels.get(lineage.source):
+        raise InputError(
+            f"cohort {lineage.cohort}",
+            value=f"no recording with a {lineage.source!r} channel",
+            expected=f"{lineage.source!r}, which bundle {lineage.model_id} reads",
+            fix="embed another cohort, or ingest this one with its channels named",
+        )

@@ -3,7 +3,8 @@
 Legend: B windows, E embedding width.
 """
 
-import json
+from __future__ import annotations
+
 from collections import Counter
 from dataclasses import dataclass
 
@@ -16,31 +17,14 @@ from xmae_dist.cluster import gpus
 from xmae_dist.core.errors import ConfigError
 from xmae_dist.data.windows.cutting import WindowBatch
 from xmae_dist.data.windows.spans import spans_of_recording
-from xmae_dist.embed.request import Batch, Encoder
+from xmae_dist.embed.part import SCHEMA
+from xmae_dist.embed.request import Encoder
 from xmae_dist.model.bundle import load
 from xmae_dist.model.interface import PretrainModel
+from xmae_dist.storage import index
 from xmae_dist.storage.snapshot import Recording
 
 BATCH_WINDOWS = 256
-COUNTS_KEY = b"xmae.windows"
-DROPPED_KEY = b"xmae.dropped"
-
-
-def row_schema(width: int) -> pa.Schema:
-    """Columns of the embedding table; Delta keeps the fixed-size list as a list."""
-    return pa.schema(
-        [
-            ("subject_id", pa.string()),
-            ("recording_id", pa.string()),
-            ("cohort", pa.string()),
-            ("start_s", pa.float64()),
-            ("start_time_ns", pa.int64()),
-            ("quality", pa.float32()),
-            ("embedding", pa.list_(pa.float32(), width)),
-            ("model_id", pa.string()),
-            ("spec_id", pa.string()),
-        ]
-    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,7 +36,7 @@ class LoadedEncoder:
     device: str
 
     @classmethod
-    def open(cls, encoder: Encoder) -> "LoadedEncoder":
+    def open(cls, encoder: Encoder) -> LoadedEncoder:
         """Raises ConfigError for a model that embeds another signal than the specification's source."""
         model = load(encoder.url).model
         if model.embeds != encoder.spec.source:
@@ -75,32 +59,49 @@ class LoadedEncoder:
         return np.concatenate(parts)
 
 
-def encode_batch(batch: Batch, encoder: LoadedEncoder) -> pa.Table:
-    """Rows of all windows of the batch's recordings; its schema metadata say how many each recording gave."""
-    schema = row_schema(encoder.model.embedding_width)
-    tables, counts, dropped = [schema.empty_table()], {}, Counter[str]()
-    for recording in batch.recordings:
-        rows, reasons = encode_recording(recording, encoder, schema)
+@dataclass(frozen=True, kw_only=True)
+class Encoded:
+    """The rows of a batch of recordings (SCHEMA), in its order; how many each gave, and windows dropped by reason."""
+
+    rows: pa.Table
+    windows: tuple[int, ...]
+    dropped: dict[str, int]
+
+
+def encode_batch(recordings: pa.Table, corpus_url: str, encoder: LoadedEncoder) -> Encoded:
+    """All windows of these recordings, given as rows of the index, one a recording: of the source channel."""
+    tables, counts, dropped = [SCHEMA.empty_table()], [], Counter[str]()
+    for row in index.from_arrow(recordings.select(index.columns())):
+        recording = Recording(
+            subject_id=row.subject_id,
+            recording_id=row.recording_id,
+            cohort=row.cohort,
+            labels=row.labels,
+            label_text=row.label_text,
+            channels={row.channel: row},
+            corpus_url=corpus_url,
+        )
+        rows, reasons = encode_recording(recording, encoder)
         tables.append(rows)
-        counts[recording.recording_id] = len(rows)
+        counts.append(len(rows))
         dropped += reasons
-    notes = {COUNTS_KEY: json.dumps(counts).encode(), DROPPED_KEY: json.dumps(dict(dropped)).encode()}
-    return pa.concat_tables(tables).combine_chunks().replace_schema_metadata(notes)
+    return Encoded(rows=pa.concat_tables(tables).combine_chunks(), windows=tuple(counts), dropped=dict(dropped))
 
 
-def encode_recording(recording: Recording, encoder: LoadedEncoder, schema: pa.Schema) -> tuple[pa.Table, Counter[str]]:
+def encode_recording(recording: Recording, encoder: LoadedEncoder) -> tuple[pa.Table, Counter[str]]:
     """Rows of one recording, cut and encoded span by span, and the windows dropped by reason."""
-    tables, dropped = [schema.empty_table()], Counter[str]()
+    tables, dropped = [SCHEMA.empty_table()], Counter[str]()
     for windows, reasons in spans_of_recording(recording.corpus_url, recording, encoder.encoder.spec):
         dropped += reasons
         if len(windows):
-            tables.append(_rows(recording, windows, encoder, schema))
+            tables.append(_rows(recording, windows, encoder))
     return pa.concat_tables(tables), dropped
 
 
-def _rows(recording: Recording, windows: WindowBatch, encoder: LoadedEncoder, schema: pa.Schema) -> pa.Table:
+def _rows(recording: Recording, windows: WindowBatch, encoder: LoadedEncoder) -> pa.Table:
     n = len(windows)
     embedding_BE = encoder(windows.ppg_BL)
+    lists = pa.FixedSizeListArray.from_arrays(pa.array(embedding_BE.ravel()), embedding_BE.shape[1])
     columns = {
         "subject_id": [recording.subject_id] * n,
         "recording_id": [recording.recording_id] * n,
@@ -108,12 +109,11 @@ def _rows(recording: Recording, windows: WindowBatch, encoder: LoadedEncoder, sc
         "start_s": windows.start_s_B,
         "start_time_ns": _wall_times(recording, windows.start_s_B),
         "quality": windows.quality_ppg_B.astype(np.float32),
-        "embedding": pa.FixedSizeListArray.from_arrays(pa.array(embedding_BE.ravel()), embedding_BE.shape[1]),
+        "embedding": lists.cast(SCHEMA.field("embedding").type),
         "model_id": [encoder.encoder.model_id] * n,
         "spec_id": [encoder.encoder.spec_id] * n,
     }
-    arrays = [pa.array(columns[f.name], f.type) if f.name != "embedding" else columns["embedding"] for f in schema]
-    return pa.Table.from_arrays(arrays, schema=schema)
+    return pa.Table.from_pydict(columns, schema=SCHEMA)
 
 
 def _wall_times(recording: Recording, start_s_B: NDArray[np.float64]) -> pa.Array:
@@ -122,9 +122,3 @@ def _wall_times(recording: Recording, start_s_B: NDArray[np.float64]) -> pa.Arra
     if not known:
         return pa.nulls(len(start_s_B), pa.int64())
     return pa.array(min(known) + np.round(start_s_B * 1e9).astype(np.int64))
-
-
-def part_facts(part: pa.Table) -> tuple[dict[str, int], dict[str, int]]:
-    """Windows by recording id and dropped windows by reason, from a part's metadata."""
-    notes = part.schema.metadata or {}
-    return json.loads(notes.get(COUNTS_KEY, b"{}")), json.loads(notes.get(DROPPED_KEY, b"{}"))

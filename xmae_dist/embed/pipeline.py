@@ -1,12 +1,15 @@
-"""Encoding over a Ray cluster: Ray Data actors, each with the bundle loaded once, write staged parts.
+"""Re-embedding over a Ray cluster: Ray Data actors, each with the bundle loaded once, write files of the table.
 
-A batch of recordings is the unit of work. Whatever is staged already is not read again, so a killed job goes on where
-it was; the driver then publishes.
+A batch of recordings is the unit of work. What is finished is not read again, so a killed job goes on where it was; the
+driver then publishes. It holds names and counts: a few hundred bytes a batch.
 """
+
+from __future__ import annotations
 
 import dataclasses
 import logging
 import pickle
+import tempfile
 from collections.abc import Iterator
 from typing import Any
 
@@ -16,12 +19,12 @@ from ray.data import ActorPoolStrategy
 from xmae_dist.cluster import fanout, gpus
 from xmae_dist.core.errors import RunError, XmaeError
 from xmae_dist.core.progress import progress
-from xmae_dist.embed import staging
-from xmae_dist.embed.backlog import open_request
-from xmae_dist.embed.encode import LoadedEncoder, encode_batch
-from xmae_dist.embed.publish import Published, publish
-from xmae_dist.embed.request import Batch, Encoder, Request
-from xmae_dist.storage.corpus import Corpus
+from xmae_dist.embed.backlog import View, open_request
+from xmae_dist.embed.encode import LoadedEncoder
+from xmae_dist.embed.publish import Published, note, publish
+from xmae_dist.embed.request import Encoder, Lineage, OvertakenError
+from xmae_dist.embed.staging import Facts
+from xmae_dist.embed.work import Encoding, Place, Work, encode, prepare, remove
 
 _ATTEMPTS = 5
 
@@ -36,6 +39,28 @@ class Resources:
     """None: `xmae_dist.cluster.gpus.SHARE` where the cluster has GPUs, else none."""
 
 
+def reembed(
+    corpus_url: str, encoder: Encoder, table_url: str, resources: Resources | None = None
+) -> dict[str, Published | None]:
+    """Brings the table up to the newest snapshot: for an encoder, all cohorts with its signal; for others that the
+    table holds, only that whoever left the corpus leaves their rows too. By cohort, what was done; None for nothing.
+    """
+    view = View.of(corpus_url, table_url)
+    done = dict.fromkeys(view.cohorts(encoder))
+    for cohort in view.behind(encoder):
+        done[cohort] = embed_cohort(corpus_url, encoder, table_url, cohort, resources)
+    take_away_all_who_left(corpus_url, table_url, but=encoder)
+    return done
+
+
+def take_away_all_who_left(
+    corpus_url: str, table_url: str, *, but: Encoder | None = None
+) -> dict[Lineage, Published | None]:
+    """Takes out of every lineage, other than an encoder's, what the corpus no longer has; nothing is encoded."""
+    view = View.of(corpus_url, table_url)
+    return {lineage: take_away_who_left(corpus_url, lineage, table_url) for lineage in view.with_people_who_left(but)}
+
+
 def embed_cohort(
     corpus_url: str, encoder: Encoder, table_url: str, cohort: str, resources: Resources | None = None
 ) -> Published | None:
@@ -44,54 +69,71 @@ def embed_cohort(
     When another job commits first, what it left is looked at again. Raises InputError for a cohort that is unknown or
     lacks the source signal, IntegrityError for damaged recordings or parts.
     """
+    return _until_done(corpus_url, table_url, encoder.lineage(cohort), encoder, resources or Resources())
+
+
+def take_away_who_left(corpus_url: str, lineage: Lineage, table_url: str) -> Published | None:
+    """Take out of a lineage what the corpus no longer has, without encoding anything."""
+    return _until_done(corpus_url, table_url, lineage, None, Resources())
+
+
+def _until_done(
+    corpus_url: str, table_url: str, lineage: Lineage, encoder: Encoder | None, resources: Resources
+) -> Published | None:
     last = None
     for _ in range(_ATTEMPTS):
-        request = open_request(Corpus.open(corpus_url).snapshot(), cohort, encoder, table_url)
-        if request is None:
+        view = View.of(corpus_url, table_url)
+        if view.is_up_to(lineage, encoder):
             return last
-        encode_missing(request, table_url, resources or Resources())
-        last = publish(request, table_url)
-        if last.version is not None:
+        try:
+            last = _once(view, lineage, encoder, resources)
+        except OvertakenError:
+            continue
+        if last is None or last.version is not None:
             return last
     raise RunError(
-        f"cohort {cohort}", value=f"{_ATTEMPTS} commits by other jobs came first", expected="a turn to commit",
+        f"cohort {lineage.cohort}", value=f"{_ATTEMPTS} commits by other jobs came first", expected="a turn to commit",
         fix="run fewer jobs on one table, then run this again (it is safe to repeat)",
     )  # fmt: skip
 
 
-def encode_missing(request: Request, table_url: str, resources: Resources) -> int:
-    """Stage a part for each batch of the request that has none; returns how many were made."""
-    folder = staging.staging_url(table_url, request)
-    batches = staging.unfinished(request.batches(), folder)
-    if not batches:
-        return 0
-    fanout.connect()
-    total = sum(len(batch.recordings) for batch in batches)
-    with progress(f"embed {request.cohort}", total, "recordings") as shown:
-        for staged in _staged(batches, request.encoder, folder, resources):
-            shown.advance(staged.recordings, note=f"{staged.windows} windows")
-    return len(batches)
+def _once(view: View, lineage: Lineage, encoder: Encoder | None, resources: Resources) -> Published | None:
+    with tempfile.TemporaryDirectory(prefix="xmae-embed-") as folder:
+        request = open_request(view, lineage, encoder, folder)
+        if request.difference.empty:
+            note(request, view)
+            return None
+        work = prepare(request, view.table_url, view.main)
+        _work_off(work, encoder, resources)
+        return publish(request, work, view)
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class _Staged:
-    recordings: int
-    windows: int
+def _work_off(work: Work, encoder: Encoder | None, resources: Resources) -> None:
+    """Finishes what is not finished. Raises the XmaeError of a piece, or RunError for what a cluster did to one."""
+    if work.take_away:
+        for _ in fanout.stream(remove, [(removal, work.place) for removal in work.take_away]):
+            pass
+    if work.encode and encoder is not None:
+        fanout.connect()
+        with progress(f"embed {work.place.partition['cohort']}", len(work.encode), "batches") as shown:
+            windows = 0
+            for facts in _encoded(work, encoder, resources):
+                windows += sum(facts.windows)
+                shown.advance(1, note=f"{windows} windows")
 
 
-def _staged(batches: list[Batch], encoder: Encoder, folder: str, resources: Resources) -> Iterator[_Staged]:
-    """Run the actors over the batches; raises the XmaeError of a batch, or RunError for what a cluster did to one."""
+def _encoded(work: Work, encoder: Encoder, resources: Resources) -> Iterator[Facts]:
     for name in ("ray.data", "ray._private"):
         logging.getLogger(name).setLevel(logging.ERROR)
     context = ray.data.DataContext.get_current().copy()
-    context.enable_progress_bars = context.print_on_execution_start = False  # ours counts recordings
+    context.enable_progress_bars = context.print_on_execution_start = False  # ours counts batches
     with ray.data.DataContext.current(context):
-        items = [{"batch": pickle.dumps(batch)} for batch in batches]
+        items = [{"task": pickle.dumps(task)} for task in work.encode]
         parts = ray.data.from_items(items, override_num_blocks=len(items)).map_batches(
             _EncodeActor,
-            fn_constructor_args=(encoder, folder),
+            fn_constructor_args=(encoder, work.place),
             batch_size=1,
-            compute=ActorPoolStrategy(min_size=1, max_size=min(resources.max_actors, len(batches))),
+            compute=ActorPoolStrategy(min_size=1, max_size=min(resources.max_actors, len(items))),
             num_cpus=resources.cpus_per_actor,
             num_gpus=gpus.to_ask_for(resources.gpus_per_actor),
         )
@@ -109,18 +151,16 @@ class _EncodeActor:
     """Encodes batches of recordings; the model is loaded once per actor. Errors that a person must see travel as
     values: Ray would retry and wrap them."""
 
-    def __init__(self, encoder: Encoder, folder: str) -> None:
-        self._encoder, self._folder = encoder, folder
+    def __init__(self, encoder: Encoder, place: Place) -> None:
+        self._encoder, self._place = encoder, place
         self._loaded: LoadedEncoder | None = None
 
     def __call__(self, rows: dict[str, Any]) -> dict[str, Any]:
-        return {"result": [pickle.dumps(self._stage(pickle.loads(data))) for data in rows["batch"]]}
+        return {"result": [pickle.dumps(self._done(pickle.loads(data))) for data in rows["task"]]}
 
-    def _stage(self, batch: Batch) -> _Staged | XmaeError:
+    def _done(self, task: Encoding) -> Facts | XmaeError:
         try:
             self._loaded = self._loaded or LoadedEncoder.open(self._encoder)
-            rows = encode_batch(batch, self._loaded)
-            staging.put_part(self._folder, batch.key, rows)
+            return encode(task, self._place, self._loaded)
         except XmaeError as error:
             return error
-        return _Staged(recordings=len(batch.recordings), windows=len(rows))

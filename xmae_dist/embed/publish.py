@@ -1,23 +1,29 @@
-"""Staged parts -> one commit: checked first, made once, found done by whoever comes second."""
+"""What workers left of a request -> one commit of the table: checked first, made once, found done by whoever is second.
+
+Only facts pass through here: file names, sizes, counts. The commit adds all files of the request, takes away those that
+held what had to go, and says how far the lineage is; whoever reads the table sees all of it or nothing.
+"""
+
+from __future__ import annotations
 
 import json
 from collections import Counter
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
 
-from xmae_dist.core.errors import IntegrityError, StorageError
-from xmae_dist.embed import staging
-from xmae_dist.embed.backlog import read_state, write_manifest
-from xmae_dist.embed.encode import part_facts
-from xmae_dist.embed.request import Request
+from xmae_dist.core.errors import IntegrityError
+from xmae_dist.embed import manifest, staging
+from xmae_dist.embed.backlog import View, swept_id
+from xmae_dist.embed.part import PARTITION_BY, SCHEMA
+from xmae_dist.embed.positions import Position, PositionLog, embedding_table
+from xmae_dist.embed.request import GONE, OvertakenError, Request
+from xmae_dist.embed.work import Work
 from xmae_dist.storage import uri
-from xmae_dist.storage.table import Table, sql_of
-
-PARTITION_BY = ("model_id", "cohort")
+from xmae_dist.storage.file_actions import DataFile, FileChange
+from xmae_dist.storage.table import PinnedTable
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,144 +33,173 @@ class Published:
     request_id: str
     cohort: str
     version: int | None
-    recordings: int
-    rows: int
-    withdrawn: int
+    recordings: int = 0
+    rows: int = 0
+    withdrawn: int = 0
+    """Recordings that left the table, or were replaced."""
     dropped: dict[str, int]
 
 
-def publish(request: Request, table_url: str) -> Published:
-    """Check the staged parts of a request and append them in one commit; staging is removed afterwards.
+@dataclass(kw_only=True)
+class Gathered:
+    """What the facts of a request come to: 4 bytes a recording, and some hundred a file."""
+
+    add: list[DataFile] = field(default_factory=list)
+    remove: list[DataFile] = field(default_factory=list)
+    windows: list[np.ndarray] = field(default_factory=list)
+    """Of each batch, in order: of each recording, in order."""
+    dropped: Counter[str] = field(default_factory=Counter)
+
+
+def publish(request: Request, work: Work, view: View) -> Published:
+    """Commits what the workers of a request finished; staging is removed afterwards.
 
     The commit carries two application transactions: the request, and its number in the lineage. The second keeps two
-    jobs that looked at different snapshots from both adding what they have in common. Whoever comes second finds it
-    done, and its parts perhaps gone. Raises IntegrityError for a recording without a part, a duplicate, a value that is
-    not finite, or a damaged part; then nothing is committed.
+    jobs that looked at different snapshots from both adding what they have in common. Raises IntegrityError for a batch
+    without facts, facts that disagree with their batch, or a file that is not there whole; OvertakenError where a file
+    to be replaced was replaced by others, or the parts of this attempt were swept away. Then nothing is committed.
     """
+    if _is_done(request, view.table_url):
+        return _by_another(request)
     try:
-        rows, counts, dropped = collect(request, table_url)
-    except (IntegrityError, StorageError):
-        if read_state(table_url, request.cohort, request.encoder).generation < request.generation:
+        gathered = gather(request, work)
+    except IntegrityError:  # were they taken along by whoever committed the same, or swept away?
+        if not _is_done(request, view.table_url):
             raise
-        return _nothing(request)
-    table = Table(table_url)
-    held = read_state(table_url, request.cohort, request.encoder)
-    kept = {name: n for name, n in held.windows.items() if name in request.contents and name not in request.stale}
-    write_manifest(table_url, request, kept | counts)
-    withdrawn = _withdraw(table, request)
-    txn = [(request.request_id, request.generation), (request.lineage, request.generation)]
-    version = table.append(rows, txn=txn, metadata=_lineage(request, len(rows)), partition_by=PARTITION_BY)
-    uri.delete(staging.staging_url(table_url, request), recursive=True)
+        return _by_another(request)
+    manifest.append(view.table_url, request, gathered.windows, view.position(request.lineage))
+    table = embedding_table(view.table_url)
+    table.create(SCHEMA, partition_by=PARTITION_BY)
+    version = table.replace_files(
+        FileChange(add=gathered.add, remove=gathered.remove),
+        txn=[(request.id, request.generation), (request.lineage.id, request.generation)],
+        metadata=_told(request),
+        guard=lambda base: _still_as_seen(request, gathered.remove, base),
+        stated={request.lineage: _position(request, view)},
+    )
+    uri.delete(work.place.folder, recursive=True)
+    if version is None:
+        return _by_another(request)
     return Published(
-        request_id=request.request_id,
-        cohort=request.cohort,
+        request_id=request.id,
+        cohort=request.lineage.cohort,
         version=version,
-        recordings=len(counts),
-        rows=len(rows),
-        withdrawn=withdrawn,
-        dropped=dropped,
+        recordings=request.difference.missing,
+        rows=sum(int(counts.sum()) for counts in gathered.windows),
+        withdrawn=request.difference.gone,
+        dropped=dict(gathered.dropped),
     )
 
 
-def collect(request: Request, table_url: str) -> tuple[pa.Table, dict[str, int], dict[str, int]]:
-    """All rows of a request, windows by recording, and dropped windows by reason; raises IntegrityError (see above)."""
-    finished = staging.finished(staging.staging_url(table_url, request))
-    tables: list[pa.Table] = []
-    counts: dict[str, int] = {}
-    dropped: Counter[str] = Counter()
-    for batch in request.batches():
-        if batch.key not in finished:
-            raise _broken(request, f"no part for {batch.recordings[0].recording_id} and its batch", "every recording")
-        part = staging.read_part(finished[batch.key])
-        part_counts, part_dropped = part_facts(part)
-        _check_part(request, part, part_counts, {r.recording_id for r in batch.recordings})
-        tables.append(part.replace_schema_metadata(None))
-        counts |= part_counts
-        dropped += Counter(part_dropped)
-    if not tables:  # only withdrawals: an empty commit still moves the lineage on
-        tables = [Table(table_url).read(filters=[("cohort", "=", "")])]
-    rows = pa.concat_tables(tables)
-    _check_rows(request, rows)
-    return rows, counts, dict(dropped)
+def note(request: Request, view: View) -> None:
+    """Commits that a lineage is up to the corpus although there was nothing to do, so that the next look ends at once.
+
+    Nothing is committed where the lineage has moved on since.
+    """
+    before = view.position(request.lineage)
+
+    def guard(base: PinnedTable) -> list[str]:
+        now = PositionLog(view.table_url).stated(base.version).get(request.lineage, Position())
+        if now.generation != before.generation or now.corpus_version > request.seen.corpus_version:
+            raise OvertakenError
+        return []
+
+    after = replace(_position(request, view), generation=before.generation, request=before.request)
+    embedding_table(view.table_url).replace_files(FileChange(), guard=guard, stated={request.lineage: after})
 
 
-def _check_part(request: Request, part: pa.Table, counts: dict[str, int], expected: set[str]) -> None:
-    if set(counts) != expected:
-        raise _broken(request, f"a part with recordings {sorted(set(counts) ^ expected)[:3]} too many or too few",
-                      "exactly its batch")  # fmt: skip
-    found = Counter(part["recording_id"].to_pylist())
-    if any(found.get(name, 0) != n for name, n in counts.items()) or sum(counts.values()) != len(part):
-        raise _broken(request, "a part whose rows disagree with its own counts", "equal counts")
+def gather(request: Request, work: Work) -> Gathered:
+    """The facts of all pieces of a request, each held against its batch. Raises IntegrityError, see `publish`."""
+    found = Gathered()
+    folder = work.place.folder
+    encoded = staging.read_facts(folder, list(work.batches))
+    for batch, facts in zip(request.difference.batches(), encoded, strict=True):
+        rows = facts.add.rows if facts.add else 0
+        if len(facts.windows) != len(batch.recordings) or sum(facts.windows) != rows:
+            raise _broken(
+                work, f"{len(facts.windows)} recordings with {sum(facts.windows)} windows, in a file of {rows}, of "
+                f"batch {batch.key}", f"{len(batch.recordings)} recordings and equal counts"
+            )  # fmt: skip
+        found.windows.append(np.array(facts.windows, np.int32))
+        found.dropped.update(facts.dropped)
+        found.add += [facts.add] if facts.add else []
+    for facts in staging.read_facts(folder, [one.key for one in work.removals]):
+        found.add += [facts.add] if facts.add else []
+        found.remove += [facts.remove] if facts.remove else []
+    _check_there(work, found.add)
+    return found
 
 
-def _check_rows(request: Request, rows: pa.Table) -> None:
-    keys = rows.group_by(["recording_id", "start_s"]).aggregate([([], "count_all")])
-    if len(keys) != len(rows):
-        raise _broken(request, f"{len(rows) - len(keys)} duplicate windows", "each window once")
-    values = pc.list_flatten(rows["embedding"]).to_numpy() if len(rows) else np.zeros(0, np.float32)
-    if not np.isfinite(values).all():
-        raise _broken(request, f"{np.count_nonzero(~np.isfinite(values))} values that are not finite", "finite values")
+def _check_there(work: Work, files: Sequence[DataFile]) -> None:
+    """Raises IntegrityError for a file that is not there, or not whole. A listing of the partition."""
+    if not files:
+        return
+    table_url = work.place.table_url
+    folders = {one.url(table_url).rsplit("/", 1)[0] for one in files}
+    sizes = {found.url: found.bytes for folder in folders for found in uri.list_details(folder)}
+    for file in files:
+        if sizes.get(file.url(table_url)) != file.bytes:
+            raise _broken(work, f"{file.path} of {sizes.get(file.url(table_url), 'no')} bytes", f"{file.bytes} bytes")
 
 
-def _withdraw(table: Table, request: Request) -> int:
-    """Remove rows of recordings that the cohort no longer has, or has with other content, for this encoder."""
-    if not request.stale:
-        return 0
-    mine = [
-        ("cohort", "=", request.cohort),
-        ("model_id", "=", request.encoder.model_id),
-        ("spec_id", "=", request.encoder.spec_id),
-        ("recording_id", "in", list(request.stale)),
-    ]
-    removed = table.delete(
-        sql_of(mine),
-        metadata={"request": request.request_id, "reason": "no longer in the cohort"},
-        # A slower publisher of this generation must not remove what the faster one has added since.
-        unless=(request.lineage, request.generation),
+def _still_as_seen(request: Request, remove: Sequence[DataFile], base: PinnedTable) -> list[str]:
+    _refuse_swept(request, base)
+    if remove:
+        live = set(base.files(request.lineage.partition)["path"].to_pylist())
+        if not {file.path for file in remove} <= live:
+            raise OvertakenError
+    return []
+
+
+def _is_done(request: Request, table_url: str) -> bool:
+    """Whether this generation was committed. Raises OvertakenError where the parts of this attempt were swept."""
+    main = embedding_table(table_url).newest()
+    if main is None:
+        return False
+    if (main.transaction_version(request.lineage.id) or 0) >= request.generation:
+        return True
+    _refuse_swept(request, main)
+    return False
+
+
+def _refuse_swept(request: Request, base: PinnedTable) -> None:
+    if (base.transaction_version(swept_id(request.name)) or 0) != request.attempt:
+        raise OvertakenError
+
+
+def _position(request: Request, view: View) -> Position:
+    """Where the lineage stands after the request. Taking away only leaves what it is up to as it was."""
+    seen = request.seen
+    up_to = seen.content if request.encoder or seen.content == GONE else view.position(request.lineage).content
+    return Position(
+        generation=request.generation, content=up_to, corpus_version=seen.corpus_version, request=request.id
     )
-    return 0 if removed is None else len(request.stale)
 
 
-def _nothing(request: Request) -> Published:
-    return Published(
-        request_id=request.request_id,
-        cohort=request.cohort,
-        version=None,
-        recordings=0,
-        rows=0,
-        withdrawn=0,
-        dropped={},
-    )
+def _by_another(request: Request) -> Published:
+    return Published(request_id=request.id, cohort=request.lineage.cohort, version=None, dropped={})
 
 
-def _lineage(request: Request, n_rows: int) -> dict[str, Any]:
-    return {
-        "request": request.request_id,
-        "lineage": json.dumps(
-            {
-                "corpus": request.snapshot.url,
-                "corpus_version": request.snapshot.version,
-                "snapshot": _fingerprint(request),
-                "cohort": request.cohort,
-                "bundle": request.encoder.url,
-                "model_id": request.encoder.model_id,
-                "spec_id": request.encoder.spec_id,
-                "spec": request.encoder.spec.to_dict(),
-                "generation": request.generation,
-                "rows": n_rows,
-            }
-        ),
+def _told(request: Request) -> dict[str, Any]:
+    lineage, encoder = request.lineage, request.encoder
+    told = {
+        "corpus": request.seen.corpus_url,
+        "corpus_version": request.seen.corpus_version,
+        "content": request.seen.content,
+        "cohort": lineage.cohort,
+        "model_id": lineage.model_id,
+        "spec_id": lineage.spec_id,
+        "generation": request.generation,
+        "recordings_embedded": request.difference.missing,
+        "recordings_taken_away": request.difference.gone,
+        "bundle": encoder.url if encoder else None,
+        "spec": encoder.spec.to_dict() if encoder else {"source": lineage.source},
     }
+    return {"request": request.id, "lineage": json.dumps(told)}
 
 
-def _fingerprint(request: Request) -> str | None:
-    """Of the cohort in the snapshot; None where all of it was withdrawn."""
-    known = request.cohort in request.snapshot.cohorts()
-    return request.snapshot.cohort(request.cohort).fingerprint if known else None
-
-
-def _broken(request: Request, value: str, expected: str) -> IntegrityError:
+def _broken(work: Work, value: str, expected: str) -> IntegrityError:
     return IntegrityError(
-        f"staged parts of cohort {request.cohort}", value=value, expected=expected,
-        fix=f"delete _staging/{request.request_id} beside the table and run again; nothing was committed",
+        f"parts of cohort {work.place.partition['cohort']}", value=value, expected=expected,
+        fix=f"delete _staging/{work.place.request} beside the table and run again; nothing was committed",
     )  # fmt: skip

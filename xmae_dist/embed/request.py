@@ -1,22 +1,19 @@
-"""What is to be embedded: one cohort of one snapshot, by one bundle, under one window specification.
+"""What is to be done to the table: for one lineage, the difference between one snapshot and what the table holds.
 
-The request id is the hash of the cohort's recordings (their contents), the bundle and the specification: asking again
-for the same thing is recognised as the same thing. A lineage is everything ever embedded for one (cohort, bundle,
-specification); its generations are numbered, and a request takes exactly one number.
+A lineage is everything ever embedded for one (cohort, bundle, specification); its generations are numbered, and a
+request takes exactly one number. The id of a request is the hash of what it changes, so asking again for the same thing
+is recognised as the same thing, and what a killed job had finished is found.
 """
 
-import json
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
+from __future__ import annotations
 
-from xmae_dist.core.errors import InputError
+import json
+from dataclasses import dataclass
+
 from xmae_dist.core.fingerprint import digest_json
 from xmae_dist.data.windows.spec import WindowSpec
+from xmae_dist.embed.difference import Difference
 from xmae_dist.storage import uri
-from xmae_dist.storage.snapshot import Recording, Snapshot
-
-BATCH_HOURS = 1.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,52 +28,75 @@ class Encoder:
     def spec_id(self) -> str:
         return self.spec.fingerprint()
 
+    def lineage(self, cohort: str) -> Lineage:
+        return Lineage(cohort=cohort, model_id=self.model_id, spec_id=self.spec_id, source=self.spec.source)
+
 
 @dataclass(frozen=True, kw_only=True)
-class Batch:
-    """Recordings that one worker encodes into one staged part; `key` names the part and depends on nothing else."""
+class Lineage:
+    """One cohort, by one bundle, under one window specification."""
 
-    recordings: tuple[Recording, ...]
-    key: str
+    cohort: str
+    model_id: str
+    spec_id: str
+    source: str
+    """The channel that is embedded."""
+
+    @property
+    def id(self) -> str:
+        return digest_json({"lineage": self.cohort, "model": self.model_id, "spec": self.spec_id}, 32)
+
+    @property
+    def partition(self) -> dict[str, str]:
+        """The values of the table's partition columns."""
+        return {"model_id": self.model_id, "cohort": self.cohort}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Seen:
+    """The state of a cohort in the corpus that a request was made for."""
+
+    corpus_url: str
+    corpus_version: int
+    content: str
+    """Digest of the cohort's rows; GONE where it has none."""
+
+
+GONE = "-"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Request:
-    """One generation of a lineage: the state the table shall have, and what is missing from it."""
+    """One generation of a lineage: what is missing from the table, and what must leave it."""
 
-    cohort: str
-    encoder: Encoder
-    snapshot: Snapshot
-    contents: Mapping[str, str]
-    """Content digest by recording id: every recording of the cohort that has the source signal."""
+    lineage: Lineage
+    encoder: Encoder | None
+    """None: recordings are taken away only."""
+    seen: Seen
     generation: int
-    missing: tuple[Recording, ...]
-    stale: tuple[str, ...]
-    """Recording ids that the table holds and the cohort no longer has, or has with other content."""
+    attempt: int
+    """How many attempts at this were swept away as dead (`embed.sweep`): their parts must not be used."""
+    difference: Difference
 
     @property
-    def request_id(self) -> str:
-        return request_id(self.cohort, self.contents, self.encoder)
+    def id(self) -> str:
+        return digest_json({"request": self.name, "attempt": self.attempt}, 32)
 
     @property
-    def lineage(self) -> str:
-        return lineage_id(self.cohort, self.encoder)
+    def name(self) -> str:
+        """The same for every attempt."""
+        return name_of(self.lineage, self.generation, self.difference)
 
-    def batches(self) -> list[Batch]:
-        """Missing recordings in batches of about BATCH_HOURS of signal, in the order of the snapshot."""
-        groups: list[list[Recording]] = [[]]
-        hours = 0.0
-        for recording in self.missing:
-            if hours >= BATCH_HOURS:
-                groups.append([])
-                hours = 0.0
-            groups[-1].append(recording)
-            hours += recording.duration_s / 3600
-        return [self._batch(tuple(group)) for group in groups if group]
+    def staging_url(self, table_url: str) -> str:
+        return uri.join(table_url, "_staging", self.id)
 
-    def _batch(self, recordings: tuple[Recording, ...]) -> Batch:
-        contents = {r.recording_id: self.contents[r.recording_id] for r in recordings}
-        return Batch(recordings=recordings, key=request_id(self.cohort, contents, self.encoder))
+
+class OvertakenError(Exception):
+    """The table is no longer what was seen of it; look again."""
+
+
+def name_of(lineage: Lineage, generation: int, difference: Difference) -> str:
+    return digest_json({"lineage": lineage.id, "generation": generation, "difference": difference.digest}, 32)
 
 
 def read_encoder(bundle_url: str) -> Encoder:
@@ -84,43 +104,3 @@ def read_encoder(bundle_url: str) -> Encoder:
     document = json.loads(uri.read_bytes(uri.join(bundle_url, "config.json")))
     spec = WindowSpec.from_dict(document["window_spec"]).source_only()
     return Encoder(url=uri.normalise(bundle_url), model_id=document["bundle_id"], spec=spec)
-
-
-def request_id(cohort: str, contents: Mapping[str, str], encoder: Encoder) -> str:
-    return digest_json(
-        {"cohort": cohort, "contents": dict(contents), "model": encoder.model_id, "spec": encoder.spec_id}, 32
-    )
-
-
-def lineage_id(cohort: str, encoder: Encoder) -> str:
-    return digest_json({"lineage": cohort, "model": encoder.model_id, "spec": encoder.spec_id}, 32)
-
-
-def contents_of(snapshot: Snapshot, cohort: str, encoder: Encoder) -> dict[str, Recording]:
-    """Recordings of the cohort that have the source signal, by id, in the snapshot's order."""
-    source = encoder.spec.source
-    return {r.recording_id: r for r in snapshot.cohort(cohort).recordings() if source in r.channels}
-
-
-def content_digest(recording: Recording, encoder: Encoder) -> str:
-    """Digest of whatever changes the embedding of a recording: samples, rate, gaps, time, and whose it is."""
-    row = recording.channels[encoder.spec.source]
-    facts: dict[str, Any] = {
-        "samples": row.digest,
-        "rate_hz": row.rate_hz,
-        "gaps": [list(gap) for gap in row.gaps],
-        "start_time_ns": row.start_time_ns,
-        "subject": recording.subject_id,
-    }
-    return digest_json(facts)
-
-
-def require_source(contents: Mapping[str, object], cohort: str, encoder: Encoder) -> None:
-    """Raise InputError for a cohort without a single recording of the source signal."""
-    if not contents:
-        raise InputError(
-            f"cohort {cohort}",
-            value=f"no recording with a {encoder.spec.source!r} channel",
-            expected=f"{encoder.spec.source!r}, which bundle {encoder.model_id} reads",
-            fix="embed another cohort, or ingest this one with its channels named",
-        )

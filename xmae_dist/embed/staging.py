@@ -1,55 +1,98 @@
-"""Staged parts: Parquet named by the batch they hold and the digest of their bytes.
+"""What a request leaves for its workers, and what these leave of what they finished, so that a killed job goes on.
 
-    <table>/_staging/<request>/<batch key>-<sha256>.parquet
+    <table>/_staging/<request>/begun.json           what is asked for
+    <table>/_staging/<request>/work/<key>.parquet   recordings of a batch; recordings to take away
+    <table>/_staging/<request>/done/<key>.json      facts of what was finished
 
-A part exists whole or not at all, and its name proves its bytes. Two workers that encode one batch (a retry after a
-lost node) may leave two parts; the first by name is the one that counts.
+The rows themselves lie in the table already, named by no commit. Facts are put once: of two workers that finish the
+same (a retry after a lost node), the first counts, and the file of the other is swept later (`embed.sweep`).
 """
 
-from collections.abc import Iterable
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, field
+from typing import Any
 
 import pyarrow as pa
 
 from xmae_dist.core.errors import IntegrityError
-from xmae_dist.core.fingerprint import sha256_hex
-from xmae_dist.embed.request import Batch, Request
+from xmae_dist.core.fingerprint import canonical_json
 from xmae_dist.storage import parquet, uri
+from xmae_dist.storage.file_actions import DataFile
+
+FORMAT = "xmae-embedding-facts/v1"
+_AT_ONCE = 16
 
 
-def staging_url(table_url: str, request: Request) -> str:
-    return uri.join(table_url, "_staging", request.request_id)
+@dataclass(frozen=True, kw_only=True)
+class Facts:
+    """What came of a batch of recordings, or of a file that held recordings to take away."""
+
+    key: str
+    add: DataFile | None
+    """The file that was written; None for no rows."""
+    remove: DataFile | None = None
+    """The file that it takes the place of."""
+    windows: tuple[int, ...] = ()
+    """Of each recording of the batch, in its order."""
+    dropped: dict[str, int] = field(default_factory=dict)
+    """Windows that were left out, by reason."""
+    recordings_removed: int = 0
+
+    def to_json(self) -> bytes:
+        return canonical_json({"format": FORMAT, **asdict(self)})
+
+    @classmethod
+    def from_json(cls, data: bytes) -> Facts:
+        document: dict[str, Any] = json.loads(data)
+        document.pop("format")
+        files = {name: DataFile(**document[name]) if document[name] else None for name in ("add", "remove")}
+        return cls(**{**document, **files, "windows": tuple(document["windows"])})
 
 
-def put_part(folder: str, batch_key: str, rows: pa.Table) -> str:
-    """Store a part and return its URL."""
-    data = parquet.encode(rows)
-    url = uri.join(folder, f"{batch_key}-{sha256_hex(data)[:32]}.parquet")
-    uri.write_bytes(url, data)
+def begin(folder: str, told: dict[str, Any]) -> None:
+    """Says that a job is at work on this request, from now on."""
+    uri.write_bytes(uri.join(folder, "begun.json"), canonical_json(told))
+
+
+def put_work(folder: str, key: str, rows: pa.Table) -> str:
+    """Leaves rows for a worker and returns their URL."""
+    url = uri.join(folder, "work", f"{key}.parquet")
+    uri.write_bytes(url, parquet.encode(rows))
     return url
 
 
-def finished(folder: str) -> dict[str, str]:
-    """URL of the part that counts, by batch key."""
-    if not uri.exists(folder):
-        return {}
-    urls = sorted(u for u in uri.list_urls(folder) if u.endswith(".parquet"))
-    found: dict[str, str] = {}
-    for url in urls:
-        found.setdefault(url.rsplit("/", 1)[-1].split("-")[0], url)
-    return found
+def read_work(url: str) -> pa.Table:
+    return parquet.decode(uri.read_bytes(url))
 
 
-def read_part(url: str) -> pa.Table:
-    """The rows of a part. Raises IntegrityError when its bytes are not those that its name promises."""
-    data = uri.read_bytes(url)
-    promised = url.rsplit("-", 1)[-1].removesuffix(".parquet")
-    if sha256_hex(data)[:32] != promised:
+def put_facts(folder: str, facts: Facts) -> Facts:
+    """Leaves the facts of what was finished, unless another worker had finished it; returns those that count."""
+    url = _facts_url(folder, facts.key)
+    return facts if uri.create_exclusively(url, facts.to_json()) else Facts.from_json(uri.read_bytes(url))
+
+
+def finished(folder: str) -> set[str]:
+    """The keys of what was finished."""
+    return {url.rsplit("/", 1)[-1].removesuffix(".json") for url in uri.list_urls(uri.join(folder, "done"))}
+
+
+def read_facts(folder: str, keys: list[str]) -> Iterator[Facts]:
+    """The facts of all `keys`, in their order, a request each, some at a time. Raises IntegrityError where some are
+    missing.
+    """
+    lacking = sorted(set(keys) - finished(folder))
+    if lacking:
         raise IntegrityError(
-            f"staged part {url}", value=sha256_hex(data)[:32], expected=promised, fix="delete it and run again"
-        )
-    return parquet.decode(data)
+            f"request {folder}", value=f"nothing of {len(lacking)} batches, such as {lacking[0]}",
+            expected="facts of every batch", fix="run again; nothing was committed",
+        )  # fmt: skip
+    with ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="embed-facts") as pool:
+        yield from pool.map(lambda key: Facts.from_json(uri.read_bytes(_facts_url(folder, key))), keys)
 
 
-def unfinished(batches: Iterable[Batch], folder: str) -> list[Batch]:
-    done = finished(folder)
-    return [batch for batch in batches if batch.key not in done]
+def _facts_url(folder: str, key: str) -> str:
+    return uri.join(folder, "done", f"{key}.json")

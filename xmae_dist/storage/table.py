@@ -20,12 +20,14 @@ from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
 import pyarrow as pa
+import pyarrow.compute as pc
 from deltalake import CommitProperties, DeltaTable, Transaction, write_deltalake
 from deltalake.exceptions import CommitFailedError, DeltaError, TableNotFoundError
 
 from xmae_dist.core.errors import StorageError
 from xmae_dist.storage import parquet, uri
 from xmae_dist.storage.diagnose import NOTHING_THERE, explain
+from xmae_dist.storage.file_actions import FileChange, log_entry
 
 WRITE_ID = "xmae_write_id"
 CHECKPOINT_EVERY = 10
@@ -69,6 +71,8 @@ class Commit:
     """Timestamp (ms), operation and what the commit's metadata carried."""
     changes_rows: bool
     """Whether the table has other rows after it, as far as the log says; not where files were only rearranged."""
+    removed: Sequence[str]
+    """Paths of files that it took away, as the log has them."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -184,6 +188,37 @@ class Table:
 
         return self._commit(prepare, None, metadata, unless=unless, guard=guard)
 
+    def replace_files(
+        self,
+        change: FileChange,
+        txn: Txn | Sequence[Txn] | None = None,
+        metadata: Mapping[str, Any] | None = None,
+        *,
+        guard: Guard | None = None,
+        stated: Any = None,
+    ) -> int | None:
+        """Adds files that lie below the table already, and takes others away, in one commit of the table there is.
+
+        Nothing but file names passes through here, so the size of a change is the number of its files: about 0.5 kB
+        of log each. Whether the files that go are still there is for `guard` to see: the commit is made on the very
+        version that it was asked about. `stated` is told to the table's account as what the commit adds. `txn`, and
+        what is returned, as in `append`.
+        """
+
+        def prepare(table: DeltaTable) -> _Write:
+            return _Write(run=lambda commit: self._put_entry(table, change, commit), added=stated)
+
+        return self._commit(prepare, txn, metadata, guard=guard)
+
+    def _put_entry(self, table: DeltaTable, change: FileChange, commit: CommitProperties) -> None:
+        version = table.version() + 1
+        transactions = [(one.app_id, one.version) for one in commit.app_transactions or ()]
+        metadata = commit.custom_metadata or {}
+        entry = log_entry(change, base=table.version(), metadata=metadata, transactions=transactions)
+        if not uri.create_exclusively(_commit_key(self.url, version), entry):
+            raise CommitFailedError(f"version {version} was made by another writer")
+        table.load_as_version(version)
+
     def _summed(self, batches: Iterable[pa.RecordBatch]) -> Any:
         return None if self._account is None else self._account.summed(batches)
 
@@ -208,6 +243,12 @@ class Table:
         """
         return PinnedTable(self, self.patiently(lambda: self._loaded(version), version))
 
+    def newest(self) -> PinnedTable | None:
+        """The newest version, as `at`; None where there is no table."""
+        if not self.exists():
+            return None
+        return PinnedTable(self, self._load())
+
     def history(self, limit: int | None = None) -> list[dict[str, Any]]:
         """Commits, newest first: version, timestamp (ms), operation and what `metadata` carried; a request for each."""
         return [{**one.info, "version": one.version} for one in itertools.islice(self.commits(), limit)]
@@ -229,7 +270,12 @@ class Table:
             (one["commitInfo"] for one in actions if "commitInfo" in one), {"timestamp": 0, "operation": "unknown"}
         )
         files = [one.get("add") or one.get("remove") for one in actions]
-        return Commit(version=version, info=info, changes_rows=any(one["dataChange"] for one in files if one))
+        return Commit(
+            version=version,
+            info=info,
+            changes_rows=any(one["dataChange"] for one in files if one),
+            removed=[one["remove"]["path"] for one in actions if "remove" in one],
+        )
 
     def merge_files(self, column: str, value: str, metadata: Mapping[str, Any]) -> bool:
         """Rewrites the small data files of one partition as few, in a commit that changes no row.
@@ -404,10 +450,18 @@ class PinnedTable:
     def _scanned(self, columns: Sequence[str] | None, filters: Filters | None) -> Iterator[pa.RecordBatch]:
         return parquet.stream(self._loaded, columns, sql_of(filters) if filters else None)
 
-    def files(self, column: str) -> list[tuple[str, int]]:
-        """(value of a partition column, bytes) of each data file, from the log."""
-        actions = pa.table(self._loaded.get_add_actions(flatten=True))
-        return list(zip(actions[f"partition.{column}"].to_pylist(), actions["size_bytes"].to_pylist(), strict=True))
+    def transaction_version(self, app_id: str) -> int | None:
+        """The version last committed under this application id, as of this version of the table."""
+        return self._loaded.transaction_version(app_id)
+
+    def files(self, partition: Mapping[str, str] | None = None) -> pa.Table:
+        """The data files (of a partition), from the log: `path`, `size_bytes`, `num_records`, `partition.<name>`, and
+        of each column with statistics `min.<name>` and `max.<name>`.
+        """
+        found = pa.table(self._loaded.get_add_actions(flatten=True))
+        for column, value in (partition or {}).items():
+            found = found.filter(pc.equal(found[f"partition.{column}"], value))
+        return found
 
     def partition_values(self, column: str) -> list[str]:
         """The sorted values of a partition column, from the log."""
