@@ -1,6 +1,6 @@
 """Rows in order, however many: sorted runs on local disk, merged batch by batch.
 
-Memory: one run while rows are taken in (RUN_ROWS of them), one batch of each run while they are merged, which is 1 to 2 MB
+Memory: one run while rows are taken in (RUN_ROWS), one batch of each run while they are merged, which is 1 to 2 MB
 for each 131,072 rows of the index. Disk: all rows once (compressed by lz4; about 170 bytes a row of the index), in the
 place of temporary files (TMPDIR), unless there is but one run, which stays in memory.
 """
