@@ -131,9 +131,9 @@ def test_a_note_from_a_task_that_was_run_twice_is_dropped(good_folder: Path, tmp
     assert report.version == corpus.snapshot().version
 
 
-def test_rows_lie_in_the_index_as_in_their_arrays(good_folder: Path, tmp_path: Path) -> None:
+def test_rows_lie_in_a_file_of_the_index_by_subject_and_recording(good_folder: Path, tmp_path: Path) -> None:
     ingest(given(good_folder, tmp_path / "c"))
-    table = Corpus.open(f"file://{tmp_path}/c").index.read(columns=["array_path", "offset", "digest"])
-    places = list(zip(table["array_path"].to_pylist(), table["offset"].to_pylist(), strict=True))
-    assert places == sorted(places)
+    table = Corpus.open(f"file://{tmp_path}/c").index.read(columns=["subject_id", "recording_id", "digest"])
+    names = list(zip(table["subject_id"].to_pylist(), table["recording_id"].to_pylist(), strict=True))
+    assert names == sorted(names)
     assert np.unique(table["digest"].to_pylist()).size == 6

@@ -90,7 +90,7 @@ class Gathered:
         self._judge(written, orphans, withdrawn, there)
         self._taken.update(taken_items(written, committed))
         self.parts += bool(labelled)
-        yield from sorted(labelled, key=lambda row: (row.array_path, row.offset))
+        yield from labelled
 
     def _labelled(self, recording_id: str, rows: list[IndexRow]) -> list[IndexRow] | str:
         """Rows of a recording with their subject and labels; why not, where its subject is unknown."""
