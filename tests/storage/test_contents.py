@@ -24,7 +24,7 @@ from xmae_dist.storage.contents import CohortContent, Contents
 from xmae_dist.storage.corpus import Corpus
 from xmae_dist.storage.ledger import KEY, Ledger
 from xmae_dist.storage.snapshot import Snapshot
-from xmae_dist.storage.table import PinnedTable
+from xmae_dist.storage.table import CHECKPOINT_EVERY, PinnedTable
 from xmae_dist.testing.conformance_storage import content, write_part
 
 FROZEN = Path(__file__).parent / "frozen" / "corpus-v1.tar.gz"
@@ -195,6 +195,18 @@ def test_a_writer_of_format_v1_that_still_runs_is_noticed(v1: str) -> None:
     corpus.commit_part(write_part(corpus, "q2", ["s7"], cohort="watch", seconds=1), "run 4")
     assert plain(stated(corpus).cohorts) == counted(corpus)
     assert all(KEY in corpus.index.commit(one.touched).info for one in stated(corpus).cohorts.values())
+
+
+def test_a_log_that_somebody_shortened_is_counted_again(tmp_path: Path) -> None:
+    corpus = Corpus.create(str(tmp_path))
+    corpus.commit_part(write_part(corpus, "q0", ["s0"], cohort="watch", seconds=1), "run q0")
+    for at in range(CHECKPOINT_EVERY):
+        corpus.commit_part(write_part(corpus, f"p{at}", [f"s{at}"], seconds=1), f"run {at}")
+    for version in range(3):
+        (tmp_path / "index" / "_delta_log" / f"{version:020d}.json").unlink()
+    assert plain(corpus.snapshot().contents) == counted(corpus), "what the newest commit states needs no other"
+    corpus.commit_part(write_part(corpus, "q1", ["s1"], cohort="watch", seconds=1), "run q1")
+    assert plain(stated(corpus).cohorts) == counted(corpus) and stated(corpus).sums.keys() == {"patch", "watch"}
 
 
 def test_rearranged_files_are_looked_past(store_url: str) -> None:

@@ -29,7 +29,8 @@ from xmae_dist.storage.diagnose import NOTHING_THERE, explain
 
 WRITE_ID = "xmae_write_id"
 CHECKPOINT_EVERY = 10
-_COMMIT_ATTEMPTS = 20
+_COMMIT_ATTEMPTS = 60
+_MOVES = 20
 _COMMITS_AT_ONCE = 8
 _LOST_PAUSE_S = 0.1
 _PAUSES_S = (0.1, 0.4, 1.6, 1.6)
@@ -264,9 +265,12 @@ class Table:
                 keep_versions=list(keep_versions) or None,
             )
 
-        found = self.patiently(lambda: vacuumed(True))
-        # Where nothing is to be removed delta-rs would still make two commits.
-        return found if dry_run or not found else self.patiently(lambda: vacuumed(False))
+        there = {one.url for one in uri.list_details(self.url)}
+        # delta-rs also names files that are gone, and would make two commits for each vacuum that removes nothing.
+        found = [name for name in self.patiently(lambda: vacuumed(True)) if uri.join(self.url, name) in there]
+        if found and not dry_run:
+            self.patiently(lambda: vacuumed(False))
+        return found
 
     def _load(self) -> DeltaTable:
         return self.patiently(self._loaded)
@@ -352,7 +356,7 @@ class Table:
             custom_metadata=dict(metadata),
             app_transactions=[Transaction(app_id, version) for app_id, version in txns] or None,
             # What is stated about a version would be wrong of the next: delta-rs must not move such a commit on.
-            max_commit_retries=_COMMIT_ATTEMPTS if self._account is None else 0,
+            max_commit_retries=_MOVES if self._account is None else 0,
         )
 
     def _own_commit(self, write_id: str, base: int) -> int | None:
