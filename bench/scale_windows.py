@@ -113,6 +113,14 @@ def subjects_of(cohort: int, place: int) -> list[str]:
     return [f"c{cohort:03d}-s{place * each + k:06d}" for k in range(each)]
 
 
+def metas(url: str, parts: int) -> object:
+    """Of the parts that are asked for: the first of each cohort, and the one that holds a person."""
+    for cohort in range(COHORTS):
+        write_meta(url, cohort, 0)
+    write_meta(url, 7, 100)
+    return f"{COHORTS + 1} parts"
+
+
 def write_meta(url: str, cohort: int, place: int) -> None:
     """What is known of the windows of a part: who they are of."""
     names = np.repeat(subjects_of(cohort, place), WINDOWS_A_SUBJECT)
@@ -139,14 +147,13 @@ def first_step(url: str, parts: int) -> object:
 
 
 def audit(url: str, parts: int) -> object:
-    write_meta(url, 7, 100)
     person = subjects_of(7, 100)[3]
     return f"{len(told('audit', '--subject', person, '--windows', url)['steps']):,} steps saw one person"
 
 
 def plan_show(url: str, parts: int) -> object:
-    """The parts that a sample of 32 falls on are not known before: all that it may fall on would be too many."""
-    return f"{told('plan', 'show', '--windows', url, '--quality', 'none')['steps_per_epoch']:,} steps an epoch"
+    shuffle = told("plan", "show", "--windows", url, "--global-batch", "4096")["shuffle"]
+    return f"{shuffle['subjects']:.0f} subjects in a batch, from {shuffle['known_share']:.2%} of the windows"
 
 
 def held_out(url: str, parts: int) -> object:
@@ -167,6 +174,7 @@ def told(*words: str) -> dict[str, Any]:
 OPERATIONS: dict[str, Callable[[str, int], object]] = {
     "imports": lambda url, parts: "",
     "the index written": make,
+    "meta.parquet of parts written": metas,
     "opened": open_only,
     "opened, with where all chunks lie": ready,
     "plan made, a step asked for": first_step,

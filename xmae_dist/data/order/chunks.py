@@ -63,10 +63,10 @@ class ChunkOrder:
         """The window ids at places `index_B` (0, 1, 2 … without end) of this cohort's sequence."""
         pass_B, place_B = np.divmod(index_B, self.size)
         passes, which_B = np.unique(pass_B, return_inverse=True)
-        key_P = self._key(seed, passes)
-        key_B = key_P[which_B]
+        key_B = self._key(seed, passes)[which_B]
         # The short chunk comes at a random slot: behind it, windows stand `hole` places before their slots.
-        behind_B = place_B >= self._short_slot(key_P)[which_B] * self.chunk_windows + self._short_size
+        slot_P = np.array([self._slot_of(seed, number) for number in passes.tolist()], np.int64)
+        behind_B = place_B >= slot_P[which_B] * self.chunk_windows + self._short_size
         slot_B, offset_B = np.divmod(place_B + self._hole * behind_B, self.chunk_windows)
         chunk_B = permute(slot_B, self.chunks, key_B)
         offset_B = permute(offset_B, self._sizes_of(chunk_B), hash_u64(key_B, chunk_B))
@@ -87,6 +87,17 @@ class ChunkOrder:
 
     def _sizes_of(self, chunk_B: IntArray) -> IntArray:
         return np.where(chunk_B == self.chunks - 1, self._short_size, self.chunk_windows)
+
+    def _slot_of(self, seed: int, pass_number: int) -> int:
+        """Where a pass has its short chunk: worked out once, since one pass goes on for long."""
+        if (seed, pass_number) not in self._slots:
+            self._slots.clear()
+            self._slots[seed, pass_number] = int(self._short_slot(self._key(seed, np.asarray(pass_number))))
+        return self._slots[seed, pass_number]
+
+    @cached_property
+    def _slots(self) -> dict[tuple[int, int], int]:
+        return {}
 
     def _short_slot(self, key: NDArray[np.uint64]) -> IntArray:
         return unpermute(self.chunks - 1, self.chunks, key)

@@ -16,7 +16,10 @@ from numpy.typing import NDArray
 
 from xmae_dist.data.order.plan import Plan
 
-_MOST_STEPS = 256  # batches that are looked at, evenly spaced over an epoch
+# Batches that are looked at, evenly spaced over an epoch. Each is asked for cohort by cohort, 1 ms of CPU or more.
+_MOST_STEPS = 256
+_MOST_SHARES = 1200
+_FEWEST_STEPS = 8
 
 
 class KnownSubjects:
@@ -83,7 +86,8 @@ class ShuffleQuality:
 def shuffle_quality(plan: Plan, known: KnownSubjects, first_ids_S: NDArray[np.int64]) -> ShuffleQuality:
     """Part s of the store holds the ids from `first_ids_S[s]` on; of each cohort a part at least must be known."""
     steps = plan.steps_per_epoch
-    chosen = np.unique(np.linspace(0, max(0, steps - 1), min(steps, _MOST_STEPS)).astype(np.int64))
+    most = min(_MOST_STEPS, max(_FEWEST_STEPS, _MOST_SHARES // len(plan.cohorts)))
+    chosen = np.unique(np.linspace(0, max(0, steps - 1), min(steps, most)).astype(np.int64))
     cohort_of = _cohort_of_parts(plan, first_ids_S)
     subjects, cohorts = [], []
     for step in chosen:
