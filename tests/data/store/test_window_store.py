@@ -32,7 +32,7 @@ CONFIG = StoreConfig(spec=WindowSpec(stride_s=5.0), split=SplitConfig(fractions=
 
 def plain_store(corpus: Corpus, url: str, config: StoreConfig = CONFIG) -> WindowStore:
     """What `materialise` does, one part after another in this process."""
-    snapshot = corpus.snapshot()
+    snapshot = materialise._chosen(corpus.snapshot(), config)
     with tempfile.TemporaryDirectory() as folder:
         making = materialise.Making(corpus, snapshot, config, url, folder)
         document = making.document()
