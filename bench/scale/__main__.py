@@ -20,7 +20,6 @@ from typing import Any
 
 import numpy as np
 
-from bench.scale import corpus
 from bench.scale.register import OPERATIONS
 from xmae_dist.testing.s3_server import S3Server, serve_s3
 

@@ -17,13 +17,14 @@ import pyarrow.compute as pc
 import pytest
 from deltalake import DeltaTable, write_deltalake
 
+from xmae_dist.cli.main import main
 from xmae_dist.core.errors import InputError
 from xmae_dist.storage import index, uri
 from xmae_dist.storage.contents import CohortContent, Contents
 from xmae_dist.storage.corpus import Corpus
 from xmae_dist.storage.ledger import KEY, Ledger
 from xmae_dist.storage.snapshot import Snapshot
-from xmae_dist.storage.table import PinnedTable
+from xmae_dist.storage.table import CHECKPOINT_EVERY, PinnedTable
 from xmae_dist.testing.conformance_storage import content, write_part
 
 FROZEN = Path(__file__).parent / "frozen" / "corpus-v1.tar.gz"
@@ -196,6 +197,18 @@ def test_a_writer_of_format_v1_that_still_runs_is_noticed(v1: str) -> None:
     assert all(KEY in corpus.index.commit(one.touched).info for one in stated(corpus).cohorts.values())
 
 
+def test_a_log_that_somebody_shortened_is_counted_again(tmp_path: Path) -> None:
+    corpus = Corpus.create(str(tmp_path))
+    corpus.commit_part(write_part(corpus, "q0", ["s0"], cohort="watch", seconds=1), "run q0")
+    for at in range(CHECKPOINT_EVERY):
+        corpus.commit_part(write_part(corpus, f"p{at}", [f"s{at}"], seconds=1), f"run {at}")
+    for version in range(3):
+        (tmp_path / "index" / "_delta_log" / f"{version:020d}.json").unlink()
+    assert plain(corpus.snapshot().contents) == counted(corpus), "what the newest commit states needs no other"
+    corpus.commit_part(write_part(corpus, "q1", ["s1"], cohort="watch", seconds=1), "run q1")
+    assert plain(stated(corpus).cohorts) == counted(corpus) and stated(corpus).sums.keys() == {"patch", "watch"}
+
+
 def test_rearranged_files_are_looked_past(store_url: str) -> None:
     corpus = Corpus.create(store_url)
     for i in range(3):
@@ -207,6 +220,20 @@ def test_rearranged_files_are_looked_past(store_url: str) -> None:
     assert (after.version, after.fingerprint) == (4, before.fingerprint) and stated(corpus).version == 3
     corpus.commit_part(write_part(corpus, "p3", ["s3"], seconds=1), "run 3")
     assert plain(stated(corpus).cohorts) == counted(corpus)
+
+
+def test_verify_compares_rows_with_what_is_stated(
+    store_url: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    corpus = Corpus.create(store_url)
+    corpus.commit_part(write_part(corpus, "q0", ["s0"], cohort="watch", seconds=1), "run 0")
+    with monkeypatch.context() as wrong:
+        wrong.setattr(Ledger, "summed", lambda self, batches: {})  # a writer that does not count what it adds
+        corpus.commit_part(write_part(corpus, "p0", ["s1"], seconds=1), "run 1")
+    assert main(["verify", store_url]) == 1
+    assert "contents: cohort patch: its rows come to 2 rows, " in (said := capsys.readouterr().out)
+    assert "the log states no rows" in said and "watch" not in said
+    assert main(["verify", store_url, "--cohort", "watch"]) == 0
 
 
 def test_a_snapshot_travels_as_a_place_and_a_version(v1: str) -> None:

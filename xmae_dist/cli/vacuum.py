@@ -74,11 +74,13 @@ def _show(report: VacuumReport, args: Args) -> None:
     for orphan in report.removed:
         age_h, size_mib = orphan.age_s / 3600, orphan.bytes / 2**20
         print(f"{orphan.cohort}/{orphan.part}: {would}removed, {size_mib:.1f} MiB, {age_h:.1f} h old")
+    for cohort in report.merged:
+        print(f"cohort {cohort}: its files of the index were merged")
     if report.estimates:
         print(f"estimates of clocks of withdrawn subjects: {report.estimates} {would}deleted")
     if report.table_files:
         print(f"files of tables that no version needs: {report.table_files} {would}removed")
-    if not (report.compacted or report.removed or report.estimates or report.table_files):
+    if not (report.compacted or report.removed or report.merged or report.estimates or report.table_files):
         print(f"nothing to remove that is older than {args.grace_hours:g} h")
     elif not args.apply:
         print("nothing was changed: add --apply to do it")

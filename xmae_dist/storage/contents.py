@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -71,7 +71,7 @@ class Contents:
     version: int
     cohorts: Mapping[str, CohortContent]
     sums: Mapping[str, MultisetHash]
-    """Of cohorts that the version's commit touched."""
+    """Of cohorts that the version's commit touched, and whichever else were looked up."""
     v1: Mapping[str, str] = field(default_factory=dict)
     """The fingerprint of all cohorts in format v1, by `fingerprint` of what it was made of."""
 
@@ -98,15 +98,14 @@ class Contents:
             v1=document["v1"],
         )
 
-    def changed(self, version: int, removed: Sums, added: Sums, whole: Callable[[str], MultisetHash]) -> Contents:
-        """The contents that a commit of `version` leaves which takes `removed` away from these and adds `added`.
-
-        `whole`: the multiset hash of a cohort as it is here.
+    def changed(self, version: int, removed: Sums, added: Sums) -> Contents:
+        """The contents that a commit of `version` leaves which takes `removed` away from these and adds `added`; `sums`
+        has the cohorts of both that are here.
         """
         cohorts, sums = dict(self.cohorts), {}
         for name in sorted({*removed, *added}):
             before = self.cohorts.get(name)
-            start = Sum(hash=whole(name), channels=before.channels) if before else Sum()
+            start = Sum(hash=self.sums[name], channels=before.channels) if before else Sum()
             total = start - removed.get(name, Sum()) + added.get(name, Sum())
             lost = version if total.rows < start.rows else before.lost if before else 0
             sums[name] = total.hash

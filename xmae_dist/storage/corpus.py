@@ -14,6 +14,7 @@ are, and the first commit of a cohort holds what a withdrawal also holds. See st
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import itertools
 import json
@@ -26,12 +27,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from xmae_dist.core.errors import InputError, StorageError
-from xmae_dist.storage import index, uri
+from xmae_dist.storage import compaction, index, uri
 from xmae_dist.storage.index import IndexRow
 from xmae_dist.storage.ledger import Ledger
 from xmae_dist.storage.losses import lost
 from xmae_dist.storage.part import PartWriter
-from xmae_dist.storage.snapshot import Recording, Snapshot, array_reader, kept_version
+from xmae_dist.storage.snapshot import ORDER, Recording, Snapshot, array_reader, kept_version
 from xmae_dist.storage.table import PinnedTable, Table, sql_of
 from xmae_dist.storage.withdrawn import WithdrawnList
 
@@ -146,12 +147,16 @@ class Corpus:
             self._check_arrays(some)
             tables.append(index.to_arrow(some))
         table = pa.concat_tables(tables) if tables else index.to_arrow([])
-        return self.index.append(
-            table,
+        version = self.index.append(
+            table.sort_by([(name, "ascending") for name in ORDER]),
             txn=(_app_id(txn_id), 1),
             metadata={"xmae_operation": "ingest", "xmae_txn": txn_id},
             guard=lambda base: self._admit(table, base),
         )
+        if version is not None and version % compaction.EVERY_COMMITS == 0:
+            with contextlib.suppress(StorageError):  # the commit is done, and the next time serves as well
+                compaction.merge_files(self.index)
+        return version
 
     def _admit(self, rows: pa.Table, base: PinnedTable) -> list[str]:
         """What a commit of `rows` on `base` holds; raises where they must not be added to it."""
@@ -175,15 +180,16 @@ class Corpus:
         Raises InputError for an old version with recordings that were withdrawn since, unless
         `allow_withdrawn`.
         """
-        newest = self.index.version()
-        pinned = newest if version is None else version
-        if not 0 <= pinned <= newest:
+        base = self.index.at()
+        if version is None or version == base.version:
+            return Snapshot(self.url, base.version, pinned=base)
+        if not 0 <= version < base.version:
             raise StorageError(
-                self.index.url, value=f"no version {pinned} there", expected=f"0 to {newest}", fix="see its history"
+                self.index.url, value=f"no version {version} there", expected=f"0 to {base.version}", fix="name another"
             )
-        if pinned != newest and not allow_withdrawn:
-            self._refuse_withdrawn(pinned, newest)
-        return Snapshot(self.url, pinned)
+        if not allow_withdrawn:
+            self._refuse_withdrawn(version, base.version)
+        return Snapshot(self.url, version)
 
     def _refuse_withdrawn(self, pinned: int, newest: int) -> None:
         """Only a withdrawal takes signals away."""

@@ -8,16 +8,17 @@ everything, for all cohorts, and with it the fingerprints of format v1 where the
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 
 import pyarrow as pa
 
+from xmae_dist.core.errors import StorageError
 from xmae_dist.storage import contents
 from xmae_dist.storage.contents import Contents, Sums
+from xmae_dist.storage.diagnose import NOTHING_THERE
 from xmae_dist.storage.fingerprint_v1 import fingerprints_v1
-from xmae_dist.storage.multiset import MultisetHash
 from xmae_dist.storage.row_bytes import CONTENT_COLUMNS
-from xmae_dist.storage.table import Filters, PinnedTable, Table
+from xmae_dist.storage.table import Commit, Filters, PinnedTable, Table
 
 KEY = "xmae_contents"
 # Commits that change no row (compactions, vacuums by delta-rs) that are looked past before rows are counted instead.
@@ -40,18 +41,21 @@ class Ledger:
 
     def statement(self, base: PinnedTable, removed: Sums | None, added: Sums | None) -> Mapping[str, str]:
         """Metadata of a commit made on `base`, and on no later version, that changes its rows so."""
-        version = base.version + 1
-        stated = self.stated(base.version)
-        before = stated or self._with_v1(base, self.counted(base))
-        after = before.changed(version, removed or {}, added or {}, lambda cohort: self._whole(before, cohort))
-        if stated is None:
-            after = _all_touched(after, before)
+        removed, added = removed or {}, added or {}
+        stated = self._with_sums(self.stated(base.version), {*removed, *added})
+        if stated is not None:
+            after = stated.changed(base.version + 1, removed, added)
+        else:
+            counted = self._with_v1(base, self.counted(base))
+            after = _all_touched(counted.changed(base.version + 1, removed, added), counted)
         return {KEY: after.to_text()}
 
     def stated(self, version: int) -> Contents | None:
         """What the log states of a version, by one request or a few; None where its rows would have to be counted."""
         for back in range(min(version + 1, _LOOK_BACK)):
-            commit = self._log.commit(version - back)
+            commit = self._commit(version - back)
+            if commit is None:
+                return None
             if KEY in commit.info:
                 stated = Contents.from_text(commit.info[KEY])
                 return stated if stated is not None and stated.version == commit.version else None
@@ -73,12 +77,26 @@ class Ledger:
         cohorts = {name: dataclasses.replace(one, v1=by_cohort[name]) for name, one in counted.cohorts.items()}
         return dataclasses.replace(counted, cohorts=cohorts, v1={contents.fingerprint(cohorts): whole})
 
-    def _whole(self, before: Contents, cohort: str) -> MultisetHash:
-        if cohort in before.sums:
-            return before.sums[cohort]
-        stated = self.stated(before.cohorts[cohort].touched)
-        assert stated is not None, f"the commit that last touched cohort {cohort} states its sum"
-        return stated.sums[cohort]
+    def _commit(self, version: int) -> Commit | None:
+        """An entry of the log; None where somebody else shortened the log."""
+        try:
+            return self._log.commit(version)
+        except StorageError as error:
+            if error.value != NOTHING_THERE:
+                raise
+            return None
+
+    def _with_sums(self, stated: Contents | None, cohorts: Collection[str]) -> Contents | None:
+        """These contents with the sums of `cohorts`, from the commits that last touched them; None without one."""
+        if stated is None:
+            return None
+        sums = dict(stated.sums)
+        for cohort in sorted({*cohorts} & {*stated.cohorts} - {*sums}):
+            touched = self.stated(stated.cohorts[cohort].touched)
+            if touched is None or cohort not in touched.sums:
+                return None
+            sums[cohort] = touched.sums[cohort]
+        return dataclasses.replace(stated, sums=sums)
 
 
 def _all_touched(after: Contents, before: Contents) -> Contents:

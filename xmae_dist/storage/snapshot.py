@@ -105,10 +105,21 @@ class Snapshot:
     Immutable; readers pin it and runs record its fingerprint. Picklable: a version and a place.
     """
 
-    def __init__(self, url: str, version: int, cohorts_filter: Sequence[str] | None = None) -> None:
-        """`url`: of the corpus. `cohorts_filter`: the only cohorts to see."""
+    def __init__(
+        self,
+        url: str,
+        version: int,
+        cohorts_filter: Sequence[str] | None = None,
+        *,
+        pinned: PinnedTable | None = None,
+    ) -> None:
+        """`url`: of the corpus. `cohorts_filter`: the only cohorts to see. `pinned`: the version, if its log was
+        read already.
+        """
         self.url, self.version = url, version
         self._only = None if cohorts_filter is None else tuple(sorted(set(cohorts_filter)))
+        if pinned is not None:
+            self._pinned = pinned
 
     def __getstate__(self) -> dict[str, object]:
         return {"url": self.url, "version": self.version, "_only": self._only}
@@ -180,8 +191,8 @@ class Snapshot:
                 expected=f"one of {', '.join(self.cohorts()) or 'none (empty corpus)'}",
                 fix="`xmae inspect` lists them",
             )
-        reduced = Snapshot(self.url, self.version, [name])
-        reduced.__dict__ |= {"_pinned": self._pinned, "_stated": self._stated}
+        reduced = Snapshot(self.url, self.version, [name], pinned=self._pinned)
+        reduced._stated = self._stated
         return reduced
 
     def subjects(self) -> pa.StringArray:

@@ -20,6 +20,7 @@ from xmae_dist.storage.snapshot import ORDER, Snapshot, twice
 _COLUMNS = (
     *ORDER, "clock_id", "part", "length", "rate_hz", "unit", "device", "body_site", "gaps", "labels", "label_text",
 )  # fmt: skip
+_OF_A_CHANNEL = ("length", "rate_hz", "unit", "device", "body_site", "gaps")
 _MOST_TEXTS = 8
 
 
@@ -100,9 +101,9 @@ def _recordings(rows: pa.Table) -> np.ndarray:
 
 def _begins(rows: pa.Table, name: str) -> np.ndarray:
     """Whether a column is not as in the row before; bool (n,), true for the first."""
-    values = rows[name].combine_chunks()
+    values = rows[name].chunk(0)
     differs = pc.not_equal(values.slice(1), values.slice(0, len(values) - 1))
-    return np.concatenate([[True], differs.to_numpy(zero_copy_only=False)])
+    return np.concatenate([[True], differs.cast(pa.uint8()).to_numpy().astype(bool)])
 
 
 @dataclass
@@ -184,13 +185,12 @@ class _Cohort:
         recording = np.repeat(np.arange(len(starts)), np.diff([*starts, rows.num_rows]))
         self.recordings += len(starts)
         self.seconds += float(np.maximum.reduceat(_seconds(rows), starts).sum())
-        clocks = pa.table({"recording": recording, "clock": rows["clock_id"]})
-        self.clocks += clocks.group_by(["recording", "clock"]).aggregate([]).num_rows
+        self.clocks += len(starts) + _more_clocks(rows, starts, recording)
         self.parts.update(pc.unique(rows["part"]).to_pylist())
         self._take_subjects(rows)
         self._take_labels(rows, recording)
         for channel in pc.unique(rows["channel"]).to_pylist():
-            own = rows.filter(pc.equal(rows["channel"], channel))
+            own = rows.select(_OF_A_CHANNEL).filter(pc.equal(rows["channel"], channel))
             self.channels.setdefault(channel, _Channel()).take(own)
 
     def _take_subjects(self, rows: pa.Table) -> None:
@@ -200,7 +200,7 @@ class _Cohort:
 
     def _take_labels(self, rows: pa.Table, recording: np.ndarray) -> None:
         for name, values in _by_label(rows["labels"], recording):
-            self.numbers.setdefault(name, _Numbers()).take(values.to_numpy(zero_copy_only=False))
+            self.numbers.setdefault(name, _Numbers()).take(pc.fill_null(values, np.nan).to_numpy())
         for name, values in _by_label(rows["label_text"], recording):
             counts = pc.value_counts(values).to_pylist()
             self.texts.setdefault(name, Counter()).update({one["values"]: one["counts"] for one in counts})
@@ -224,9 +224,19 @@ def _seconds(rows: pa.Table) -> np.ndarray:
     return rows["length"].to_numpy() / rows["rate_hz"].to_numpy()
 
 
+def _more_clocks(rows: pa.Table, starts: np.ndarray, recording: np.ndarray) -> int:
+    """Clocks of recordings beyond the first of each."""
+    changes = _begins(rows, "clock_id")
+    changes[starts] = False
+    several = np.unique(recording[changes])
+    mixed = np.isin(recording, several)
+    clocks = pa.table({"recording": recording[mixed], "clock": rows["clock_id"].filter(mixed)})
+    return int(clocks.group_by(["recording", "clock"]).aggregate([]).num_rows) - len(several)
+
+
 def _by_label(labels: pa.ChunkedArray, recording: np.ndarray) -> Iterator[tuple[str, pa.Array]]:
     """Each label with its values, one a recording: that of its last channel which has the label."""
-    entries = index.entries_of(labels.combine_chunks())
+    entries = index.entries_of(labels.chunk(0))
     flat = entries.flatten()
     rows = pc.list_parent_indices(entries).to_numpy()
     table = pa.table({"recording": recording[rows], "name": flat.field(0), "value": flat.field(1)})

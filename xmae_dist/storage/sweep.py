@@ -13,6 +13,7 @@ import dataclasses
 import math
 import re
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import pyarrow as pa
@@ -20,7 +21,7 @@ import pyarrow.compute as pc
 
 from xmae_dist.core.errors import IntegrityError
 from xmae_dist.core.fingerprint import sha256_hex
-from xmae_dist.storage import index, uri
+from xmae_dist.storage import compaction, index, uri
 from xmae_dist.storage.corpus import Corpus
 from xmae_dist.storage.index import IndexRow
 from xmae_dist.storage.part import PartWriter
@@ -58,6 +59,8 @@ class VacuumReport:
     """Estimates of clocks that were of withdrawn subjects."""
     table_files: int
     """Files of the corpus's tables that no version of the grace period needs."""
+    merged: tuple[str, ...] = ()
+    """Cohorts whose many small files of the index were merged; none on a dry run."""
     old_versions: bool | None
     """Whether the bucket keeps what is removed as old versions; None where that could not be asked."""
 
@@ -96,26 +99,43 @@ def vacuum(corpus: Corpus, *, grace_s: float = GRACE_S, dry_run: bool = False) -
         for orphan in collectable:
             uri.delete(orphan.url, recursive=True)
     estimates = _forget_estimates(corpus, dry_run)
+    merged = () if dry_run else tuple(compaction.merge_files(corpus.index))
     return VacuumReport(
         removed=tuple(collectable),
         compacted=tuple(f"{c}/{p}" for c, p in wasteful),
         estimates=estimates,
         old_versions=uri.keeps_old_versions(corpus.url),
-        table_files=sum(_vacuumed(table, grace_s, dry_run) for table in _tables(corpus)),
+        table_files=sum(
+            _vacuumed(table, grace_s, dry_run, kept)
+            for table, kept in (
+                (corpus.index, _before_merges(corpus.index)),
+                (corpus.alignments, ()),
+                (corpus.withdrawn.table, ()),
+            )
+        ),
+        merged=merged,
     )
 
 
-def _tables(corpus: Corpus) -> tuple[Table, ...]:
-    return corpus.index, corpus.alignments, corpus.withdrawn.table
+def _before_merges(index: Table) -> list[int]:
+    """Versions whose files were merged and which readers may still pin: those after the last withdrawal. The files of
+    earlier ones hold who was withdrawn.
+    """
+    kept = []
+    for commit in index.commits():
+        if commit.info.get("xmae_operation") == "withdraw":
+            break
+        if commit.info.get("xmae_operation") == compaction.OPERATION:
+            kept.append(commit.version - 1)
+    return kept
 
 
-def _vacuumed(table: Table, grace_s: float, dry_run: bool) -> int:
-    """Files that a vacuum of a table removes; delta-rs also names those that are gone."""
+def _vacuumed(table: Table, grace_s: float, dry_run: bool, keep_versions: Sequence[int]) -> int:
+    """How many files a vacuum of a table removes."""
     if not table.exists():
         return 0
-    there = {one.url for one in uri.list_details(table.url)}
-    removed = table.vacuum(retention_hours=math.ceil(max(0.0, grace_s) / 3600), dry_run=dry_run)
-    return len({uri.join(table.url, name) for name in removed} & there)
+    hours = math.ceil(max(0.0, grace_s) / 3600)
+    return len(table.vacuum(retention_hours=hours, dry_run=dry_run, keep_versions=keep_versions))
 
 
 def _forget_estimates(corpus: Corpus, dry_run: bool) -> int:

@@ -31,7 +31,8 @@ from xmae_dist.storage.file_actions import FileChange, log_entry
 
 WRITE_ID = "xmae_write_id"
 CHECKPOINT_EVERY = 10
-_COMMIT_ATTEMPTS = 20
+_COMMIT_ATTEMPTS = 60
+_MOVES = 20
 _COMMITS_AT_ONCE = 8
 _LOST_PAUSE_S = 0.1
 _PAUSES_S = (0.1, 0.4, 1.6, 1.6)
@@ -236,16 +237,17 @@ class Table:
 
         return self.patiently(rows, version)
 
-    def at(self, version: int) -> PinnedTable:
-        """A version of the table, to be read from more than once: the log is read here, and not again."""
-        return PinnedTable(self, version, self.patiently(lambda: self._loaded(version), version))
+    def at(self, version: int | None = None) -> PinnedTable:
+        """A version of the table (the newest unless told), to be read from more than once: the log is read here, and
+        not again.
+        """
+        return PinnedTable(self, self.patiently(lambda: self._loaded(version), version))
 
     def newest(self) -> PinnedTable | None:
         """The newest version, as `at`; None where there is no table."""
         if not self.exists():
             return None
-        loaded = self._load()
-        return PinnedTable(self, loaded.version(), loaded)
+        return PinnedTable(self, self._load())
 
     def history(self, limit: int | None = None) -> list[dict[str, Any]]:
         """Commits, newest first: version, timestamp (ms), operation and what `metadata` carried; a request for each."""
@@ -275,15 +277,46 @@ class Table:
             removed=[one["remove"]["path"] for one in actions if "remove" in one],
         )
 
-    def vacuum(self, *, retention_hours: int, dry_run: bool = False) -> list[str]:
-        """Removes data files that no version younger than `retention_hours` needs; returns their paths."""
+    def merge_files(self, column: str, value: str, metadata: Mapping[str, Any]) -> bool:
+        """Rewrites the small data files of one partition as few, in a commit that changes no row.
 
-        def removed() -> list[str]:
+        False where there was nothing to merge, or another writer took files away meanwhile. delta-rs may make the
+        commit on a later version than it read, so it states nothing about the table.
+        """
+
+        def merged() -> bool:
+            table = self._loaded()
+            before = table.version()
+            properties = CommitProperties(custom_metadata={**metadata, WRITE_ID: uuid.uuid4().hex})
+            try:
+                table.optimize.compact(partition_filters=[(column, "=", value)], commit_properties=properties)
+            except CommitFailedError:
+                return False
+            self._keep_log_short(table)
+            return table.version() > before
+
+        return self.patiently(merged)
+
+    def vacuum(self, *, retention_hours: int, dry_run: bool = False, keep_versions: Sequence[int] = ()) -> list[str]:
+        """Removes data files that no version younger than `retention_hours` needs, nor one of `keep_versions`, and
+        those that writers left which died or were refused; returns their paths.
+        """
+
+        def vacuumed(dry_run: bool) -> list[str]:
             return self._loaded().vacuum(
-                retention_hours=retention_hours, enforce_retention_duration=False, dry_run=dry_run
+                retention_hours=retention_hours,
+                enforce_retention_duration=False,
+                dry_run=dry_run,
+                full=True,
+                keep_versions=list(keep_versions) or None,
             )
 
-        return self.patiently(removed)
+        there = {one.url for one in uri.list_details(self.url)}
+        # delta-rs also names files that are gone, and would make two commits for each vacuum that removes nothing.
+        found = [name for name in self.patiently(lambda: vacuumed(True)) if uri.join(self.url, name) in there]
+        if found and not dry_run:
+            self.patiently(lambda: vacuumed(False))
+        return found
 
     def _load(self) -> DeltaTable:
         return self.patiently(self._loaded)
@@ -334,7 +367,7 @@ class Table:
         for attempt in range(_COMMIT_ATTEMPTS):
             time.sleep(attempt * _LOST_PAUSE_S * int(write_id[:4], 16) / 0xFFFF)  # losers come back one by one
             table = self._load()
-            base = PinnedTable(self, table.version(), table)
+            base = PinnedTable(self, table)
             if any(_reached(table.transaction_version(app_id), version) for app_id, version in done):
                 return self._own_commit(write_id, first) if attempt else None
             first = min(first, base.version)
@@ -369,7 +402,7 @@ class Table:
             custom_metadata=dict(metadata),
             app_transactions=[Transaction(app_id, version) for app_id, version in txns] or None,
             # What is stated about a version would be wrong of the next: delta-rs must not move such a commit on.
-            max_commit_retries=_COMMIT_ATTEMPTS if self._account is None else 0,
+            max_commit_retries=_MOVES if self._account is None else 0,
         )
 
     def _own_commit(self, write_id: str, base: int) -> int | None:
@@ -392,8 +425,8 @@ class Table:
 class PinnedTable:
     """One version of a table, its log held in memory (a few hundred bytes a data file). Not picklable."""
 
-    def __init__(self, table: Table, version: int, loaded: DeltaTable) -> None:
-        self.version = version
+    def __init__(self, table: Table, loaded: DeltaTable) -> None:
+        self.version: int = loaded.version()
         self._table, self._loaded = table, loaded
 
     def stream(self, columns: Sequence[str] | None = None, filters: Filters | None = None) -> Iterator[pa.RecordBatch]:
@@ -421,12 +454,12 @@ class PinnedTable:
         """The version last committed under this application id, as of this version of the table."""
         return self._loaded.transaction_version(app_id)
 
-    def files(self, partition: Mapping[str, str]) -> pa.Table:
-        """The data files of a partition, from the log: `path`, `size_bytes`, `num_records`, and of each column with
-        statistics `min.<name>` and `max.<name>`.
+    def files(self, partition: Mapping[str, str] | None = None) -> pa.Table:
+        """The data files (of a partition), from the log: `path`, `size_bytes`, `num_records`, `partition.<name>`, and
+        of each column with statistics `min.<name>` and `max.<name>`.
         """
         found = pa.table(self._loaded.get_add_actions(flatten=True))
-        for column, value in partition.items():
+        for column, value in (partition or {}).items():
             found = found.filter(pc.equal(found[f"partition.{column}"], value))
         return found
 
