@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from collections import Counter
 
+import pyarrow.compute as pc
+
 from xmae_dist.storage.table import Table
 
 OPERATION = "compact-index"
@@ -25,6 +27,7 @@ def merge_files(index: Table, most_files: int = MOST_FILES) -> list[str]:
     A commit for each. A cohort whose files another writer took away at the same moment is left for the next time.
     Time and requests as the rows of these cohorts; delta-rs holds some row groups of them at a time.
     """
-    small = Counter(cohort for cohort, size in index.at().files("cohort") if size < _SMALL_BYTES)
+    files = index.at().files()
+    small = Counter(files.filter(pc.less(files["size_bytes"], _SMALL_BYTES))["partition.cohort"].to_pylist())
     crowded = sorted(cohort for cohort, files in small.items() if files > most_files)
     return [one for one in crowded if index.merge_files("cohort", one, {"xmae_operation": OPERATION})]
