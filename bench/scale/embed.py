@@ -35,7 +35,7 @@ def embed_all(url: str) -> object:
         with tempfile.TemporaryDirectory() as folder:
             view = View.of(url, table_url)
             request = open_request(view, ENCODER.lineage(cohort), ENCODER, folder)
-            work = prepare(request, table_url, view.main)
+            work = prepare(request, view)
             for task in work.encode:
                 stand_in(task.key, len(staging.read_work(task.work_url)), work.place)
             rows += publish(request, work, view).rows

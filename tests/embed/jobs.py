@@ -55,7 +55,7 @@ def opened(corpus_url: str, table_url: str, lineage: Lineage, encoder: Encoder |
             note(request, view)
         local.cleanup()
         return None
-    return Job(view, request, prepare(request, table_url, view.main), local)
+    return Job(view, request, prepare(request, view), local)
 
 
 def by_bundle(encoder: Encoder) -> Encode:

@@ -43,8 +43,8 @@ print(jobs.embed(sys.argv[1], sys.argv[2], "watch"))
 """
 
 
-def record(corpus: Corpus, part_id: str, people: dict[str, int]) -> None:
-    with corpus.begin_part("watch", part_id) as part:
+def record(corpus: Corpus, part_id: str, people: dict[str, int], cohort: str = "watch") -> None:
+    with corpus.begin_part(cohort, part_id) as part:
         ppg = part.channel("ppg", dtype=np.float32, rate_hz=100.0, unit="nu")
         rows = [
             ppg.add(np.full(9, value, np.float32), subject_id=name, recording_id=name, clock_id=name)

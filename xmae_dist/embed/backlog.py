@@ -16,6 +16,7 @@ from xmae_dist.embed import manifest
 from xmae_dist.embed.difference import Difference, difference
 from xmae_dist.embed.positions import Position, PositionLog
 from xmae_dist.embed.request import GONE, Encoder, Lineage, Request, Seen, name_of
+from xmae_dist.storage import uri
 from xmae_dist.storage.corpus import Corpus
 from xmae_dist.storage.snapshot import Snapshot
 from xmae_dist.storage.table import PinnedTable, Table
@@ -35,6 +36,7 @@ class View:
         """The newest of both. The table comes first: no commit in it can then have seen a later corpus, of which this
         one would lack what was added.
         """
+        table_url = uri.checked_place(table_url)
         main = Table(table_url).newest()
         positions = PositionLog(table_url).stated(main.version) if main else {}
         return cls(table_url=table_url, main=main, positions=positions, snapshot=Corpus.open(corpus_url).snapshot())

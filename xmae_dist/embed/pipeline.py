@@ -103,7 +103,7 @@ def _once(view: View, lineage: Lineage, encoder: Encoder | None, resources: Reso
         if request.difference.empty:
             note(request, view)
             return None
-        work = prepare(request, view.table_url, view.main)
+        work = prepare(request, view)
         _work_off(work, encoder, resources)
         return publish(request, work, view)
 

@@ -53,7 +53,7 @@ def sweep(table_url: str, *, grace_s: float, dry_run: bool = False) -> SweepRepo
     `grace_s` must be longer than a job goes without finishing a batch, and than any reader holds a version.
     """
     report = SweepReport()
-    table = embedding_table(table_url)
+    table = embedding_table(table_url)  # its URL is the one that listings use
     # The listing comes first: what is committed after it is then seen as needed.
     found = _Listing(table.url, grace_s)
     main = table.newest()

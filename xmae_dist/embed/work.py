@@ -6,12 +6,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from xmae_dist.embed import staging
+from xmae_dist.embed.backlog import View
 from xmae_dist.embed.encode import LoadedEncoder, encode_batch
 from xmae_dist.embed.part import put_part
 from xmae_dist.embed.removal import Removal, removals, take_away
 from xmae_dist.embed.request import Request
 from xmae_dist.embed.staging import Facts
-from xmae_dist.storage.table import PinnedTable
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,11 +47,11 @@ class Work:
     """What is not finished of the removals."""
 
 
-def prepare(request: Request, table_url: str, main: PinnedTable | None) -> Work:
+def prepare(request: Request, view: View) -> Work:
     """Cuts a request into pieces and leaves, for those that nobody finished yet, what their workers must know."""
-    folder = request.staging_url(table_url)
+    folder = request.staging_url(view.table_url)
     place = Place(
-        table_url=table_url,
+        table_url=view.table_url,
         folder=folder,
         request=request.id,
         corpus_url=request.seen.corpus_url,
@@ -64,7 +64,7 @@ def prepare(request: Request, table_url: str, main: PinnedTable | None) -> Work:
         keys.append(batch.key)
         if batch.key not in done:
             encode.append(Encoding(key=batch.key, work_url=staging.put_work(folder, batch.key, batch.recordings)))
-    gone = tuple(removals(request.difference, request.lineage, main, folder)) if main else ()
+    gone = tuple(removals(request.difference, request.lineage, view.main, folder)) if view.main else ()
     return Work(
         place=place,
         batches=tuple(keys),
