@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from wfdb_files import pulse, write_record
 
+from xmae_dist.cluster import fanout
 from xmae_dist.core.errors import InputError
 from xmae_dist.ingest import commits as commits_module
 from xmae_dist.ingest import noted
@@ -37,8 +40,18 @@ def given(folder: Path, corpus: Path, **changes: object) -> IngestRequest:
 
 
 @pytest.fixture
-def eight(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Eight records, a part each, two to a commit, all written by this process."""
+def here(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Parts are written by this process, one after another and none ahead, whether or not a Ray is attached."""
+
+    def stream(work: Callable[[Any], Iterator[Any]], tasks: Iterable[Any]) -> Iterator[Any]:
+        return (event for task in tasks for event in work(task))
+
+    monkeypatch.setattr(fanout, "stream", stream)
+
+
+@pytest.fixture
+def eight(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, here: None) -> Path:
+    """Eight records, a part each, two to a commit."""
     for at in range(8):
         write_record(tmp_path / "in", f"r{at}", {"II": pulse(500, at)})
     monkeypatch.setattr(commits_module, "MOST_RECORDINGS", 2)
@@ -133,7 +146,9 @@ def test_a_part_is_closed_when_its_time_is_over(tmp_path: Path, monkeypatch: pyt
     assert [note.part for note in notes] == ["part-1", "part-1-2", "part-1-3"]
 
 
-def test_a_row_of_labels_means_one_recording_across_commits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_row_of_labels_means_one_recording_across_commits(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, here: None
+) -> None:
     """Names of recordings within tables are known when they are read: after the first commit, here."""
     folder = tmp_path / "in"
     folder.mkdir()

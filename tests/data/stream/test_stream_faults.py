@@ -58,8 +58,8 @@ class Behind:
     def read(self, ids_B: np.ndarray) -> tuple[np.ndarray | None, np.ndarray]:
         before = {name: os.environ.get(name) for name in self.environment}
         os.environ.update(self.environment)
-        window_store._reader.cache_clear()  # shard indexes are asked for again
         try:
+            window_store._readers.clear()  # shard indexes are asked for again
             return self.store.read(ids_B)
         finally:
             for name, value in before.items():
