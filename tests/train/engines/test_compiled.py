@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,8 +17,10 @@ from xmae_dist.model.blocks import Block, rotation_table
 from xmae_dist.model.interface import PretrainModel
 from xmae_dist.model.mask import masks
 from xmae_dist.model.patch import visible_indices
+from xmae_dist.testing.ranks import run_ranks
 from xmae_dist.train.config import EngineConfig, ModelConfig, PretrainConfig, ResourceConfig, check
 from xmae_dist.train.engines.compiled import compile_in_place
+from xmae_dist.train.engines.deepspeed import DeepSpeedEngine, ZeroConfig
 from xmae_dist.train.engines.optimizer import OptimizerConfig
 from xmae_dist.train.engines.torch import TorchEngine
 
@@ -75,14 +78,36 @@ def test_compiled_blocks_train_as_eager_ones_do() -> None:
     losses, names = {}, {}
     for how in ("no", "blocks"):
         torch._dynamo.reset()
+        torch._dynamo.utils.counters.clear()
         engine = TorchEngine(small("tiny"), optimizer=OptimizerConfig(), accumulation=1, compile=how)
         losses[how] = []
         for _ in range(4):
             losses[how].append(float(engine.forward_backward(*inputs(engine.module))))
             engine.step(1e-3)
         names[how] = list(engine.shapes())
+        graphs = torch._dynamo.utils.counters["stats"]["unique_graphs"]
+        assert (graphs > 0) is (how == "blocks"), "it is the engine that compiles"
     assert names["no"] == names["blocks"]
     assert losses["blocks"] == pytest.approx(losses["no"], rel=1e-5) and losses["no"][-1] < losses["no"][0]
+
+
+def _marked(_rank: int, _world: int) -> dict[str, list[str]]:
+    """The parts of a model that an engine marks to be compiled."""
+    marked: dict[str, list[str]] = {"torch": [], "deepspeed": []}
+    common: dict[str, Any] = {"optimizer": OptimizerConfig(), "accumulation": 1, "compile": "blocks"}
+    with pytest.MonkeyPatch.context() as patch:
+        for kind, found in marked.items():
+            patch.setattr(torch.nn.Module, "compile", lambda self, found=found, **_: found.append(type(self).__name__))
+            if kind == "torch":
+                TorchEngine(small("tiny"), **common)
+            else:
+                DeepSpeedEngine(small("tiny"), zero=ZeroConfig(stage=1), micro_batch=2, **common)
+    return marked
+
+
+def test_both_engines_compile_the_blocks_of_their_model(tmp_path: Path) -> None:
+    (marked,) = run_ranks(1, _marked, tmp_path)
+    assert marked == {"torch": ["Block"] * 4, "deepspeed": ["Block"] * 4}
 
 
 def test_what_is_compiled(monkeypatch: pytest.MonkeyPatch) -> None:

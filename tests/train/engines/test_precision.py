@@ -94,7 +94,9 @@ def _found(_rank: int, _world: int, bf16: bool) -> dict[str, dict[str, list[str]
     signal_BL, mask_BN = torch.randn(2, 100), (torch.arange(10) > 2).expand(2, -1)
     with answering_as_cuda():
         for kind in KINDS:
+            set_float32_products(bf16=not bf16)
             engine = build(kind, bf16=bf16)
+            products = [torch.get_float32_matmul_precision()]
             seen = types_of(engine)
             engine.forward_backward(signal_BL, signal_BL, mask_BN)
             engine.step(1e-3)
@@ -116,7 +118,12 @@ def _found(_rank: int, _world: int, bf16: bool) -> dict[str, dict[str, list[str]
                 nn.Linear.forward = forward
             gradients = {str(p.grad.dtype) for p in engine.module.parameters() if p.grad is not None}
             weights = {str(p.dtype) for p in engine.module.parameters()}
-            found[kind] = {"trained": trained, "validated": sorted(validated), "kept": sorted(gradients | weights)}
+            found[kind] = {
+                "trained": trained,
+                "validated": sorted(validated),
+                "kept": sorted(gradients | weights),
+                "products": products,
+            }
     return found
 
 
@@ -126,10 +133,12 @@ def test_every_engine_trains_and_validates_in_bfloat16_where_cuda_would(tmp_path
         assert types["trained"] == ["torch.bfloat16"], kind
         assert types["validated"] == ["torch.bfloat16"], kind
         assert types["kept"] == ["torch.float32"], f"{kind}: weights and gradients stay float32"
+        assert types["products"] == ["high"], f"{kind}: what stays float32 is multiplied in TF32"
 
 
 def test_float32_stays_float32(tmp_path: Path) -> None:
     for kind, types in run_ranks(1, _found, tmp_path, False)[0].items():
+        assert types.pop("products") == ["highest"], kind
         assert types == {name: ["torch.float32"] for name in ("trained", "validated", "kept")}, kind
 
 

@@ -50,6 +50,23 @@ def test_state_is_divided_by_stage_and_moved_by_offload() -> None:
     assert state_need(1000, EngineConfig(kind="torch", zero_stage=3), 4).state == 16_000
 
 
+def test_activations_are_those_of_the_precision_of_training() -> None:
+    """Beside bfloat16, that and a copy of the weights in it; in float32 on CPUs, whatever `auto` would choose there."""
+
+    def activations_of(precision: Any, *, gpus: bool) -> float:
+        return BIG.need(config(gpus=gpus, precision=precision)).activations
+
+    full, half = 8 * BIG.activation_bytes, 8 * BIG.bf16_activation_bytes + 2 * BIG.parameters
+    assert activations_of("fp32", gpus=True) == activations_of("auto", gpus=False) == full
+    assert activations_of("auto", gpus=True) == activations_of("bf16", gpus=True) == half
+
+
+def test_activations_beside_bfloat16_are_counted_in_it() -> None:
+    """About half: matrix products keep what they read in bfloat16, norms and the sums between blocks in float32."""
+    counted = count(model_config(PretrainConfig()), fused=True)
+    assert 0.4 < counted.bf16_activation_bytes / counted.activation_bytes < 0.75
+
+
 def test_activations_counted_are_those_a_step_keeps() -> None:
     """On the CPU, with real tensors, what is alive for the backward pass, for more windows than were counted."""
     fitted = model_config(PretrainConfig())
