@@ -63,6 +63,14 @@ def test_a_folder_of_this_machine_is_refused(tmp_path: Path) -> None:
         pack(["inspect", str(tmp_path)], tmp_path / "package")
 
 
+def test_a_name_is_not_taken_for_a_file_that_is_called_alike(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "icu").mkdir()
+    (tmp_path / "ring").write_text("a file")
+    monkeypatch.chdir(tmp_path)
+    words = ("ingest", "s3://b/raw", "--cohort", "icu", "--device=ring")
+    assert pack(words, tmp_path / "package").words == words
+
+
 def test_a_large_file_is_refused(tmp_path: Path) -> None:
     with open(tmp_path / "labels.csv", "wb") as file:
         file.truncate(11 * 2**20)

@@ -43,7 +43,9 @@ def _packed(word: str, number: int, folder: Path) -> str:
     """`word`, or where the file that it names lies in `folder`; `--option=path` keeps its option."""
     option, _, value = word.rpartition("=") if word.startswith("--") else ("", "", word)
     path = Path(value)
-    if not value or "://" in value or not path.exists():
+    # A cohort or a recipe may be called as a folder here is: what has neither a slash nor an ending is a name.
+    named_as_a_path = "/" in value or path.suffix
+    if not named_as_a_path or "://" in value or not path.exists():
         return word
     if path.is_dir():
         raise UsageError(

@@ -78,6 +78,7 @@ class JobServer:
             found = self._info(submission_id)
             if found.status.is_terminal():
                 return _status(found)
+            time.sleep(_PAUSES_S[0])  # the log may end a moment before the job does
 
     def _info(self, submission_id: str) -> JobDetails:
         for pause_s in (*_PAUSES_S, None):

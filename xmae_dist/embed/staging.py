@@ -1,7 +1,7 @@
 """What a request leaves for its workers, and what these leave of what they finished, so that a killed job goes on.
 
     <table>/_staging/<request>/begun.json           what is asked for
-    <table>/_staging/<request>/work/<key>.parquet   recordings of a batch; recordings to take away
+    <table>/_staging/<request>/tasks/<key>.parquet  recordings of a batch; recordings to take away
     <table>/_staging/<request>/done/<key>.json      facts of what was finished
 
 The rows themselves lie in the table already, named by no commit. Facts are put once: of two workers that finish the
@@ -60,7 +60,7 @@ def begin(folder: str, told: dict[str, Any]) -> None:
 
 def put_work(folder: str, key: str, rows: pa.Table) -> str:
     """Leaves rows for a worker and returns their URL."""
-    url = uri.join(folder, "work", f"{key}.parquet")
+    url = uri.join(folder, "tasks", f"{key}.parquet")
     uri.write_bytes(url, parquet.encode(rows))
     return url
 
