@@ -97,6 +97,7 @@ def _draw_trace(axes: Axes, example: Example, channel: str, trace: tuple) -> Non
     times_s, values, unit = trace
     axes.plot(times_s, values, linewidth=0.8, color=_LINE)
     axes.set_ylabel(f"{channel}\n({unit})", fontsize=8)
+    axes.set_xlabel("time (s)", fontsize=7)
     axes.set_title(f"{example.cohort} / {example.recording_id}", fontsize=7, loc="left", pad=2)
     axes.set_xlim(0, max(10.0, float(times_s[-1]) if len(times_s) else 10.0))
     axes.tick_params(labelsize=7)

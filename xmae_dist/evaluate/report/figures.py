@@ -4,6 +4,8 @@ One colour per encoder through all figures (Okabe & Ito's palette, safe for colo
 tones and open markers, so a print in black and white still tells them apart.
 """
 
+import textwrap
+
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -15,6 +17,8 @@ from xmae_dist.evaluate.scores.metrics import METRICS, gained
 ENCODER_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00")
 CONTROL_COLOURS = ("#4d4d4d", "#8c8c8c", "#b3b3b3", "#666666", "#a6a6a6")
 INK, FAINT = "#222222", "#d9d9d9"
+# What fits above a panel of three in a row: a longer title would run into its neighbour.
+_TITLE_CHARS = 32
 
 
 def colours(results: list[Result]) -> dict[str, str]:
@@ -31,7 +35,7 @@ def score_forest(groups: dict[str, list[Result]], colour_of: dict[str, str]) -> 
     n_columns = 3
     n_rows = -(-len(groups) // n_columns)
     rows_each = max(len(group) for group in groups.values())
-    figure = Figure(figsize=(10.5, n_rows * (0.95 + 0.3 * rows_each)), layout="constrained")
+    figure = Figure(figsize=(10.5, n_rows * (1.05 + 0.3 * rows_each)), layout="constrained")
     axes = figure.subplots(n_rows, n_columns, squeeze=False).ravel()
     for i, (panel, group) in enumerate(zip(axes, groups.values(), strict=False)):
         _score_panel(panel, group, colour_of, names=i % n_columns == 0)
@@ -52,7 +56,7 @@ def _score_panel(panel: Axes, group: list[Result], colour_of: dict[str, str], *,
     panel.set_ylim(len(group) - 0.4, -0.6)
     unit = f", {task.label_unit}" if task.metric == "mae" and task.label_unit else ""
     arrow = "→ better" if metric.higher_is_better else "← better"
-    panel.set_title(task.title, fontsize=9.5, loc="left", color=INK, weight="bold", wrap=True)
+    panel.set_title(textwrap.fill(task.title, _TITLE_CHARS), fontsize=9.5, loc="left", color=INK, weight="bold")
     panel.set_xlabel(f"{metric.title}{unit}  ({arrow})", fontsize=8.5)
     panel.margins(x=0.08)
     plain(panel, "x")
