@@ -28,8 +28,18 @@ def start(command: Sequence[str], **options: Any) -> subprocess.Popen[bytes]:
 
 
 def _main(command: list[str]) -> int:
+    child: subprocess.Popen[bytes] | None = None
+    asked = threading.Event()
+
+    def pass_on(*_: object) -> None:
+        asked.set()
+        if child is not None:
+            child.terminate()
+
+    signal.signal(signal.SIGTERM, pass_on)  # before the command: it may speak, and be asked to end, at once
     child = subprocess.Popen(command, stdin=subprocess.DEVNULL)
-    signal.signal(signal.SIGTERM, lambda *_: child.terminate())
+    if asked.is_set():
+        child.terminate()
     threading.Thread(target=_end_with_parent, daemon=True).start()
     status = child.wait()
     return status if status >= 0 else 128 - status
