@@ -65,7 +65,8 @@ def main() -> None:
 
 def run(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
     corpus = folder / "corpus"
-    xmae(["simulate", "bedside", "--corpus", str(corpus), "--subjects", "8", "--minutes", "30"], (0, 1)).wait()
+    made = ["simulate", "bedside", "--corpus", str(corpus), "--subjects", "8", "--minutes", "30"]
+    xmae(made, (0, 1), folder / "simulate.log").wait()
     loop(args, corpus, folder / "first", (0, 1), steps=1)  # makes the window store
     store = json.loads((folder / "first" / "run.json").read_text())["store"]
     rounds = []
@@ -74,11 +75,11 @@ def run(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
         rounds.append(
             {
                 "load": os.getloadavg()[0],
-                "bare": bares(args, store, (0,))[0],
+                "bare": bares(args, store, (0,), folder)[0],
                 "loop_1": loop(args, corpus, folder / f"one-{number}", (0,)),
                 "beside": loop(args, corpus, folder / f"beside-{number}", (0, 1), workers=1),
                 "turns": turns(args, corpus, folder / f"turns-{number}"),
-                "bare_twice": bares(args, store, (0, 1)),
+                "bare_twice": bares(args, store, (0, 1), folder),
                 "loop_2": loop(args, corpus, folder / f"two-{number}", (0, 1)),
             }
         )
@@ -141,11 +142,16 @@ def bare_step(preset: str, micro_batch: int) -> Callable[..., None]:
     return step
 
 
-def bares(args: argparse.Namespace, store: str, cores: Sequence[int]) -> list[dict[str, float]]:
+def bares(args: argparse.Namespace, store: str, cores: Sequence[int], folder: Path) -> list[dict[str, float]]:
     """One bare loop on each core, at the same time."""
     words = ["--preset", args.preset, "--global-batch", str(args.global_batch), "--micro-batch", str(args.micro_batch)]
     children = [
-        child([sys.executable, __file__, *words, "--bare", store, str(args.steps)], (core,), stdout=subprocess.PIPE)
+        child(
+            [sys.executable, __file__, *words, "--bare", store, str(args.steps)],
+            (core,),
+            folder / f"bare-{core}.log",
+            stdout=subprocess.PIPE,
+        )
         for core in cores
     ]
     return [json.loads(one.communicate()[0]) for one in children]
@@ -169,8 +175,9 @@ def loop(
     """
     workers = workers or len(cores)
     words, total = words_of(args, corpus, run_folder, steps or args.steps, workers)
-    process = xmae(words, cores)
-    samples = list(cpu_seconds_of(process, apart=cores[:workers] if workers < len(cores) else ()))
+    log = run_folder.with_suffix(".log")
+    process = xmae(words, cores, log)
+    samples = list(cpu_seconds_of(process, log, apart=cores[:workers] if workers < len(cores) else ()))
     rows = [json.loads(line) for file in run_folder.glob("metrics/*") for line in file.read_text().splitlines()]
     steps_rows = sorted((row for row in rows if row["kind"] == "step"), key=lambda row: row["step"])
     return measured(steps_rows[WARM_STEPS:-1], samples, args.global_batch, max((total - WARM_STEPS) // SAVES, 1))
@@ -214,8 +221,10 @@ def measured(
     }
 
 
-def cpu_seconds_of(process: subprocess.Popen[bytes], apart: Sequence[int]) -> Iterator[tuple[float, float]]:
+def cpu_seconds_of(process: subprocess.Popen[bytes], log: Path, apart: Sequence[int]) -> Iterator[tuple[float, float]]:
     """(time, CPU seconds so far of the process and all that it started), until it ends.
+
+    If it fails, this process ends too and shows the last lines of its log.
 
     Workers are bound to the cores `apart`, if any, and everything else to the others.
     """
@@ -235,21 +244,25 @@ def cpu_seconds_of(process: subprocess.Popen[bytes], apart: Sequence[int]) -> It
         yield time.time(), sum(known.values())
         time.sleep(0.2)
     if process.returncode:
-        raise SystemExit(f"a run ended with status {process.returncode}; its last words are above")
+        last = "\n".join(log.read_text(errors="replace").splitlines()[-20:])
+        raise SystemExit(f"{last}\n{log.stem}: ended with status {process.returncode}; its last lines are above")
 
 
-def xmae(words: list[str], cores: Sequence[int]) -> subprocess.Popen[bytes]:
-    return child([sys.executable, "-m", "xmae_dist.cli", *words], cores, stdout=subprocess.DEVNULL)
+def xmae(words: list[str], cores: Sequence[int], log: Path) -> subprocess.Popen[bytes]:
+    return child([sys.executable, "-m", "xmae_dist.cli", *words], cores, log)
 
 
-def child(command: list[str], cores: Sequence[int], stdout: int) -> subprocess.Popen[bytes]:
+def child(
+    command: list[str], cores: Sequence[int], log: Path, stdout: int = subprocess.DEVNULL
+) -> subprocess.Popen[bytes]:
     """A process that, with all that it starts, has these cores alone and one thread a process."""
     root = str(Path(__file__).resolve().parents[1])
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": root}
     environment["GLIBC_TUNABLES"] = "glibc.malloc.hugetlb=1"  # as workers have it; without, each process is a lottery
     environment.pop("RAY_ADDRESS", None)
     bound = ["taskset", "-c", ",".join(map(str, cores)), *command]
-    return subprocess.Popen(bound, env=environment, stdout=stdout, stderr=subprocess.DEVNULL)
+    with log.open("wb") as errors:
+        return subprocess.Popen(bound, env=environment, stdout=stdout, stderr=errors)
 
 
 # -- in turns --------------------------------------------------------------------------------------------------------
@@ -260,8 +273,9 @@ def turns(args: argparse.Namespace, corpus: Path, run_folder: Path) -> dict[str,
     words, _ = words_of(args, corpus, run_folder, args.steps, workers=1)
     turns_file = run_folder.with_suffix(".json")
     own = ["--preset", args.preset, "--micro-batch", str(args.micro_batch), "--in-turns", str(turns_file), *words]
-    process = child([sys.executable, __file__, *own], (0, 1), stdout=subprocess.DEVNULL)
-    for _ in cpu_seconds_of(process, apart=(0,)):
+    log = run_folder.with_suffix(".log")
+    process = child([sys.executable, __file__, *own], (0, 1), log)
+    for _ in cpu_seconds_of(process, log, apart=(0,)):
         pass
     return dict(json.loads(turns_file.read_text()))
 

@@ -1,7 +1,7 @@
 """Requests to an object store, operation by operation, counted by the S3 test server: they are what far stores cost.
 
-`python bench/requests.py` makes a window store of many small parts on the server (the real format, made-up windows) and
-counts what each of these asks of it. Counts do not depend on how busy the machine is.
+`python bench/request_counts.py` makes a window store of many small parts on the server (the real format, made-up
+windows) and counts what each of these asks of it. Counts do not depend on how busy the machine is.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def main() -> None:
     parser.add_argument("--ranks", type=int, default=64)
     parser.add_argument("--json", type=Path, default=None)
     args = parser.parse_args()
-    with tempfile.TemporaryDirectory(prefix="bench-requests-") as folder, serve_s3(log=Path(folder) / "log") as server:
+    with tempfile.TemporaryDirectory(prefix="bench-counts-") as folder, serve_s3(log=Path(folder) / "log") as server:
         os.environ.update(server.environment())
         rows = counted(server, args.parts, args.batch, args.ranks)
     for name, row in rows.items():
