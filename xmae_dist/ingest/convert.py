@@ -92,7 +92,8 @@ def _local(items: Iterable[Item]) -> Iterator[tuple[Item, Path]]:
     """Items with a local folder of their files: their own, or copies of remote ones that are removed afterwards."""
     for folder_url, group in itertools.groupby(items, lambda item: item.folder_url):
         if uri.is_local(folder_url):
-            yield from ((item, uri.local_path(folder_url)) for item in group)
+            place = uri.local_path(folder_url)
+            yield from ((item, place) for item in group)
             continue
         for some in _copied_at_once(group):
             with tempfile.TemporaryDirectory(prefix="xmae-ingest-") as folder:

@@ -103,7 +103,9 @@ def physical(raw: Raw, channel: SourceChannel) -> NDArray[np.float32]:
         values = raw.astype(np.float32)
     else:
         values = (raw.astype(np.float64) * channel.scale + channel.offset).astype(np.float32)
-    values[is_missing(raw)] = np.nan
+    missing = is_missing(raw)
+    if missing.any():
+        values[missing] = np.nan
     return values
 
 
