@@ -38,7 +38,10 @@ class Runs:
             self._last = self._sorted(held)
 
     def __iter__(self) -> Iterator[pa.RecordBatch]:
-        """All rows in order, in batches that are not empty."""
+        """All rows in order, in batches that are not empty: whole runs where there is but one."""
+        if not self._spilled and self._last is not None:
+            yield from self._last.to_batches()
+            return
         runs = [_Run(_read(path), self._keys) for path in self._spilled]
         if self._last is not None:
             runs.append(_Run(iter(self._last.to_batches(max_chunksize=BATCH_ROWS)), self._keys))

@@ -21,12 +21,14 @@ from xmae_dist.storage.diagnose import NOTHING_THERE
 from xmae_dist.storage.fingerprint_v1 import fingerprints_v1
 from xmae_dist.storage.index import IndexRow
 from xmae_dist.storage.ledger import Ledger
-from xmae_dist.storage.ordered import Runs
+from xmae_dist.storage.ordered import BATCH_ROWS, Runs
 from xmae_dist.storage.row_bytes import CONTENT_COLUMNS
 from xmae_dist.storage.table import Filters, PinnedTable, Table
 from xmae_dist.storage.zarr_store import ChannelReader
 
 _T = TypeVar("_T")
+# Small cohorts are sorted together up to so many rows.
+_TOGETHER_ROWS = 32_768
 ORDER = ("cohort", "subject_id", "recording_id", "channel")
 
 
@@ -242,9 +244,32 @@ class Snapshot:
         filters: Filters | None = None,
         by: Sequence[str] = ORDER,
     ) -> Iterator[pa.RecordBatch]:
-        """As `batches`, in order of the columns `by`, which must be among `columns`; held and kept as `sorted_rows`."""
-        with tempfile.TemporaryDirectory(prefix="xmae-rows-") as folder:
-            yield from self.sorted_rows(folder, by, filters, columns)
+        """As `batches`, in order of the columns `by`, which must be among `columns`; held and kept as `sorted_rows`.
+
+        Where cohorts come first, they are sorted one after another, or some small ones at a time.
+        """
+        together = self._cohorts_together() if by[0] == "cohort" else [None]
+        for cohorts in together:
+            own: Filters = [] if cohorts is None else [("cohort", "in", cohorts)]
+            with tempfile.TemporaryDirectory(prefix="xmae-rows-") as folder:
+                yield from self.sorted_rows(folder, by, [*(filters or ()), *own], columns)
+
+    def _cohorts_together(self) -> list[list[str] | None]:
+        """The cohorts in order, some small ones at a time; [None] where no commit states how many rows each
+        has.
+        """
+        if self._stated is None:
+            return [None]
+        together: list[list[str] | None] = []
+        rows = _TOGETHER_ROWS
+        for name, content in self.contents.items():
+            if rows + content.rows > _TOGETHER_ROWS:
+                some: list[str] = []
+                together.append(some)
+                rows = 0
+            some.append(name)
+            rows += content.rows
+        return together
 
     def sorted_rows(
         self,
@@ -261,7 +286,7 @@ class Snapshot:
     def rows(self, filters: Filters | None = None) -> Iterator[IndexRow]:
         """The rows where all `filters` hold, in the order of ORDER; about 15 µs of CPU a row."""
         for batch in self.ordered(filters=filters):
-            yield from index.from_arrow(batch)
+            yield from _objects(batch)
 
     def recordings(self, filters: Filters | None = None) -> Iterator[Recording]:
         """Recordings with rows where all `filters` hold, in the order of cohort, subject and recording id, as `rows`.
@@ -274,7 +299,7 @@ class Snapshot:
 
     def arrays(self) -> Iterator[tuple[str, list[IndexRow]]]:
         """The path of each array that has rows, with its rows in the order in which they lie there."""
-        rows = itertools.chain.from_iterable(map(index.from_arrow, self.ordered(by=("array_path", "offset"))))
+        rows = itertools.chain.from_iterable(map(_objects, self.ordered(by=("array_path", "offset"))))
         for path, own in itertools.groupby(rows, key=lambda row: row.array_path):
             yield path, list(own)
 
@@ -317,6 +342,12 @@ def twice(cohort: str, recording_id: str, channel: str) -> IntegrityError:
         expected="one row per channel",
         fix="`xmae repair` names the copies and can drop one",
     )
+
+
+def _objects(batch: pa.RecordBatch) -> Iterator[IndexRow]:
+    """Rows of a batch, few at a time: as objects they are ten times as large."""
+    for at in range(0, batch.num_rows, BATCH_ROWS):
+        yield from index.from_arrow(batch.slice(at, BATCH_ROWS))
 
 
 def _as_one(batches: Sequence[pa.RecordBatch]) -> pa.RecordBatch:

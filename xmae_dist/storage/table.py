@@ -35,7 +35,7 @@ _COMMIT_ATTEMPTS = 60
 _MOVES = 20
 _COMMITS_AT_ONCE = 8
 _LOST_PAUSE_S = 0.1
-_PAUSES_S = (0.1, 0.4, 1.6, 1.6)
+_PAUSES_S = (0.1, 0.2, 0.4, 0.8, 1.6, 1.6, 1.6, 1.6)
 _T = TypeVar("_T")
 
 # Readers pin versions for as long as runs are kept: the log is never shortened behind their back.

@@ -33,6 +33,7 @@ import sys
 import threading
 import time
 import urllib.request
+import zlib
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -61,7 +62,10 @@ _REFUSALS: dict[str, tuple[int, list[tuple[str, str]], bytes]] = {
 
 @dataclass(frozen=True, kw_only=True)
 class Rule:
-    """What goes wrong, with every `every`-th of the matching requests, at most `times` times (0: always)."""
+    """What goes wrong, with one in `every` of the matching requests, at most `times` times (0: always).
+
+    Which ones has no period: an operation of five requests would meet every fifth at the same place at each try.
+    """
 
     kind: str
     methods: tuple[str, ...] = ("GET", "PUT", "HEAD", "POST", "DELETE")
@@ -139,7 +143,7 @@ class _Script:
             if method in rule.methods and rule.path_has in path and rule.key in ("", signature.key):
                 self._matched += 1
                 spent = rule.times and self.did[rule.kind] >= rule.times
-                kind = rule.kind if self._matched % rule.every == 0 and not spent else None
+                kind = rule.kind if zlib.crc32(str(self._matched).encode()) % rule.every == 0 and not spent else None
             self.did[kind or "right"] += 1
             return kind
 
