@@ -31,12 +31,13 @@ import torch
 from torch import Tensor, nn
 
 from xmae_dist.core.errors import ConfigError
-from xmae_dist.model import bundle
+from xmae_dist.model import beat_heads, bundle
+from xmae_dist.model.beat_heads import BeatHeads
 from xmae_dist.model.blocks import Block, rotation_table
 from xmae_dist.model.bridge import build_bridge
 from xmae_dist.model.encoder import SignalEncoder
 from xmae_dist.model.interface import PretrainModel
-from xmae_dist.model.kinds import kind
+from xmae_dist.model.kinds import added_later, kind
 from xmae_dist.model.level import visible_level
 from xmae_dist.model.loss import counted_samples, masked_mse
 from xmae_dist.model.patch import View, expand_mask, scatter_visible
@@ -79,6 +80,8 @@ class XMAEConfig:
     dropout: float = 0.0
     mask_ratio: float = 0.8
     mask_mode: str = "anchor"
+    beat_weight: float = added_later(0.0)
+    """Weight of the auxiliary heads (`xmae_dist.model.beat_heads`), whose mean is added to the loss; 0: none."""
 
     @property
     def patch_length(self) -> int:
@@ -150,6 +153,8 @@ class XMAE(PretrainModel):
         self.decoders = nn.ModuleDict(
             {name: Decoder(config, config.channels(name), has_source=all(uses.values())) for name in rebuilt}
         )
+        # Last, so that the weights of all else are drawn as they are without.
+        self.beats = BeatHeads(config.width) if config.beat_weight else None
 
     @property
     def reconstructs(self) -> str:
@@ -168,33 +173,47 @@ class XMAE(PretrainModel):
         mask_BN: Tensor,
         visible_BV: Tensor | None = None,
         over_S: Tensor | None = None,
+        measured_BK: Tensor | None = None,
     ) -> Tensor:
-        """Mean squared error over masked samples, averaged over the signals that are reconstructed."""
+        """Mean squared error over masked samples, averaged over the signals that are reconstructed; and the heads'."""
         signals, view = {"ppg": ppg_BL, "ecg": ecg_BL}, View.of(mask_BN, visible_BV)
-        losses, errors = [], {}
+        losses, errors, source_BND = [], {}, None
         for place, name in enumerate(self.decoders):
-            rebuilt_BL, over = self._rebuild(name, signals, view), None if over_S is None else over_S[place]
+            source_BND, over = self._source(name, signals, view), None if over_S is None else over_S[place]
+            rebuilt_BL = self._rebuild(name, signals, view, source_BND)
             loss, errors[name] = masked_mse(rebuilt_BL, signals[name], self._view_of(name, view).mask_BN, over)
             losses.append(loss)
         self.errors = errors
-        return torch.stack(losses).mean()
+        loss = torch.stack(losses).mean()
+        if self.beats is None or source_BND is None:
+            return loss
+        measured_BK = self.measured(ppg_BL, ecg_BL) if measured_BK is None else measured_BK
+        over_K = None if over_S is None else over_S[len(losses) :]
+        return loss + self.config.beat_weight * self.beats(source_BND, measured_BK, over_K).mean()
 
-    def counts(self, ppg_BL: Tensor, ecg_BL: Tensor, mask_BN: Tensor) -> Tensor:
-        """Masked samples that are there, of each reconstructed signal."""
+    def measured(self, ppg_BL: Tensor, ecg_BL: Tensor) -> Tensor | None:
+        """The targets of the auxiliary heads, where there are any."""
+        return None if self.beats is None else beat_heads.measured(ppg_BL, ecg_BL, self.config.rate_hz)
+
+    def counts(self, ppg_BL: Tensor, ecg_BL: Tensor, mask_BN: Tensor, measured_BK: Tensor | None = None) -> Tensor:
+        """Masked samples that are there, of each reconstructed signal; then the windows that each head learns from."""
         signals = {"ppg": ppg_BL, "ecg": ecg_BL}
         masks = {"ppg": mask_BN.flip(1) if self.config.objective == "joint" else mask_BN, "ecg": mask_BN}
-        return torch.stack([counted_samples(signals[name], masks[name]) for name in self.decoders])
+        counts_S = torch.stack([counted_samples(signals[name], masks[name]) for name in self.decoders])
+        measured_BK = self.measured(ppg_BL, ecg_BL) if measured_BK is None else measured_BK
+        return counts_S if measured_BK is None else torch.cat([counts_S, beat_heads.counted(measured_BK)])
 
     def reconstruct(self, ppg_BL: Tensor, ecg_BL: Tensor, mask_BN: Tensor, visible_BV: Tensor | None = None) -> Tensor:
         """The whole of `reconstructs`, shaped as it came, from its visible patches and the other signal."""
         signals, name = {"ppg": ppg_BL, "ecg": ecg_BL}, self.reconstructs
-        return self._rebuild(name, signals, View.of(mask_BN, visible_BV))
+        view = View.of(mask_BN, visible_BV)
+        return self._rebuild(name, signals, view, self._source(name, signals, view))
 
     def tokens(self, signal_BL: Tensor) -> Tensor:
         """The kept encoder's output tokens, (B, N, D)."""
         return self.encoders[self.embeds](filled(channelled(signal_BL)))
 
-    def _rebuild(self, name: str, signals: Mapping[str, Tensor], view: View) -> Tensor:
+    def _rebuild(self, name: str, signals: Mapping[str, Tensor], view: View, source_BND: Tensor | None) -> Tensor:
         view = self._view_of(name, view)
         signal_BCL = channelled(signals[name])
         seen_BCL = ~expand_mask(view.mask_BN, self.config.patch_length)[:, None] & signal_BCL.isfinite()
@@ -202,7 +221,7 @@ class XMAE(PretrainModel):
         mean_BC1, spread_BC1 = visible_level(signal_BCL, seen_BCL)
         level_BCL = torch.where(seen_BCL, (signal_BCL - mean_BC1) / spread_BC1, 0.0)
         visible_BVD = self.encoders[name](level_BCL, view)
-        rebuilt_BCL = self.decoders[name](visible_BVD, view.visible_BV, self._source(name, signals, view))
+        rebuilt_BCL = self.decoders[name](visible_BVD, view.visible_BV, source_BND)
         return (rebuilt_BCL * spread_BC1 + mean_BC1).reshape(signals[name].shape)
 
     def _source(self, target: str, signals: Mapping[str, Tensor], view: View) -> Tensor | None:
@@ -235,6 +254,7 @@ class XMAE(PretrainModel):
 
 
 def _check(config: XMAEConfig) -> None:
+    beat_heads.check_weight(config.beat_weight, allowed=config.objective == "cross")
     if config.objective not in OBJECTIVES:
         raise ConfigError("objective", value=config.objective, expected=" | ".join(OBJECTIVES))
     if config.n_patches * config.patch_length != config.length:

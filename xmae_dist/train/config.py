@@ -32,7 +32,8 @@ class ModelConfig:
     """Which model. Empty overrides leave the preset as it is."""
 
     preset: str = "tiny"
-    """A name from `xmae_dist.model.presets`: tiny, paper, published, base, large, huge, or a control."""
+    """A name from `xmae_dist.model.presets`: tiny, paper, published, base, large, huge, one of the first two with `_beats`, or a
+    control."""
     mask_ratio: float | None = None
     """Share of patches that are masked."""
     mask_mode: str | None = None
