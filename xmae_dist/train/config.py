@@ -32,7 +32,7 @@ class ModelConfig:
     """Which model. Empty overrides leave the preset as it is."""
 
     preset: str = "tiny"
-    """A name from `xmae_dist.model.presets`: tiny, paper, published, base, large, huge, one of the first two with `_beats`, or a
+    """A name from `xmae_dist.model.presets`: tiny, paper, tiny_beats, paper_beats, published, base, large, huge, or a
     control."""
     mask_ratio: float | None = None
     """Share of patches that are masked."""
