@@ -34,6 +34,16 @@ TRAINED: dict[str, Arm] = {
     "cross": Arm(_preset("tiny"), "cross", "masked ECG from PPG"),
     "contrastive_beats": Arm(_preset("clip_beats"), "contrastive", "PPG against ECG, with auxiliary heads"),
     "contrastive": Arm(_preset("clip"), "contrastive", "PPG against ECG"),
+    "cross_agreement": Arm(
+        dataclasses.replace(_preset("tiny"), agreement_weight=0.03),
+        "cross",
+        "cross, with variance-invariance-covariance",
+    ),
+    "cross_bottleneck": Arm(
+        dataclasses.replace(_preset("tiny"), local_drop=0.3),
+        "cross",
+        "cross, three of ten windows read by a summary alone",
+    ),
     "ppg_autoencoder": Arm(_preset("ppg_mae_75"), "ppg_autoencoder", "masked PPG from PPG, 75 %"),
 }
 RATES: dict[str, tuple[float, float, float]] = {

@@ -20,7 +20,7 @@ from xmae_dist.model.beat_heads import BeatHeads
 from xmae_dist.model.interface import PretrainModel
 from xmae_dist.model.kinds import kind
 from xmae_dist.model.readout import MEAN_STD
-from xmae_dist.model.xmae import XMAEConfig, channelled, filled, signal_encoder
+from xmae_dist.model.xmae import XMAEConfig, channelled, check_weight, filled, signal_encoder
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -47,7 +47,9 @@ class ContrastivePair(PretrainModel):
         )
         # One element, not none: DeepSpeed broadcasts parameters by their first dimension.
         self.log_scale = nn.Parameter(torch.tensor([math.log(1.0 / config.temperature)]))
-        beat_heads.check_weight(config.beat_weight, allowed=True)
+        check_weight("beat_weight", config.beat_weight, allowed=True)
+        for name in ("agreement_weight", "local_drop"):
+            check_weight(name, getattr(config, name), allowed=False)
         self.beats = BeatHeads(config.width) if config.beat_weight else None
 
     def forward(

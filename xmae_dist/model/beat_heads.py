@@ -14,7 +14,6 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from xmae_dist.core.errors import ConfigError
 from xmae_dist.model.readout import MEAN_STD
 from xmae_dist.signals.beat_statistics import STATISTICS, beat_statistics
 
@@ -35,19 +34,6 @@ def measured(ppg_BL: Tensor, ecg_BL: Tensor, rate_hz: float) -> Tensor:
 def counted(measured_BK: Tensor) -> Tensor:
     """How many windows of the batch each head learns from, (K,)."""
     return measured_BK.isfinite().sum(dim=0)
-
-
-def check_weight(weight: float, *, allowed: bool) -> None:
-    """Raises ConfigError for a negative weight, and for any but 0 where the objective does not see both signals."""
-    if not weight >= 0:
-        raise ConfigError("beat_weight", value=weight, expected="0 or more")
-    if weight and not allowed:
-        raise ConfigError(
-            "beat_weight",
-            value=weight,
-            expected="0 for this objective: the heads ask for PPG seen whole beside its ECG",
-            fix="use the objective cross or the preset clip",
-        )
 
 
 class BeatHeads(nn.Module):
