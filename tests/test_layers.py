@@ -63,7 +63,7 @@ FLOORS: dict[str, list[set[str]]] = {
         {"gathering"},
         {"examples"},
         {"pooling", "labels", "names"},
-        {"members", "tasks"},
+        {"members", "moments", "tasks"},
         {"scores", "encoders"},
     ],
     "ingest": [

@@ -27,7 +27,8 @@ from xmae_dist.evaluate.tasks import Task, load_suite
 from xmae_dist.model.interface import PretrainModel
 from xmae_dist.model.readout import READOUTS
 
-CONFIG = EvaluateConfig(n_train_replicates=100)
+CONFIG = EvaluateConfig(n_train_replicates=100, pooling="moments")
+"""Recordings and people are mean, spread and extremes of their windows, for all arms alike."""
 SUITE = load_suite("simulated")
 CURVE_TASKS = ("heart_rate", "respiration_rate", "sdnn", "age", "sbp", "pulse_arrival", "pulse_arrival_change")
 """Tasks of the curves: regressions, whose probes are cheap."""
@@ -51,7 +52,7 @@ def results(arm: str, identity: str, embedding_ME: NDArray[np.floating], windows
     found = []
     for request in planned.requests:
         units = planned.examples_of_task[request.task.name]
-        found.append(fit(request, units, embedded_here([units.windows], ids_M, embedding_ME)))
+        found.append(fit(request, units, embedded_here([units.windows], ids_M, embedding_ME, CONFIG.pooling)))
     return found
 
 
@@ -71,7 +72,8 @@ def _value(task: Task, embedding_ME: NDArray[np.floating], windows: Windows) -> 
         fold_N = folds_of(task, units, CONFIG)
     except InputError:
         return None
-    x_NE = units.features(embedded_here([units.windows], windows.table["window_id"].to_numpy(), embedding_ME))
+    ids_M = windows.table["window_id"].to_numpy()
+    x_NE = units.features(embedded_here([units.windows], ids_M, embedding_ME, CONFIG.pooling))
     data = (x_NE, units.y_N, units.subject_N, fold_N)
     fitted = cross_fit(*data, kind=task.kind, config=CONFIG.probe, task=task.name)
     return METRICS[task.metric].value(units.y_N, fitted.predictions.pred_NC, fold_N)
