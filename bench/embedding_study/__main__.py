@@ -241,7 +241,7 @@ def _arguments() -> argparse.Namespace:
     )
     parser.add_argument("--budget", type=int, default=200_000, help="windows that each trained arm sees")
     parser.add_argument("--people", type=int, default=1000, help="simulated people, half of each kind of device")
-    parser.add_argument("--probe-windows", type=int, default=20, help="windows probed of each held-out recording")
+    parser.add_argument("--probe-windows", type=int, default=30, help="windows probed of each held-out recording")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--arms", nargs="+", default=list(NAMES), choices=NAMES, metavar="ARM", help=", ".join(NAMES))
     parser.add_argument("--out", type=Path, default=Path("model-study-out"), help="people, models and results, kept")

@@ -190,7 +190,7 @@ def _method(arms: Sequence[Row], budget: int) -> str:
         "  at bedside monitors, half on telemetry units, ten minutes each. Nested folds by person; intervals by",
         "  resampling people, 1,000 draws.",
         "- Readout `spectrum` for every model: mean, standard deviation and log power of the tokens over time.",
-        "- A recording or a person is mean, standard deviation, least and largest of its windows (`--pooling moments`).",
+        "- A recording or person is mean, standard deviation, least and largest of its windows (`--pooling moments`).",
     ]
     about = {**{name: arm.about for name, arm in TRAINED.items()}, **UNTRAINED}
     lines += [f"- `{name}`: {text}." for name, text in about.items() if any(row["arm"] == name for row in arms)]

@@ -27,8 +27,8 @@ from xmae_dist.evaluate.tasks import Task, load_suite
 from xmae_dist.model.interface import PretrainModel
 from xmae_dist.model.readout import READOUTS
 
-CONFIG = EvaluateConfig(n_train_replicates=100, pooling="moments")
-"""Recordings and people are mean, spread and extremes of their windows, for all arms alike."""
+CONFIG = EvaluateConfig(n_train_replicates=100, max_windows_per_subject=16, pooling="moments")
+"""For all arms alike: recordings and people are mean, spread and extremes of all their probed windows."""
 SUITE = load_suite("simulated")
 CURVE_TASKS = ("heart_rate", "respiration_rate", "sdnn", "age", "sbp", "pulse_arrival", "pulse_arrival_change")
 """Tasks of the curves: regressions, whose probes are cheap."""
