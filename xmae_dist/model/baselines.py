@@ -17,10 +17,11 @@ from torch.nn import functional as F
 
 from xmae_dist.model import beat_heads
 from xmae_dist.model.beat_heads import BeatHeads
+from xmae_dist.model.encoder import channelled, filled
 from xmae_dist.model.interface import PretrainModel
 from xmae_dist.model.kinds import kind
 from xmae_dist.model.readout import MEAN_STD
-from xmae_dist.model.xmae import XMAEConfig, channelled, check_weight, filled, signal_encoder
+from xmae_dist.model.xmae import XMAEConfig, check_weight, signal_encoder
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

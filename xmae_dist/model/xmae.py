@@ -37,7 +37,7 @@ from xmae_dist.model.beat_heads import BeatHeads
 from xmae_dist.model.blocks import Block, rotation_table
 from xmae_dist.model.bottleneck import Bottleneck
 from xmae_dist.model.bridge import build_bridge
-from xmae_dist.model.encoder import SignalEncoder
+from xmae_dist.model.encoder import SignalEncoder, channelled, filled
 from xmae_dist.model.interface import PretrainModel
 from xmae_dist.model.kinds import added_later, kind
 from xmae_dist.model.level import visible_level
@@ -307,19 +307,24 @@ def check_weight(name: str, weight: float, *, allowed: bool) -> None:
         )
 
 
+def encoder_sizes(config: XMAEConfig, signal: str) -> dict[str, Any]:
+    """Arguments of the `SignalEncoder` of ``ppg`` or ``ecg`` that a configuration asks for: plain JSON values."""
+    return {
+        "stem": config.stem,
+        "channels": config.channels(signal),
+        "n_patches": config.n_patches,
+        "patch_length": config.patch_length,
+        "width": config.width,
+        "heads": config.heads,
+        "depth": config.ppg_depth if signal == "ppg" else config.ecg_depth,
+        "expansion": config.expansion,
+        "dropout": config.dropout,
+    }
+
+
 def signal_encoder(config: XMAEConfig, signal: str) -> SignalEncoder:
     """The encoder of ``ppg`` or ``ecg`` that a configuration asks for."""
-    return SignalEncoder(
-        stem=config.stem,
-        channels=config.channels(signal),
-        n_patches=config.n_patches,
-        patch_length=config.patch_length,
-        width=config.width,
-        heads=config.heads,
-        depth=config.ppg_depth if signal == "ppg" else config.ecg_depth,
-        expansion=config.expansion,
-        dropout=config.dropout,
-    )
+    return SignalEncoder(**encoder_sizes(config, signal))
 
 
 def _both_whole(ppg_BL: Tensor, ecg_BL: Tensor) -> Tensor:
@@ -333,13 +338,3 @@ def _levelled(signal: Tensor) -> Tensor:
     seen_BCL, signal_BCL = signal_BCL.isfinite(), filled(signal_BCL)
     mean_BC1, spread_BC1 = visible_level(signal_BCL, seen_BCL)
     return torch.where(seen_BCL, (signal_BCL - mean_BC1) / spread_BC1, 0.0)
-
-
-def channelled(signal: Tensor) -> Tensor:
-    """(B, L) as (B, 1, L); (B, C, L) as it is."""
-    return signal[:, None] if signal.ndim == 2 else signal
-
-
-def filled(signal_BCL: Tensor) -> Tensor:
-    """Missing samples (NaN) as zero."""
-    return signal_BCL.nan_to_num(nan=0.0)
