@@ -24,7 +24,7 @@ from xmae_dist.simulate.rhythm import FIBRILLATION
 from xmae_dist.simulate.vessels import Pulses, render_pulses
 
 Floats = NDArray[np.float64]
-_NUMBERS = 19
+_NUMBERS = 20
 
 
 def latent(specs: tuple[CohortSpec, ...], table: pa.Table, window_s: float) -> NDArray[np.float32]:
@@ -82,12 +82,13 @@ def _state(wearing: Wearing, start_s: float, window_s: float) -> Floats:
 
 def _rhythm(rr_s: Floats, kind: NDArray[np.int8]) -> Floats:
     if len(rr_s) < 3:
-        return np.zeros(7)
+        return np.zeros(8)
     usual_s, change_s = float(np.median(rr_s)), np.diff(rr_s)
     premature = (kind != 0) & (kind != FIBRILLATION)
     return np.array(
         [
             np.log(rr_s.mean()),
+            1.0 / usual_s,
             np.log(max(rr_s.std(), 1e-3)),
             np.log(max(float(np.sqrt(np.mean(change_s**2))), 1e-3)),
             rr_s.min() / usual_s,
