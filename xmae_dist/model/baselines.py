@@ -72,7 +72,8 @@ class ContrastivePair(PretrainModel):
         loss = loss if over_S is None else loss * (len(own_B) / over_S[0])
         if self.beats is None:
             return loss
-        measured_BK = self.measured(ppg_BL, ecg_BL) if measured_BK is None else measured_BK
+        if measured_BK is None:
+            measured_BK = beat_heads.measured(ppg_BL, ecg_BL, self.config.rate_hz)
         over_K = None if over_S is None else over_S[1:]
         return loss + self.config.beat_weight * self.beats(ppg_BND, measured_BK, over_K).mean()
 

@@ -204,7 +204,8 @@ class XMAE(PretrainModel):
         """The weighted terms beside reconstruction; `over_S` is of them alone: the heads, then agreement."""
         config, total = self.config, ppg_BND.new_zeros(())
         if self.beats is not None:
-            measured_BK = self.measured(ppg_BL, ecg_BL) if measured_BK is None else measured_BK
+            if measured_BK is None:
+                measured_BK = beat_heads.measured(ppg_BL, ecg_BL, config.rate_hz)
             over_K = None if over_S is None else over_S[: measured_BK.shape[1]]
             total = total + config.beat_weight * self.beats(ppg_BND, measured_BK, over_K).mean()
         if self.agreement is not None:
