@@ -380,7 +380,7 @@ def _check_engine(config: PretrainConfig) -> None:
         )
 
 
-_UNDETERMINED = {"published": "linear interpolation", "clip": "cross entropy"}
+_UNDETERMINED = {"published": "linear interpolation", **dict.fromkeys(("clip", "clip_beats"), "cross entropy")}
 """What of a preset PyTorch has no deterministic form of on GPUs, gradient included."""
 
 
