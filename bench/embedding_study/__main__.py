@@ -64,6 +64,7 @@ class Study:
         self.place = f"{people.store.fingerprint}-{args.probe_windows}"
         """What rows must share to be compared: the people and their probed windows."""
         self.table = ResultTable(str(people.out / f"results-{args.probe_windows}"))
+        self._moves = probing.Moves()
         self._have = {result.encoder_id for result in self.table.read()}
 
     def run(self) -> None:
@@ -79,7 +80,8 @@ class Study:
 
     def write(self) -> None:
         """The page, and the differences that it counts."""
-        page.write(self.args.page, self.args.differences, self.rows(), self._results(), self.args.budget)
+        files, budget = (self.args.page, self.args.differences), self.args.budget
+        page.write(*files, self.rows(), self._results(), budget, self._moves)
 
     def rows(self) -> list[Row]:
         """Those of these people; the last where one was made twice."""

@@ -18,9 +18,8 @@ Row = dict[str, Any]
 _METRIC = {task.name: METRICS[task.metric] for task in SUITE.tasks}
 
 
-def write(path: Path, differences: Path, rows: Sequence[Row], by_arm: ByArm, budget: int) -> None:
+def write(path: Path, differences: Path, rows: Sequence[Row], by_arm: ByArm, budget: int, moves: Moves) -> None:
     """The page at `path`, and each difference that it counts as a line of `differences`."""
-    moves = Moves()
     ceiling = comparing.headroom(by_arm, moves)
     found = comparing.differences(by_arm, ceiling, moves)
     differences.write_text("".join(json.dumps(_line(one, budget)) + "\n" for one in found))

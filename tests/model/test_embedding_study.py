@@ -113,7 +113,7 @@ def test_a_difference_is_that_of_the_mean_scores(by_arm: dict[str, dict[str, lis
 
 
 def test_the_page_says_what_was_found(by_arm: dict[str, dict[str, list[Result]]], tmp_path: Path) -> None:
-    page.write(tmp_path / "page.md", tmp_path / "differences.jsonl", [], by_arm, 64)
+    page.write(tmp_path / "page.md", tmp_path / "differences.jsonl", [], by_arm, 64, Moves())
     text = (tmp_path / "page.md").read_text()
     assert "- against `random`: better on 1 (1 after Holm), worse on 0 (0).\n" in text
     assert "| `cross` | `random` | 2 | 1 (1) | 0 (0) | 0 | 0 of 1 |" in text
