@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: help setup demo challenge2015 test test-slow test-lowest test-newest lint format types bench align-study model-study cluster clean
+.PHONY: help setup demo challenge2015 test test-slow test-lowest test-newest lint format types bench align-study model-study reconstruction-study cluster clean
 .DEFAULT_GOAL := help
 
 help:  ## show this list
@@ -67,11 +67,14 @@ bench: $(READY)  ## the tables of bench/, each file paired within one run
 align-study: $(READY)  ## clocks found again on planted truth, and unrelated people rejected
 	OMP_NUM_THREADS=1 $(BIN)/python bench/align.py --pairs 200
 
-model-study: $(READY)  ## paper, published and controls on an equal budget: make model-study RECORDINGS=folder (optional)
-	OMP_NUM_THREADS=1 $(BIN)/python -m bench.model_study $(if $(RECORDINGS),--recordings $(RECORDINGS))
+model-study: $(READY)  ## what frozen embeddings know, against every control: make model-study STUDY="--budget 32768 --seeds 0" (hours)
+	OMP_NUM_THREADS=1 $(BIN)/python -m bench.embedding_study $(STUDY)
+
+reconstruction-study: $(READY)  ## paper, published and controls on an equal budget: make reconstruction-study RECORDINGS=folder (optional)
+	OMP_NUM_THREADS=1 $(BIN)/python -m bench.reconstruction_study $(if $(RECORDINGS),--recordings $(RECORDINGS))
 
 cluster: $(READY)  ## a local Ray cluster and an S3 server to play with, until Ctrl-C
 	$(BIN)/python cluster/local.py
 
 clean:  ## remove what the targets made
-	rm -rf $(VENV) $(LOWEST) $(NEWEST) demo-out challenge2015-out model-study-out build dist *.egg-info
+	rm -rf $(VENV) $(LOWEST) $(NEWEST) demo-out challenge2015-out model-study-out reconstruction-study-out build dist *.egg-info

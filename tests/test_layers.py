@@ -31,7 +31,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "signals": {"core"},
     "simulate": {"core"},
     "data": {"cluster", "storage", "signals", "core"},
-    "model": {"storage", "core"},
+    "model": {"storage", "signals", "core"},
     "ingest": {"data", "cluster", "storage", "signals", "simulate", "core"},
     "train": {"data", "cluster", "model", "storage", "signals", "core"},
     "evaluate": {"data", "cluster", "model", "storage", "signals", "core"},
@@ -63,7 +63,7 @@ FLOORS: dict[str, list[set[str]]] = {
         {"gathering"},
         {"examples"},
         {"pooling", "labels", "names"},
-        {"members", "tasks"},
+        {"members", "moments", "tasks"},
         {"scores", "encoders"},
     ],
     "ingest": [

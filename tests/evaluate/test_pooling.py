@@ -11,6 +11,7 @@ import ray
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from xmae_dist.core.errors import InputError
 from xmae_dist.data.windows.spec import WindowSpec
 from xmae_dist.evaluate import embedding
 from xmae_dist.evaluate.chosen import ChosenWindows
@@ -18,6 +19,7 @@ from xmae_dist.evaluate.encoders.features import pulse_features
 from xmae_dist.evaluate.encoders.spec import EncoderSpec
 from xmae_dist.evaluate.members import Members
 from xmae_dist.evaluate.pooling import Block, Pool, Wanted
+from xmae_dist.evaluate.run import EvaluateConfig, _identity
 from xmae_dist.testing.window_store import write_window_store
 
 
@@ -47,6 +49,33 @@ def test_each_window_is_embedded_once_and_every_task_gets_its_means(every: list[
         ids_M, unit_M = one.expanded()
         want = np.stack([embedding_WE[ids_M[unit_M == u]].astype(float).mean(axis=0) for u in range(unit_M.max() + 1)])
         np.testing.assert_allclose(embedded.features(one), want, rtol=1e-12, atol=1e-12)
+
+
+@settings(max_examples=100, deadline=None)
+@given(every=st.lists(members(), min_size=1, max_size=3), size=st.integers(1, 30))
+def test_moments_are_those_of_the_windows_of_each_unit(every: list[Members], size: int) -> None:
+    embedding_WE = np.random.default_rng(0).normal(2.0, 1.0, size=(81, 3)).astype(np.float32)
+    wanted = Wanted(every, "moments")
+    pool = Pool(wanted, 3)
+    for block in wanted.blocks(size):
+        pool.add(block, block.pooled(embedding_WE[block.ids_B]))
+    embedded = pool.embedded()
+    for one in every:
+        ids_M, unit_M = one.expanded()
+        x_ME = embedding_WE[ids_M].astype(float)
+        if one.single:
+            np.testing.assert_array_equal(embedded.features(one), x_ME)
+            continue
+        of_units = [x_ME[unit_M == u] for u in range(unit_M.max() + 1)]
+        want = [np.r_[x.mean(axis=0), x.std(axis=0), x.min(axis=0), x.max(axis=0)] for x in of_units]
+        np.testing.assert_allclose(embedded.features(one), want, rtol=1e-9, atol=1e-7)
+
+
+def test_results_of_means_keep_their_requests() -> None:
+    assert "pooling" not in _identity(EvaluateConfig(), "linear")
+    assert _identity(EvaluateConfig(pooling="moments"), "linear")["pooling"] == "moments"
+    with pytest.raises(InputError, match=r"--pooling: got median; expected mean \| moments"):
+        EvaluateConfig(pooling="median")
 
 
 @settings(max_examples=60, deadline=None)

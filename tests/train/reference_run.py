@@ -49,7 +49,7 @@ def _run(rank: int, world: int, config: PretrainConfig, store_url: str, steps: i
         ratio = mask_ratio(config.schedule, module.config.mask_ratio, seen, total)
         seed_dropout(config.train.seed, batch.step, rank)
         mask_BN = masking.draw(batch, ratio)
-        share = Share.of(batch, mask_BN, batch.ids_B)
+        share = Share.of(batch, mask_BN, batch.ids_B, module)
         parts = [
             engine.forward_backward(*one.forward) * len(one.mask_MN)
             for one in share.micro_batches(count, engine.device)

@@ -139,7 +139,9 @@ def test_a_batch_without_any_target_moves_nothing_by_its_loss() -> None:
     assert float(loss) == 0.0 and all(bool(p.grad.isfinite().all()) for p in built.parameters() if p.grad is not None)
 
 
-@pytest.mark.parametrize("name", ["tiny", "joint", "symmetric", "ppg_mae_50", "published", "clip"])
+@pytest.mark.parametrize(
+    "name", ["tiny", "joint", "symmetric", "ppg_mae_50", "published", "clip", "tiny_beats", "clip_beats"]
+)
 def test_counts_of_the_batch_itself_change_no_bit(name: str) -> None:
     torch.manual_seed(0)
     built = presets.build(name, **({} if name == "published" else {"width": 16, "heads": 2})).eval()

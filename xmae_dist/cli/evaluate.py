@@ -82,6 +82,9 @@ class Args:
     """Test on degraded windows: rate, noise or motion, each with levels if you like (rate=50,25 noise=10,0)."""
     max_windows_per_recording: int = 0
     """Windows of a recording that take part at all, evenly spaced; 0 takes all. Fewer make embedding shorter."""
+    pooling: str = "mean"
+    """What the windows of a recording or a person come to: mean, or moments (mean, standard deviation, least and
+    largest of each feature: a mean hides rare beats)."""
     gpus: float | None = None
     """GPUs of each task that embeds or fine-tunes, which Ray must give it (0.25 packs four on one); 0: CPUs alone.
     None: 0.25 where the cluster has GPUs that are free, else 0."""
@@ -124,6 +127,7 @@ def _evaluate(args: Args, encoders: tuple[EncoderSpec, ...]) -> tuple[list[Resul
         n_replicates=args.replicates,
         max_windows_per_subject=args.max_windows_per_subject,
         max_windows_per_recording=args.max_windows_per_recording,
+        pooling=args.pooling,
         splits=args.splits,
         cohorts=args.cohorts,
         protocols=args.protocols,

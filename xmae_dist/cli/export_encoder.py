@@ -1,11 +1,11 @@
-"""`xmae export-encoder BUNDLE --out encoder.onnx`: an encoder as one file for programs without this package."""
+"""`xmae export-encoder BUNDLE --out encoder.onnx`: an encoder for programs without this package."""
 
 from __future__ import annotations
 
 import json
 from dataclasses import dataclass
 from pathlib import PurePosixPath
-from typing import Annotated
+from typing import Annotated, Any, Literal
 
 import tyro
 
@@ -17,23 +17,29 @@ from xmae_dist.storage import uri
 
 @dataclass(frozen=True, kw_only=True)
 class Args:
-    """Writes the encoder of a bundle as one file that needs neither this package nor, as ONNX, torch: windows in,
-    embeddings out, at any batch size. Its embeddings are compared with the model's before it is written.
+    """Writes the encoder of a bundle for programs without this package: one file (ONNX, which needs no torch, or a
+    torch.export program), or with --format transformers a folder for AutoModel.from_pretrained(folder,
+    trust_remote_code=True). Windows in, embeddings out, at any batch size; they are compared with the model's before
+    anything is written.
 
     Windows must be prepared as in pretraining (rate, filter, scaling): the window specification is in the file, under
-    the name `xmae`.
+    the name `xmae`, or in the folder's configuration, under `about`.
     """
 
     bundle: Annotated[str, tyro.conf.Positional]
     """URL of a bundle, as `xmae export` wrote it."""
     out: str
-    """URL of the file to write: encoder.onnx for ONNX, encoder.pt2 for a torch.export program."""
+    """URL of the file to write: encoder.onnx for ONNX, encoder.pt2 for a torch.export program; or of the folder."""
+    format: Literal["file", "transformers"] = "file"
+    """file: as the name in --out says. transformers: a folder, with `pip install 'xmae_dist[transformers]'`."""
     json: bool = False
     """Print the result as JSON."""
 
 
 def run(args: Args) -> int:
     """Carries the command out and returns its exit status."""
+    if args.format == "transformers":
+        return _folder(args)
     suffix = PurePosixPath(args.out).suffix
     if suffix not in FORMATS:
         raise ConfigError(
@@ -44,8 +50,7 @@ def run(args: Args) -> int:
         )
     uri.checked_place(args.out)  # told before the work, not after it
     loaded = bundle.load(args.bundle)
-    about = {"bundle_id": loaded.bundle_id, "signal": loaded.model.embeds, "window_spec": loaded.window_spec}
-    exported = export_encoder(loaded.model, suffix, about)
+    exported = export_encoder(loaded.model, suffix, _about(loaded))
     uri.write_bytes(args.out, exported.content)
     if args.json:
         told = {"bytes": len(exported.content), "window": exported.shape, "embedding_width": exported.embedding_width}
@@ -60,3 +65,23 @@ def run(args: Args) -> int:
         f"  out  float32 (B, {exported.embedding_width}), within {exported.worst:.1g} of the model's (random windows)"
     )
     return 0
+
+
+def _folder(args: Args) -> int:
+    from xmae_dist.model.hub.folder import folder_files
+
+    uri.checked_place(args.out)
+    loaded = bundle.load(args.bundle)
+    files = folder_files(loaded.model, _about(loaded))
+    for name, content in files.items():
+        uri.write_bytes(uri.join(args.out, name), content)
+    told = {"out": args.out, "bundle_id": loaded.bundle_id, "embedding_width": loaded.model.embedding_width}
+    if args.json:
+        print(json.dumps(told))
+    else:
+        print(f"{args.out}: encoder of bundle {loaded.bundle_id} for AutoModel.from_pretrained, {len(files)} files")
+    return 0
+
+
+def _about(loaded: bundle.Bundle) -> dict[str, Any]:
+    return {"bundle_id": loaded.bundle_id, "signal": loaded.model.embeds, "window_spec": loaded.window_spec}

@@ -34,10 +34,19 @@ _BLOCKS_PER_CORE = 2
 
 
 def embed(
-    spec: EncoderSpec, members: Iterable[Members], store: WindowStore, out_url: str, gpus: float | None = None
+    spec: EncoderSpec,
+    members: Iterable[Members],
+    store: WindowStore,
+    out_url: str,
+    gpus: float | None = None,
+    *,
+    pooling: str = "mean",
 ) -> Embedded:
-    """What tasks want of one encoder; `members` are their windows. Raises the XmaeError of a block, or RunError."""
-    wanted = Wanted(members)
+    """What tasks want of one encoder; `members` are their windows, `pooling` one of `POOLINGS`.
+
+    Raises the XmaeError of a block, or RunError.
+    """
+    wanted = Wanted(members, pooling)
     pool: Pool | None = None
     n_blocks = -(-wanted.n_windows // BLOCK_WINDOWS)
     with progress("embed", n_blocks, f"blocks of {BLOCK_WINDOWS} windows") as shown:

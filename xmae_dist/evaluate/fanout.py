@@ -75,7 +75,8 @@ def _in_turn(
     held = 0
     for identity, of_encoder in by_encoder.items():
         members = [plan.examples_of_task[name].windows for name in {r.task.name: None for r in of_encoder}]
-        features[identity], n_bytes = _put(embed(of_encoder[0].encoder, members, store, out_url, gpus))
+        encoder, pooling = of_encoder[0].encoder, of_encoder[0].config.pooling
+        features[identity], n_bytes = _put(embed(encoder, members, store, out_url, gpus, pooling=pooling))
         requests, held = requests + of_encoder, held + n_bytes
         if held + n_bytes > HELD_BYTES:  # another would not fit beside them
             yield requests, features
@@ -172,7 +173,11 @@ def _features_of_rows(
             spec = degraded(rows[0].encoder, name)
             specs[spec.identity] = spec
             members.setdefault(spec.identity, []).append(units.windows)
-    return {identity: ray.put(embed(spec, members[identity], store, out_url, gpus)) for identity, spec in specs.items()}
+    pooling = rows[0].config.pooling
+    return {
+        identity: ray.put(embed(spec, members[identity], store, out_url, gpus, pooling=pooling))
+        for identity, spec in specs.items()
+    }
 
 
 def _by_condition(row: RowRequest, plan: TransferPlan, features: dict[str, Any]) -> list[Any]:

@@ -1,11 +1,14 @@
 """From windows to features, block by block: what is embedded, and what is kept of it.
 
-A task whose units are windows needs their embeddings; one whose units are recordings or people needs means, so of those
-windows only running sums are kept. `Wanted` unites what tasks need of one encoder: each window is embedded once, in the
-order of storage, whatever number of tasks want it. What is held is the float32 embeddings of the windows that are units
-themselves, and for every different way of pooling 8 bytes a unit and feature: it does not grow with the windows.
+A task whose units are windows needs their embeddings; one whose units are recordings or people needs what its windows
+come to: their means, or (`moments`) mean, standard deviation, least and largest value of each feature, since a mean
+hides what is rare. So of those windows only running sums and extremes are kept. `Wanted` unites what tasks need of one
+encoder: each window is embedded once, in the order of storage, whatever number of tasks want it. What is held is the
+float32 embeddings of the windows that are units themselves, and for every different way of pooling 8 bytes a unit and
+feature (`moments`: 32): it does not grow with the windows.
 
-Legend: B windows of a block, K of them in some pooling, U units that a block feeds, M windows, N units, E features.
+Legend: B windows of a block, K of them in some pooling, U units that a block feeds, M windows, N units, E features, F
+numbers kept of each unit (E, or 4 E).
 """
 
 from __future__ import annotations
@@ -17,10 +20,12 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
+from xmae_dist.evaluate import moments
 from xmae_dist.evaluate.members import Ids, Members, expand
 from xmae_dist.evaluate.scores.metrics import sum_by
 
 Floats = NDArray[np.float64]
+POOLINGS = ("mean", "moments")
 Embedding = NDArray[np.float32]
 
 
@@ -35,10 +40,11 @@ class Share:
 
 @dataclass(frozen=True, kw_only=True)
 class Pooled:
-    """What is kept of a block: embeddings of the windows that are units, and sums for the units of each pooling."""
+    """What is kept of a block: embeddings of the windows that are units, and of the units of each pooling sums (for
+    moments also sums of squares, least and largest values)."""
 
     taken_KE: Embedding
-    sums_UE: tuple[Floats, ...]
+    kept_UF: tuple[Floats, ...]
 
     @property
     def n_features(self) -> int:
@@ -53,12 +59,14 @@ class Block:
     taken_K: NDArray[np.int32]
     """Rows that are wanted as they are."""
     shares: tuple[Share, ...]
+    moments: bool = False
 
     def pooled(self, embedding_BE: Embedding) -> Pooled:
+        kept = moments.kept if self.moments else sum_by
         return Pooled(
             taken_KE=embedding_BE[self.taken_K],
-            sums_UE=tuple(
-                sum_by(share.place_K, embedding_BE[share.rows_K].astype(float), len(share.units_U))
+            kept_UF=tuple(
+                kept(share.place_K, embedding_BE[share.rows_K].astype(float), len(share.units_U))
                 for share in self.shares
             ),
         )
@@ -66,27 +74,28 @@ class Block:
 
 @dataclass(frozen=True, kw_only=True)
 class Embedded:
-    """What an encoder makes of the windows that tasks want: `taken_ME` of `ids_M`, and (N, E) means by pooling."""
+    """What an encoder makes of the windows that tasks want: `taken_ME` of `ids_M`, and (N, F) of units by pooling."""
 
     ids_M: Ids
     taken_ME: Embedding
-    means: Mapping[str, Floats]
+    units: Mapping[str, Floats]
 
     def features(self, windows: Members) -> Floats:
-        """(N, E) of members that were wanted."""
+        """(N, E) of members that were wanted; (N, F) where they pool windows."""
         if windows.single:
             return self.taken_ME[np.searchsorted(self.ids_M, windows.first_R)].astype(float)
-        return self.means[windows.digest]
+        return self.units[windows.digest]
 
     @property
     def n_bytes(self) -> int:
-        return self.taken_ME.nbytes + sum(mean.nbytes for mean in self.means.values())
+        return self.taken_ME.nbytes + sum(units.nbytes for units in self.units.values())
 
 
 class Wanted:
-    """The union of what tasks want embedded, and how each wants it."""
+    """The union of what tasks want embedded, and how each wants it. `pooling`: one of `POOLINGS`."""
 
-    def __init__(self, members: Iterable[Members]) -> None:
+    def __init__(self, members: Iterable[Members], pooling: str = "mean") -> None:
+        self.moments = pooling == "moments"
         every = {one.digest: one for one in members}
         singles = [one.first_R for one in every.values() if one.single]
         self.ids_M: Ids = np.unique(np.concatenate(singles)) if singles else np.empty(0, np.int64)
@@ -116,6 +125,7 @@ class Wanted:
             ids_B=ids_B,
             taken_K=np.searchsorted(ids_B, taken_M).astype(np.int32),
             shares=tuple(_share(ids_B, one.between(low, high)) for one in self.poolings.values()),
+            moments=self.moments,
         )
 
 
@@ -126,27 +136,37 @@ class Pool:
         self._wanted = wanted
         self._taken_ME = np.empty((len(wanted.ids_M), n_features), np.float32)
         self._n_taken = 0
-        self._sums = [np.zeros((_n_units(one), n_features)) for one in wanted.poolings.values()]
+        start = moments.start if wanted.moments else np.zeros
+        self._kept = [start((_n_units(one), n_features)) for one in wanted.poolings.values()]
 
     def add(self, block: Block, found: Pooled) -> None:
         stop = self._n_taken + len(block.taken_K)
         self._taken_ME[self._n_taken : stop] = found.taken_KE
         self._n_taken = stop
-        for sums_NE, share, sums_UE in zip(self._sums, block.shares, found.sums_UE, strict=True):
-            sums_NE[share.units_U] += sums_UE
+        for kept_NF, share, kept_UF in zip(self._kept, block.shares, found.kept_UF, strict=True):
+            if self._wanted.moments:
+                moments.add(kept_NF, share.units_U, kept_UF)
+            else:
+                kept_NF[share.units_U] += kept_UF
 
     def embedded(self) -> Embedded:
-        """The means; the pool is used up."""
-        means = {}
-        for (digest, members), sums_NE in zip(self._wanted.poolings.items(), self._sums, strict=True):
-            sums_NE /= members.counts(len(sums_NE))[:, None]
-            means[digest] = sums_NE
-        return Embedded(ids_M=self._wanted.ids_M, taken_ME=self._taken_ME, means=means)
+        """What units come to; the pool is used up."""
+        units = {}
+        for (digest, members), kept_NF in zip(self._wanted.poolings.items(), self._kept, strict=True):
+            count_N1 = members.counts(len(kept_NF))[:, None]
+            if self._wanted.moments:
+                moments.settle(kept_NF, count_N1)
+            else:
+                kept_NF /= count_N1
+            units[digest] = kept_NF
+        return Embedded(ids_M=self._wanted.ids_M, taken_ME=self._taken_ME, units=units)
 
 
-def embedded_here(members: Iterable[Members], ids_W: Ids, embedding_WE: NDArray[np.floating]) -> Embedded:
+def embedded_here(
+    members: Iterable[Members], ids_W: Ids, embedding_WE: NDArray[np.floating], pooling: str = "mean"
+) -> Embedded:
     """Of windows whose embeddings are at hand: ascending ids, and a row for each."""
-    wanted = Wanted(members)
+    wanted = Wanted(members, pooling)
     pool = Pool(wanted, embedding_WE.shape[1])
     for block in wanted.blocks(max(wanted.n_windows, 1)):
         pool.add(block, block.pooled(embedding_WE[np.searchsorted(ids_W, block.ids_B)]))

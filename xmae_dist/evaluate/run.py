@@ -26,7 +26,7 @@ from xmae_dist.data.windows.split import SplitConfig
 from xmae_dist.evaluate.encoders.spec import EncoderSpec
 from xmae_dist.evaluate.examples import Examples
 from xmae_dist.evaluate.gathering import Limit, gathered
-from xmae_dist.evaluate.pooling import Embedded
+from xmae_dist.evaluate.pooling import POOLINGS, Embedded
 from xmae_dist.evaluate.protocols.few import FewConfig, few_fit, usable_sizes
 from xmae_dist.evaluate.protocols.finetune_config import FinetuneConfig
 from xmae_dist.evaluate.protocols.knn import KnnConfig, knn_fit
@@ -55,6 +55,9 @@ class EvaluateConfig:
     """Only these; none named: all."""
     max_windows_per_recording: int = 0
     """Evenly spaced windows of a recording that take part at all; 0: all. Long recordings hardly gain from more."""
+    pooling: str = "mean"
+    """What the windows of a recording or person come to: their mean, or `moments`: mean, standard deviation, least and
+    largest of each feature, since a mean hides what is rare."""
     probe: ProbeConfig = field(default_factory=ProbeConfig)
     protocols: tuple[str, ...] = ("linear",)
     knn: KnnConfig = field(default_factory=KnnConfig)
@@ -65,6 +68,8 @@ class EvaluateConfig:
         for name in self.protocols:
             if name not in PROTOCOLS:
                 raise InputError("--protocols", value=name, expected=f"some of {', '.join(PROTOCOLS)}")
+        if self.pooling not in POOLINGS:
+            raise InputError("--pooling", value=self.pooling, expected=" | ".join(POOLINGS))
 
     @property
     def limit(self) -> Limit:
@@ -321,6 +326,8 @@ def _store_of_corpus(
 def _identity(config: EvaluateConfig, protocol: str) -> dict[str, object]:
     """What of the configuration decides a fit of this protocol: the settings of the others do not."""
     others = {"protocols", "knn", "few", "finetune"} - {protocol}
+    if config.pooling == "mean":
+        others.add("pooling")  # there was no other: results from before are found
     fields = {key: value for key, value in dataclasses.asdict(config).items() if key not in others}
     if protocol == "few":
         fields["few"] = {"repeats": config.few.repeats}

@@ -29,6 +29,7 @@ from xmae_dist.core.fingerprint import digest_json, sha256_hex
 from xmae_dist.model import kinds
 from xmae_dist.model.interface import ModelConfig, PretrainModel
 from xmae_dist.model.readout import named
+from xmae_dist.signals.beat_statistics import STATISTICS
 from xmae_dist.storage import uri
 
 FORMAT = "xmae-bundle/v2"
@@ -131,12 +132,14 @@ def _card(document: Mapping[str, Any], model: PretrainModel) -> str:
     parameters = sum(weight.numel() for weight in model.parameters())
     lineage = "\n".join(f"- {key}: {value}" for key, value in document["lineage"].items()) or "- not stated"
     cohorts = ", ".join(document["pretrained_on"].get("cohorts", ())) or "not stated"
+    weight, heads = config.get("beat_weight"), ", ".join(STATISTICS)
+    learned = f"\nAuxiliary heads in pretraining: {heads} of the paired ECG, weight {weight}." if weight else ""
     window = "\n".join(f"- {key}: {value}" for key, value in document["window_spec"].items()) or "- not stated"
     return f"""# xMAE bundle {document["bundle_id"]}
 
 A `{config["kind"]}` model with {parameters:,} parameters, pretrained on paired biosignals with xmae_dist.
 Input: {config["length"]} samples per window.
-Embedding: {model.embedding_width} numbers per window, readout `{model.readout.name}`.
+Embedding: {model.embedding_width} numbers per window, readout `{model.readout.name}`.{learned}
 
 ## Windows
 {window}

@@ -59,3 +59,13 @@ class SignalEncoder(nn.Module):
 
     def _rotation_at(self, index_BV: Tensor) -> Rotation:
         return self.cos[index_BV][:, None], self.sin[index_BV][:, None]
+
+
+def channelled(signal: Tensor) -> Tensor:
+    """(B, L) as (B, 1, L); (B, C, L) as it is."""
+    return signal[:, None] if signal.ndim == 2 else signal
+
+
+def filled(signal_BCL: Tensor) -> Tensor:
+    """Missing samples (NaN) as zero."""
+    return signal_BCL.nan_to_num(nan=0.0)

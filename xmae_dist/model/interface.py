@@ -1,7 +1,7 @@
 """What training, evaluation and embedding ask of any model, whichever preset it is.
 
-Shapes: B batch, L samples, N patches, V visible patches, E embedding width, S terms of the loss. Masks are boolean,
-True where a patch is masked.
+Shapes: B batch, L samples, N patches, V visible patches, E embedding width, S terms of the loss, K numbers measured on
+a pair. Masks are boolean, True where a patch is masked.
 """
 
 from __future__ import annotations
@@ -70,17 +70,26 @@ class PretrainModel(nn.Module):
         mask_BN: Tensor,
         visible_BV: Tensor | None = None,
         over_S: Tensor | None = None,
+        measured_BK: Tensor | None = None,
     ) -> Tensor:
-        """The scalar loss: the mean of its S terms, each a sum over the batch divided by how much it is a sum over.
+        """The scalar loss: a weighted sum of its S terms, each a sum over the batch divided by how much it is over.
 
         ``visible_BV`` (see `xmae_dist.model.patch.visible_indices`) spares an accelerator the wait in which the
         visible patches are read off the mask, and keeps a compiled graph whole; it changes no result. ``over_S`` is
         what the sums are divided by in place of `counts` of this batch: where a batch is one of K micro-batches, a
         Kth of what all of them count, so that the mean of their losses does not depend on how windows are cut.
+        ``measured_BK`` is what `measured` gave for these windows; it is worked out here where it is not given.
         """
         raise NotImplementedError
 
-    def counts(self, ppg_BL: Tensor, ecg_BL: Tensor, mask_BN: Tensor) -> Tensor:
+    def measured(self, ppg_BL: Tensor, ecg_BL: Tensor) -> Tensor | None:
+        """What the model learns to predict of a pair beside the signals themselves, (B, K), NaN where it is not known.
+
+        Worked out on the host, before a device has the windows. None where the model learns no such thing.
+        """
+        return None
+
+    def counts(self, ppg_BL: Tensor, ecg_BL: Tensor, mask_BN: Tensor, measured_BK: Tensor | None = None) -> Tensor:
         """How much each term of the loss is a sum over in this batch, (S,): here, windows."""
         return torch.tensor([len(mask_BN)])
 

@@ -1,6 +1,8 @@
 """Kinds of model: a configuration's type names the class that it builds, and a file names both by a word.
 
 Each model registers itself where it is defined, so that what opens a bundle need not know which models there are.
+A field that a configuration gained later (`added_later`) is written where it differs from its default, which is what
+models had before: so digests of older configurations, and ids of older bundles, stay.
 """
 
 from __future__ import annotations
@@ -15,6 +17,12 @@ from xmae_dist.model.interface import ModelConfig, PretrainModel
 Model = TypeVar("Model", bound=PretrainModel)
 _CONFIGS: dict[str, type[ModelConfig]] = {}
 _MODELS: dict[type[ModelConfig], type[PretrainModel]] = {}
+_LATER = "added later"
+
+
+def added_later(default: Any) -> Any:
+    """A field, for a configuration's class, that files do not name while it is at its default."""
+    return dataclasses.field(default=default, metadata={_LATER: True})
 
 
 def kind(name: str, config: type[Any]) -> Callable[[type[Model]], type[Model]]:
@@ -35,7 +43,9 @@ def from_config(config: ModelConfig) -> PretrainModel:
 def to_dict(config: ModelConfig) -> dict[str, Any]:
     """A configuration as plain values, with the model's kind, for a file."""
     name = next(name for name, cls in _CONFIGS.items() if type(config) is cls)
-    return {"kind": name, **dataclasses.asdict(config)}
+    later = {field.name: field.default for field in dataclasses.fields(config) if field.metadata.get(_LATER)}
+    values = dataclasses.asdict(config).items()
+    return {"kind": name, **{key: value for key, value in values if key not in later or value != later[key]}}
 
 
 def from_dict(fields: Mapping[str, Any]) -> ModelConfig:

@@ -24,6 +24,9 @@ BASE = XMAEConfig(width=512, heads=8, expansion=4, ppg_depth=8, ecg_depth=4, dec
 LARGE = XMAEConfig(width=1024, heads=16, expansion=4, ppg_depth=16, ecg_depth=4, decoder_depth=6)
 HUGE = XMAEConfig(width=2048, heads=16, expansion=4, ppg_depth=10, ecg_depth=4, decoder_depth=6)
 
+BEAT_WEIGHT = 0.03
+"""Of the auxiliary heads in the presets that have them. At 0.1 arrival times were known worse (docs/model.md)."""
+
 PRESETS: dict[str, Config] = {
     "published": PublishedConfig(),
     "paper": PAPER,
@@ -39,13 +42,16 @@ PRESETS: dict[str, Config] = {
     "symmetric": dataclasses.replace(PAPER, objective="symmetric"),
     "clip": ContrastiveConfig(),
     "random": PAPER,
+    "tiny_beats": dataclasses.replace(TINY, beat_weight=BEAT_WEIGHT),
+    "paper_beats": dataclasses.replace(PAPER, beat_weight=BEAT_WEIGHT),
+    "clip_beats": ContrastiveConfig(beat_weight=BEAT_WEIGHT),
 }
 NAMES = tuple(PRESETS)
 
 PEAK_LR: dict[str, float] = {
     **dict.fromkeys(PRESETS, 1e-3),
     "published": 3e-4,
-    "tiny": 2e-3,
+    **dict.fromkeys(("tiny", "tiny_beats"), 2e-3),
     "base": 6e-4,
     "large": 3e-4,
     "huge": 1.5e-4,

@@ -174,6 +174,7 @@ class PublishedXMAE(PretrainModel):
         mask_BN: Tensor,
         visible_BV: Tensor | None = None,
         over_S: Tensor | None = None,
+        measured_BK: Tensor | None = None,
     ) -> Tensor:
         """Mean squared error over the masked ECG samples, a scalar."""
         rebuilt_BL, over = self.reconstruct(ppg_BL, ecg_BL, mask_BN, visible_BV), None if over_S is None else over_S[0]
@@ -181,7 +182,7 @@ class PublishedXMAE(PretrainModel):
         self.errors = {"ecg": errors}
         return loss
 
-    def counts(self, ppg_BL: Tensor, ecg_BL: Tensor, mask_BN: Tensor) -> Tensor:
+    def counts(self, ppg_BL: Tensor, ecg_BL: Tensor, mask_BN: Tensor, measured_BK: Tensor | None = None) -> Tensor:
         """Masked ECG samples that are there."""
         return counted_samples(ecg_BL, mask_BN)[None]
 

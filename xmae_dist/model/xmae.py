@@ -31,12 +31,15 @@ import torch
 from torch import Tensor, nn
 
 from xmae_dist.core.errors import ConfigError
-from xmae_dist.model import bundle
+from xmae_dist.model import beat_heads, bundle
+from xmae_dist.model.agreement import Agreement
+from xmae_dist.model.beat_heads import BeatHeads
 from xmae_dist.model.blocks import Block, rotation_table
+from xmae_dist.model.bottleneck import Bottleneck
 from xmae_dist.model.bridge import build_bridge
-from xmae_dist.model.encoder import SignalEncoder
+from xmae_dist.model.encoder import SignalEncoder, channelled, filled
 from xmae_dist.model.interface import PretrainModel
-from xmae_dist.model.kinds import kind
+from xmae_dist.model.kinds import added_later, kind
 from xmae_dist.model.level import visible_level
 from xmae_dist.model.loss import counted_samples, masked_mse
 from xmae_dist.model.patch import View, expand_mask, scatter_visible
@@ -79,6 +82,12 @@ class XMAEConfig:
     dropout: float = 0.0
     mask_ratio: float = 0.8
     mask_mode: str = "anchor"
+    beat_weight: float = added_later(0.0)
+    """Weight of the auxiliary heads (`xmae_dist.model.beat_heads`), whose mean is added to the loss; 0: none."""
+    agreement_weight: float = added_later(0.0)
+    """Weight of the agreement of pooled PPG and ECG (`xmae_dist.model.agreement`); 0: none."""
+    local_drop: float = added_later(0.0)
+    """Share of windows whose source is read through a bottleneck alone (`xmae_dist.model.bottleneck`); 0: none."""
 
     @property
     def patch_length(self) -> int:
@@ -150,6 +159,10 @@ class XMAE(PretrainModel):
         self.decoders = nn.ModuleDict(
             {name: Decoder(config, config.channels(name), has_source=all(uses.values())) for name in rebuilt}
         )
+        # Last, so that the weights of all else are drawn as they are without.
+        self.beats = BeatHeads(config.width) if config.beat_weight else None
+        self.agreement = Agreement(config.width) if config.agreement_weight else None
+        self.bottleneck = Bottleneck(config.width, config.local_drop) if config.local_drop else None
 
     @property
     def reconstructs(self) -> str:
@@ -168,33 +181,65 @@ class XMAE(PretrainModel):
         mask_BN: Tensor,
         visible_BV: Tensor | None = None,
         over_S: Tensor | None = None,
+        measured_BK: Tensor | None = None,
     ) -> Tensor:
-        """Mean squared error over masked samples, averaged over the signals that are reconstructed."""
+        """Mean squared error over masked samples, averaged over reconstructed signals, and what is beside it."""
         signals, view = {"ppg": ppg_BL, "ecg": ecg_BL}, View.of(mask_BN, visible_BV)
-        losses, errors = [], {}
+        losses, errors, source_BND = [], {}, None
         for place, name in enumerate(self.decoders):
-            rebuilt_BL, over = self._rebuild(name, signals, view), None if over_S is None else over_S[place]
+            source_BND, over = self._source(name, signals, view), None if over_S is None else over_S[place]
+            rebuilt_BL = self._rebuild(name, signals, view, source_BND)
             loss, errors[name] = masked_mse(rebuilt_BL, signals[name], self._view_of(name, view).mask_BN, over)
             losses.append(loss)
         self.errors = errors
-        return torch.stack(losses).mean()
+        loss = torch.stack(losses).mean()
+        if source_BND is None or (self.beats is None and self.agreement is None):
+            return loss
+        over_S = None if over_S is None else over_S[len(losses) :]
+        return loss + self._beside(source_BND, ppg_BL, ecg_BL, over_S, measured_BK)
 
-    def counts(self, ppg_BL: Tensor, ecg_BL: Tensor, mask_BN: Tensor) -> Tensor:
-        """Masked samples that are there, of each reconstructed signal."""
+    def _beside(
+        self, ppg_BND: Tensor, ppg_BL: Tensor, ecg_BL: Tensor, over_S: Tensor | None, measured_BK: Tensor | None
+    ) -> Tensor:
+        """The weighted terms beside reconstruction; `over_S` is of them alone: the heads, then agreement."""
+        config, total = self.config, ppg_BND.new_zeros(())
+        if self.beats is not None:
+            if measured_BK is None:
+                measured_BK = beat_heads.measured(ppg_BL, ecg_BL, config.rate_hz)
+            over_K = None if over_S is None else over_S[: measured_BK.shape[1]]
+            total = total + config.beat_weight * self.beats(ppg_BND, measured_BK, over_K).mean()
+        if self.agreement is not None:
+            there_B = _both_whole(ppg_BL, ecg_BL)
+            term = self.agreement(ppg_BND, self.encoders["ecg"](_levelled(ecg_BL)), there_B)
+            term = term if over_S is None else term * (there_B.sum() / over_S[-1])
+            total = total + config.agreement_weight * term
+        return total
+
+    def measured(self, ppg_BL: Tensor, ecg_BL: Tensor) -> Tensor | None:
+        """The targets of the auxiliary heads, where there are any."""
+        return None if self.beats is None else beat_heads.measured(ppg_BL, ecg_BL, self.config.rate_hz)
+
+    def counts(self, ppg_BL: Tensor, ecg_BL: Tensor, mask_BN: Tensor, measured_BK: Tensor | None = None) -> Tensor:
+        """Masked samples that are there, of each reconstructed signal; windows of each head; windows that agree."""
         signals = {"ppg": ppg_BL, "ecg": ecg_BL}
         masks = {"ppg": mask_BN.flip(1) if self.config.objective == "joint" else mask_BN, "ecg": mask_BN}
-        return torch.stack([counted_samples(signals[name], masks[name]) for name in self.decoders])
+        counts_S = torch.stack([counted_samples(signals[name], masks[name]) for name in self.decoders])
+        measured_BK = self.measured(ppg_BL, ecg_BL) if measured_BK is None else measured_BK
+        heads_K = [] if measured_BK is None else [beat_heads.counted(measured_BK)]
+        agreeing_1 = [] if self.agreement is None else [_both_whole(ppg_BL, ecg_BL).sum()[None]]
+        return torch.cat([counts_S, *heads_K, *agreeing_1])
 
     def reconstruct(self, ppg_BL: Tensor, ecg_BL: Tensor, mask_BN: Tensor, visible_BV: Tensor | None = None) -> Tensor:
         """The whole of `reconstructs`, shaped as it came, from its visible patches and the other signal."""
         signals, name = {"ppg": ppg_BL, "ecg": ecg_BL}, self.reconstructs
-        return self._rebuild(name, signals, View.of(mask_BN, visible_BV))
+        view = View.of(mask_BN, visible_BV)
+        return self._rebuild(name, signals, view, self._source(name, signals, view))
 
     def tokens(self, signal_BL: Tensor) -> Tensor:
         """The kept encoder's output tokens, (B, N, D)."""
         return self.encoders[self.embeds](filled(channelled(signal_BL)))
 
-    def _rebuild(self, name: str, signals: Mapping[str, Tensor], view: View) -> Tensor:
+    def _rebuild(self, name: str, signals: Mapping[str, Tensor], view: View, source_BND: Tensor | None) -> Tensor:
         view = self._view_of(name, view)
         signal_BCL = channelled(signals[name])
         seen_BCL = ~expand_mask(view.mask_BN, self.config.patch_length)[:, None] & signal_BCL.isfinite()
@@ -202,7 +247,9 @@ class XMAE(PretrainModel):
         mean_BC1, spread_BC1 = visible_level(signal_BCL, seen_BCL)
         level_BCL = torch.where(seen_BCL, (signal_BCL - mean_BC1) / spread_BC1, 0.0)
         visible_BVD = self.encoders[name](level_BCL, view)
-        rebuilt_BCL = self.decoders[name](visible_BVD, view.visible_BV, self._source(name, signals, view))
+        if self.bottleneck is not None and source_BND is not None:
+            source_BND = self.bottleneck(source_BND)
+        rebuilt_BCL = self.decoders[name](visible_BVD, view.visible_BV, source_BND)
         return (rebuilt_BCL * spread_BC1 + mean_BC1).reshape(signals[name].shape)
 
     def _source(self, target: str, signals: Mapping[str, Tensor], view: View) -> Tensor | None:
@@ -235,6 +282,8 @@ class XMAE(PretrainModel):
 
 
 def _check(config: XMAEConfig) -> None:
+    for name in ("beat_weight", "agreement_weight", "local_drop"):
+        check_weight(name, getattr(config, name), allowed=config.objective == "cross")
     if config.objective not in OBJECTIVES:
         raise ConfigError("objective", value=config.objective, expected=" | ".join(OBJECTIVES))
     if config.n_patches * config.patch_length != config.length:
@@ -246,26 +295,47 @@ def _check(config: XMAEConfig) -> None:
         )
 
 
+def check_weight(name: str, weight: float, *, allowed: bool) -> None:
+    """Raises ConfigError for a negative weight, and for any but 0 where the objective does not see both signals."""
+    if not weight >= 0:
+        raise ConfigError(name, value=weight, expected="0 or more")
+    if weight and not allowed:
+        raise ConfigError(
+            name,
+            value=weight,
+            expected="0 for this objective: it asks for PPG seen whole beside its ECG",
+            fix="use the objective cross",
+        )
+
+
+def encoder_sizes(config: XMAEConfig, signal: str) -> dict[str, Any]:
+    """Arguments of the `SignalEncoder` of ``ppg`` or ``ecg`` that a configuration asks for: plain JSON values."""
+    return {
+        "stem": config.stem,
+        "channels": config.channels(signal),
+        "n_patches": config.n_patches,
+        "patch_length": config.patch_length,
+        "width": config.width,
+        "heads": config.heads,
+        "depth": config.ppg_depth if signal == "ppg" else config.ecg_depth,
+        "expansion": config.expansion,
+        "dropout": config.dropout,
+    }
+
+
 def signal_encoder(config: XMAEConfig, signal: str) -> SignalEncoder:
     """The encoder of ``ppg`` or ``ecg`` that a configuration asks for."""
-    return SignalEncoder(
-        stem=config.stem,
-        channels=config.channels(signal),
-        n_patches=config.n_patches,
-        patch_length=config.patch_length,
-        width=config.width,
-        heads=config.heads,
-        depth=config.ppg_depth if signal == "ppg" else config.ecg_depth,
-        expansion=config.expansion,
-        dropout=config.dropout,
-    )
+    return SignalEncoder(**encoder_sizes(config, signal))
 
 
-def channelled(signal: Tensor) -> Tensor:
-    """(B, L) as (B, 1, L); (B, C, L) as it is."""
-    return signal[:, None] if signal.ndim == 2 else signal
+def _both_whole(ppg_BL: Tensor, ecg_BL: Tensor) -> Tensor:
+    """(B,) True where neither signal misses a sample."""
+    return ppg_BL.isfinite().flatten(1).all(dim=1) & ecg_BL.isfinite().flatten(1).all(dim=1)
 
 
-def filled(signal_BCL: Tensor) -> Tensor:
-    """Missing samples (NaN) as zero."""
-    return signal_BCL.nan_to_num(nan=0.0)
+def _levelled(signal: Tensor) -> Tensor:
+    """A whole signal as its encoder knows the visible part of it: (B, C, L), standardised, missing samples zero."""
+    signal_BCL = channelled(signal)
+    seen_BCL, signal_BCL = signal_BCL.isfinite(), filled(signal_BCL)
+    mean_BC1, spread_BC1 = visible_level(signal_BCL, seen_BCL)
+    return torch.where(seen_BCL, (signal_BCL - mean_BC1) / spread_BC1, 0.0)

@@ -6,6 +6,7 @@ order. Two cohorts with the same seed, subject prefix and prevalence hold the sa
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -39,6 +40,7 @@ __all__ = [
     "Truth",
     "simulate_subject",
     "subject_id",
+    "worn",
 ]
 
 EPOCH_NS = 1_735_689_600_000_000_000
@@ -137,6 +139,22 @@ def subject_id(spec: CohortSpec, subject_index: int) -> str:
 
 def simulate_subject(spec: CohortSpec, subject_index: int) -> list[SimulatedRecording]:
     """All recordings of one subject: one per session and device. Raises UsageError for an index outside the cohort."""
+    return [_record(spec, *one) for one in _occasions(spec, subject_index)]
+
+
+def worn(spec: CohortSpec, subject_index: int) -> dict[str, Wearing]:
+    """By recording id what is behind each recording of a subject, before a device spoils it; no signal is made.
+
+    Raises UsageError for an index outside the cohort.
+    """
+    found = {}
+    for session, occasion, device in _occasions(spec, subject_index):
+        rng = _rng(spec, session.subject, occasion, device.name)
+        found[_recording_id(spec, session, occasion, device)] = _wear(rng, spec, session, occasion, device)
+    return found
+
+
+def _occasions(spec: CohortSpec, subject_index: int) -> Iterator[tuple[Session, int, DevicePreset]]:
     if not 0 <= subject_index < spec.subjects:
         raise UsageError(
             thing=f"subject index in cohort {spec.name}",
@@ -145,12 +163,14 @@ def simulate_subject(spec: CohortSpec, subject_index: int) -> list[SimulatedReco
             fix="ask for an index inside the cohort",
         )
     subject = draw_subject(spec.seed, subject_id(spec, subject_index), spec.prevalence)
-    return [
-        _record(spec, session, occasion, device)
-        for occasion in range(spec.recordings_per_subject)
-        for session in [_session(spec, subject, occasion)]
-        for device in spec.devices
-    ]
+    for occasion in range(spec.recordings_per_subject):
+        session = _session(spec, subject, occasion)
+        for device in spec.devices:
+            yield session, occasion, device
+
+
+def _recording_id(spec: CohortSpec, session: Session, occasion: int, device: DevicePreset) -> str:
+    return f"{spec.name}-{session.subject.subject_id}-{occasion:03d}-{device.name}"
 
 
 def _rng(spec: CohortSpec, subject: Subject, occasion: int, purpose: str) -> np.random.Generator:
@@ -204,7 +224,7 @@ def _record(spec: CohortSpec, session: Session, occasion: int, device: DevicePre
     wearing = _wear(rng, spec, session, occasion, device)
     channels = {channel.name: record_channel(rng, wearing, channel) for channel in device.channels}
     truth = truth_of(wearing)
-    recording_id = f"{spec.name}-{session.subject.subject_id}-{occasion:03d}-{device.name}"
+    recording_id = _recording_id(spec, session, occasion, device)
     start_ns = EPOCH_NS + occasion * DAY_NS + int(round((truth.clock.start_s + truth.clock.offset_s) * 1e9))
     return SimulatedRecording(
         subject_id=session.subject.subject_id,

@@ -32,7 +32,8 @@ class ModelConfig:
     """Which model. Empty overrides leave the preset as it is."""
 
     preset: str = "tiny"
-    """A name from `xmae_dist.model.presets`: tiny, paper, published, base, large, huge, or a control."""
+    """A name from `xmae_dist.model.presets`: tiny, paper, tiny_beats, paper_beats, published, base, large, huge, or a
+    control."""
     mask_ratio: float | None = None
     """Share of patches that are masked."""
     mask_mode: str | None = None
@@ -379,7 +380,7 @@ def _check_engine(config: PretrainConfig) -> None:
         )
 
 
-_UNDETERMINED = {"published": "linear interpolation", "clip": "cross entropy"}
+_UNDETERMINED = {"published": "linear interpolation", **dict.fromkeys(("clip", "clip_beats"), "cross entropy")}
 """What of a preset PyTorch has no deterministic form of on GPUs, gradient included."""
 
 

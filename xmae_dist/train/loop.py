@@ -143,7 +143,7 @@ class Loop:
         lr = learning_rate(config.schedule, seen, config.steps * config.global_batch)
         seed_dropout(config.seed, batch.step, self.ranks.rank)
         mask_BN = self.masking.draw(batch, ratio)
-        share = Share.of(batch, mask_BN, self.measures.cohorts.of_windows(batch.ids_B))
+        share = Share.of(batch, mask_BN, self.measures.cohorts.of_windows(batch.ids_B), self._model)
         counts = share.counts(self._model)
         agreement = self._agreement(counts)
         self.measures.clock.mark("other")
@@ -166,7 +166,8 @@ class Loop:
         # Every micro-batch of every rank divides by the same, so that each sample weighs alike wherever it lies.
         over_S = (counts_S.clamp(min=1) / parts).float()
         for inputs in share.micro_batches(self.config.accumulation, self.engine.device):
-            losses.append(self.engine.forward_backward(*inputs.forward, over_S) * (self.config.global_batch / parts))
+            loss = self.engine.forward_backward(*inputs.forward, over_S, inputs.measured_MK)
+            losses.append(loss * (self.config.global_batch / parts))
             self.measures.losses.add(self._model.errors, inputs.cohort_M)
         return torch.stack(losses).sum()
 

@@ -11,6 +11,7 @@ from torch import nn
 
 from xmae_dist.data.stream.collate import collate
 from xmae_dist.data.stream.direct import Batch
+from xmae_dist.model import presets
 from xmae_dist.train.engines.deepspeed import ZeroConfig, _settings
 from xmae_dist.train.engines.optimizer import OptimizerConfig
 from xmae_dist.train.engines.protocol import adamw
@@ -64,9 +65,10 @@ def test_a_micro_batch_is_sent_from_pinned_memory_and_not_waited_for(monkeypatch
     copies = Copies(monkeypatch)
     found = collate(batch(), pin=True)
     assert copies.holds(found.ppg_BL) and copies.holds(found.ecg_BL)
-    share = Share.of(found, (torch.arange(10) > 2).expand(4, -1), torch.zeros(4, dtype=torch.int64))
+    model = presets.build("tiny_beats", length=100, width=16, heads=2)
+    share = Share.of(found, (torch.arange(10) > 2).expand(4, -1), torch.zeros(4, dtype=torch.int64), model)
     assert len(list(share.micro_batches(2, CUDA))) == 2
-    assert copies.sent == [(True, True)] * 10  # signals, mask, indices and cohorts, twice
+    assert copies.sent == [(True, True)] * 12  # signals, mask, indices, cohorts and what was measured, twice
 
 
 def test_what_ranks_agree_on_is_sent_likewise(monkeypatch: pytest.MonkeyPatch) -> None:

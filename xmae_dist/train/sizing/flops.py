@@ -24,8 +24,11 @@ def flops_per_window(config: presets.Config) -> int:
         mask_BN = torch.zeros(2, config.n_patches, dtype=torch.bool)
         visible = config.n_patches - masked_count(config.n_patches, config.mask_ratio)
         visible_BV = torch.arange(visible).expand(2, -1)
+    silence_BL = torch.zeros(2, config.length)
+    measured_BK = model.measured(silence_BL, silence_BL)
+    measured_BK = None if measured_BK is None else measured_BK.to("meta")
     with FlopCounterMode(display=False) as counter:
-        model(signal_BL, signal_BL, mask_BN, visible_BV).backward()
+        model(signal_BL, signal_BL, mask_BN, visible_BV, None, measured_BK).backward()
     return counter.get_total_flops() // 2
 
 

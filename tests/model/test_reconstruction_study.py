@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from bench.model_study.measure import reached
-from bench.model_study.table import write
+from bench.reconstruction_study.measure import reached
+from bench.reconstruction_study.table import write
 
 
 def _row(preset: str, seed: int, own: float, pulse: float, lr: float = 1e-3, val_loss: float = 0.5) -> dict[str, Any]:

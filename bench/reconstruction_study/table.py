@@ -31,14 +31,14 @@ def write(path: Path, rows: list[Row]) -> None:
 
 _HEAD = """# Equal budget: `paper`, `published` and the controls
 
-Written by `make model-study` from `bench/results/model-study.jsonl`, a row for each run. Every model saw the same
-windows in the same order and number of steps. Errors are masked mean squared errors on test subjects, of the signal
-that a model reconstructs (ECG unless said): *own* with the window's own source, *other* with another subject's, *none*
-with a constant, *mean* predicting the mean of all samples. *Windows to 10 %* is the first of 16 evaluations from
-which *own* stays at least 10 % below *other*. Probes are linear, on the frozen embedding of held-out subjects,
-cross-validated by subject; errors (MAE) are better low, AUROC high. `ecg_mae_80` embeds the ECG, all others the PPG.
-Cells give the mean and, where there are several seeds, ± their standard deviation: the spread of training, not of
-subjects."""
+Written by `make reconstruction-study` from `bench/results/reconstruction-study.jsonl`, a row for each run. Every
+model saw the same windows in the same order and number of steps. Errors are masked mean squared errors on test
+subjects, of the signal that a model reconstructs (ECG unless said): *own* with the window's own source, *other* with
+another subject's, *none* with a constant, *mean* predicting the mean of all samples. *Windows to 10 %* is the first
+of 16 evaluations from which *own* stays at least 10 % below *other*. Probes are linear, on the frozen embedding of
+held-out subjects, cross-validated by subject; errors (MAE) are better low, AUROC high. `ecg_mae_80` embeds the ECG,
+all others the PPG. Cells give the mean and, where there are several seeds, ± their standard deviation: the spread of
+training, not of subjects."""
 
 
 def _chosen(rows: list[Row]) -> list[Row]:

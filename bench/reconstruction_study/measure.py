@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from bench.model_study.dataset import Dataset, Pairs
+from bench.reconstruction_study.dataset import Dataset, Pairs
 from xmae_dist.core.errors import InputError
 from xmae_dist.core.seeds import generator
 from xmae_dist.evaluate.gathering import examples

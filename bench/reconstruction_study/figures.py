@@ -1,6 +1,6 @@
 """Two figures of a trained model: reconstructions, and which PPG time the masked ECG reads beside the measured delay.
 
-    python -m bench.model_study.figures --bundle URL --windows STORE --out docs/figures
+    python -m bench.reconstruction_study.figures --bundle URL --windows STORE --out docs/figures
 
 `reconstructions.png` shows windows of four held-out subjects. `lag-map.png` has a row for each held-out subject, in the
 order of the measured delay from R peak to the next pulse foot: how much a masked patch's reconstruction depends on the
@@ -20,8 +20,8 @@ import torch
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from bench.model_study.dataset import Dataset, Pairs
-from bench.model_study.measure import MASK_SEED
+from bench.reconstruction_study.dataset import Dataset, Pairs
+from bench.reconstruction_study.measure import MASK_SEED
 from xmae_dist.data.store.window_store import WindowStore
 from xmae_dist.model import bundle
 from xmae_dist.model.interface import PretrainModel
@@ -158,7 +158,7 @@ def _caption(lineage: dict[str, object]) -> str:
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        prog="python -m bench.model_study.figures",
+        prog="python -m bench.reconstruction_study.figures",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )

@@ -1,6 +1,6 @@
 """`paper` against `published` and every control on an equal budget; a row of figures for each run.
 
-    python -m bench.model_study --recordings FOLDER        (or: make model-study RECORDINGS=FOLDER)
+    python -m bench.reconstruction_study --recordings FOLDER        (or: make reconstruction-study RECORDINGS=FOLDER)
 
 Every preset sees the same windows in the same order, in the same number of steps of the same batch. Learning rates are
 chosen per family of models from two, by the loss on validation subjects of the first dataset at seed 0. Errors are
@@ -22,9 +22,9 @@ from typing import Any
 
 import torch
 
-from bench.model_study.dataset import Dataset, challenge2015, simulated
-from bench.model_study.measure import Job, measure
-from bench.model_study.table import write
+from bench.reconstruction_study.dataset import Dataset, challenge2015, simulated
+from bench.reconstruction_study.measure import Job, measure
+from bench.reconstruction_study.table import write
 
 ROOT = Path(__file__).resolve().parents[2]
 PRESETS = (
@@ -138,7 +138,9 @@ def _rounded(value: Any) -> Any:
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        prog="python -m bench.model_study", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog="python -m bench.reconstruction_study",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--recordings", type=Path, help="folder of Challenge 2015 with its manifest.csv")
     parser.add_argument("--corpus", nargs="+", default=["simulated", "challenge2015"], help="datasets, in this order")
@@ -146,9 +148,9 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--presets", nargs="+", default=list(PRESETS), choices=PRESETS)
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--batch", type=int, default=8)
-    parser.add_argument("--out", type=Path, default=Path("model-study-out"), help="corpora and windows, kept")
-    parser.add_argument("--rows", type=Path, default=ROOT / "bench" / "results" / "model-study.jsonl")
-    parser.add_argument("--table", type=Path, default=ROOT / "docs" / "model-study.md")
+    parser.add_argument("--out", type=Path, default=Path("reconstruction-study-out"), help="corpora and windows, kept")
+    parser.add_argument("--rows", type=Path, default=ROOT / "bench" / "results" / "reconstruction-study.jsonl")
+    parser.add_argument("--table", type=Path, default=ROOT / "docs" / "reconstruction-study.md")
     args = parser.parse_args()
     if len(args.windows) != len(args.corpus):
         parser.error(f"--windows: {len(args.windows)} numbers for {len(args.corpus)} datasets; give one for each")

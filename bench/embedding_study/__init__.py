@@ -1,0 +1,1 @@
+"""What frozen embeddings know, at equal budget and readout, beside controls. `python -m bench.embedding_study -h`."""

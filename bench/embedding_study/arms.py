@@ -1,0 +1,73 @@
+"""What is compared: trained arms of one size, arms that need no training, and two put together.
+
+An arm with heads is told more than one without (`xmae_dist.model.beat_heads`), so each objective has both.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+
+from xmae_dist.model import presets
+from xmae_dist.model.xmae import XMAEConfig
+
+_TINY = {"width": 64, "heads": 4, "ppg_depth": 1, "ecg_depth": 1, "decoder_depth": 2}
+
+
+@dataclass(frozen=True)
+class Arm:
+    """A trained arm: its model, and whose learning rate it takes."""
+
+    config: XMAEConfig
+    family: str
+    about: str
+
+
+def _preset(name: str) -> XMAEConfig:
+    config = presets.config(name, **_TINY)
+    assert isinstance(config, XMAEConfig)
+    return config
+
+
+TRAINED: dict[str, Arm] = {
+    "cross_beats": Arm(_preset("tiny_beats"), "cross", "masked ECG from PPG, with auxiliary heads"),
+    "cross": Arm(_preset("tiny"), "cross", "masked ECG from PPG"),
+    "contrastive_beats": Arm(_preset("clip_beats"), "contrastive", "PPG against ECG, with auxiliary heads"),
+    "contrastive": Arm(_preset("clip"), "contrastive", "PPG against ECG"),
+    "cross_agreement": Arm(
+        dataclasses.replace(_preset("tiny"), agreement_weight=0.03),
+        "cross",
+        "cross, with variance-invariance-covariance",
+    ),
+    "cross_bottleneck": Arm(
+        dataclasses.replace(_preset("tiny"), local_drop=0.3),
+        "cross",
+        "cross, three of ten windows read by a summary alone",
+    ),
+    "ppg_autoencoder": Arm(_preset("ppg_mae_75"), "ppg_autoencoder", "masked PPG from PPG, 75 %"),
+}
+RATES: dict[str, tuple[float, float, float]] = {
+    "cross": (1e-3, 2e-3, 4e-3),
+    "ppg_autoencoder": (1e-3, 2e-3, 4e-3),
+    "contrastive": (3e-4, 1e-3, 3e-3),
+}
+"""Three to choose from; the arm of a family's own name is trained for it."""
+RANDOM = Arm(_preset("tiny"), "", "never trained, same readout")
+UNTRAINED = {
+    "random": RANDOM.about,
+    "features": "rate + morphology of the pulse",
+    "constant": "chance: no input at all",
+    "latent": "ceiling: the simulator's own state",
+    "noiseless": "ceiling: features and a random encoder of the pulse before any device",
+}
+CEILINGS = ("latent", "noiseless")
+SEEDLESS = ("features", "constant", *CEILINGS)
+"""What no seed changes."""
+TOGETHER = {"features + cross_beats": "cross_beats", "features + cross": "cross", "features + random": "random"}
+"""Features beside an embedding."""
+NAMES = (*UNTRAINED, *TRAINED, *TOGETHER)
+
+
+def fitted(arm: Arm, length: int, rate_hz: float) -> XMAEConfig:
+    """The arm's configuration for windows of this form."""
+    return dataclasses.replace(arm.config, length=length, rate_hz=rate_hz)

@@ -1,0 +1,95 @@
+"""From results to what the page says: paired differences by people, Holm's correction, headroom.
+
+A task has headroom where a ceiling is better than chance by an interval that excludes zero. Others are nulls: so
+many people cannot show that anything of them is in a pulse, and a difference found there is a false one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from bench.embedding_study.arms import CEILINGS, SEEDLESS, TOGETHER, TRAINED
+from bench.embedding_study.probing import Moves
+from xmae_dist.evaluate.results import Result
+from xmae_dist.evaluate.scores.bootstrap import Interval, holm
+from xmae_dist.evaluate.scores.metrics import METRICS
+
+LEADS = ("cross_beats", "cross")
+ByArm = Mapping[str, Mapping[str, Sequence[Result]]]
+"""Results by arm and task, one for each seed."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Difference:
+    """`arm` against `other` on one task; positive: `arm` is better."""
+
+    arm: str
+    other: str
+    task: str
+    seeds: int
+    found: Interval
+    p_holm: float
+    """Over the tasks with headroom of this pair; NaN for a null."""
+
+    @property
+    def sign(self) -> int:
+        """1 better, -1 worse, 0 where the interval holds zero."""
+        return int(np.sign(self.found.value)) if self.found.excludes(0.0) else 0
+
+    @property
+    def sure(self) -> int:
+        """As `sign`, after Holm."""
+        return self.sign if self.p_holm < 0.05 else 0
+
+
+def headroom(by_arm: ByArm, moves: Moves) -> dict[str, float]:
+    """By task with headroom the best ceiling's score. Empty until chance and both ceilings are there."""
+    if not {"constant", *CEILINGS} <= set(by_arm):
+        return {}
+    found = {}
+    for task, chance in by_arm["constant"].items():
+        clear = [by_arm[name][task] for name in CEILINGS if moves.difference(by_arm[name][task], chance).low > 0]
+        if clear:
+            sign = 1 if METRICS[chance[0].task.metric].higher_is_better else -1
+            found[task] = max((score(group) for group in clear), key=lambda value: sign * value)
+    return found
+
+
+def score(group: Sequence[Result]) -> float:
+    """Mean over seeds."""
+    return float(np.mean([result.headline.value for result in group]))
+
+
+def share(value: float, chance: float, ceiling: float) -> float:
+    """Of the way from chance to the ceiling."""
+    return (value - chance) / (ceiling - chance)
+
+
+def pairs(arms: Iterable[str]) -> list[tuple[str, str]]:
+    """Leads against all that is no ceiling, and what an embedding adds to features."""
+    there = list(arms)
+    rivals = [name for name in there if name not in (*CEILINGS, "constant", *TOGETHER)]
+    found = [(lead, other) for lead in LEADS if lead in there for other in rivals if other != lead]
+    both = [(name, "features") for name in TOGETHER if name in there and "features" in there]
+    return found + both + [(name, TOGETHER[name]) for name in TOGETHER if name in there and TOGETHER[name] in TRAINED]
+
+
+def differences(by_arm: ByArm, open_tasks: Iterable[str], moves: Moves) -> list[Difference]:
+    """Of every pair on every task that both have, at the seeds that both have."""
+    found = []
+    for arm, other in pairs(by_arm):
+        tasks = [task for task in by_arm[arm] if task in by_arm[other]]
+        seeds = min(len(by_arm[name][tasks[0]]) for name in (arm, other) if name not in SEEDLESS)
+        by_task = {task: moves.difference(*(by_arm[name][task][:seeds] for name in (arm, other))) for task in tasks}
+        counted = [task for task in tasks if task in set(open_tasks)]
+        adjusted = dict(zip(counted, holm(np.array([by_task[task].p_value for task in counted])), strict=True))
+        found += [
+            Difference(
+                arm=arm, other=other, task=task, seeds=seeds, found=one, p_holm=float(adjusted.get(task, np.nan))
+            )
+            for task, one in by_task.items()
+        ]
+    return found

@@ -1,1 +1,0 @@
-"""The equal-budget study: `paper` against `published` and every control. `python -m bench.model_study --help`."""

@@ -1,0 +1,1 @@
+"""The equal-budget study: `paper` against `published` and every control. `python -m bench.reconstruction_study -h`."""
