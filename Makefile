@@ -70,8 +70,8 @@ align-study: $(READY)  ## clocks found again on planted truth, and unrelated peo
 model-study: $(READY)  ## paper, published and controls on an equal budget: make model-study RECORDINGS=folder (optional)
 	OMP_NUM_THREADS=1 $(BIN)/python -m bench.model_study $(if $(RECORDINGS),--recordings $(RECORDINGS))
 
-cluster: $(READY)  ## a local Ray cluster and an S3 server to play with, until Ctrl-C
-	$(BIN)/python cluster/local.py
+cluster: $(READY)  ## a local Ray cluster and an S3 server to play with, until Ctrl-C (OPTIONS=--help)
+	$(BIN)/python cluster/local.py $(OPTIONS)
 
 clean:  ## remove what the targets made
 	rm -rf $(VENV) $(LOWEST) $(NEWEST) demo-out challenge2015-out model-study-out build dist *.egg-info

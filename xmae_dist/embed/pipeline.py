@@ -16,7 +16,7 @@ from typing import Any
 import ray
 from ray.data import ActorPoolStrategy
 
-from xmae_dist.cluster import fanout, gpus
+from xmae_dist.cluster import demand, fanout, gpus, pools
 from xmae_dist.core.errors import RunError, XmaeError
 from xmae_dist.core.progress import progress
 from xmae_dist.embed.backlog import View, open_request
@@ -115,7 +115,9 @@ def _work_off(work: Work, encoder: Encoder | None, resources: Resources) -> None
             pass
     if work.encode and encoder is not None:
         fanout.connect()
-        with progress(f"embed {work.place.partition['cohort']}", len(work.encode), "batches") as shown:
+        actors = demand.Demand(what="encoders", count=1, each={"CPU": resources.cpus_per_actor}, off_gpus=True)
+        batches = progress(f"embed {work.place.partition['cohort']}", len(work.encode), "batches")
+        with batches as shown, demand.told(actors):
             windows = 0
             for facts in _encoded(work, encoder, resources):
                 windows += sum(facts.windows)
@@ -125,6 +127,7 @@ def _work_off(work: Work, encoder: Encoder | None, resources: Resources) -> None
 def _encoded(work: Work, encoder: Encoder, resources: Resources) -> Iterator[Facts]:
     for name in ("ray.data", "ray._private"):
         logging.getLogger(name).setLevel(logging.ERROR)
+    share = gpus.to_ask_for(resources.gpus_per_actor)
     context = ray.data.DataContext.get_current().copy()
     context.enable_progress_bars = context.print_on_execution_start = False  # ours counts batches
     with ray.data.DataContext.current(context):
@@ -135,7 +138,8 @@ def _encoded(work: Work, encoder: Encoder, resources: Resources) -> Iterator[Fac
             batch_size=1,
             compute=ActorPoolStrategy(min_size=1, max_size=min(resources.max_actors, len(items))),
             num_cpus=resources.cpus_per_actor,
-            num_gpus=gpus.to_ask_for(resources.gpus_per_actor),
+            num_gpus=share,
+            label_selector=pools.selector(share),
         )
     try:
         for row in parts.iter_rows():

@@ -18,6 +18,7 @@ import numpy as np
 import ray
 from numpy.typing import NDArray
 
+from xmae_dist.cluster import pools
 from xmae_dist.cluster.fanout import cores, told
 from xmae_dist.cluster.gpus import to_ask_for
 from xmae_dist.core.errors import InputError
@@ -54,7 +55,8 @@ def _embedded_blocks(
     spec: EncoderSpec, wanted: Wanted, store: WindowStore, out_url: str, gpus: float | None
 ) -> Iterator[tuple[Block, Pooled]]:
     """Blocks in their order: the same sums to the last bit, whatever the cluster."""
-    embed_block = _embed_block.options(num_gpus=to_ask_for(gpus))
+    share = to_ask_for(gpus)
+    embed_block = _embed_block.options(num_gpus=share, label_selector=pools.selector(share))
     shared = [ray.put((spec, store))]  # in a list: a task takes it once, not with every block
     under_way: deque[tuple[Block, Any]] = deque()
     for block in wanted.blocks(BLOCK_WINDOWS):

@@ -14,6 +14,8 @@ from typing import Any
 
 import ray
 
+from xmae_dist.cluster import pools
+from xmae_dist.cluster.demand import Demand, told
 from xmae_dist.cluster.fanout import connect
 from xmae_dist.cluster.gpus import to_ask_for
 from xmae_dist.core.progress import progress
@@ -29,6 +31,7 @@ from xmae_dist.evaluate.transfer.matrix import Cell, RowRequest, fit_row
 from xmae_dist.evaluate.transfer.requests import CellTable, TransferPlan, degraded
 
 HELD_BYTES = 2**30
+_TASKS = Demand(what="tasks", count=1, each={"CPU": 1.0}, off_gpus=True)
 
 
 def run_fits(plan: Plan, store: WindowStore, out_url: str, *, gpus: float | None = None) -> list[Result]:
@@ -42,7 +45,7 @@ def run_fits(plan: Plan, store: WindowStore, out_url: str, *, gpus: float | None
     if missing:
         connect(store_bytes=None)  # features are in it
         examples = {name: Put.of(found) for name, found in plan.examples_of_task.items()}
-        with progress("evaluate", len(missing), "fits") as shown:
+        with progress("evaluate", len(missing), "fits") as shown, told(_TASKS):
             for requests, features in _in_turn(missing, plan, store, out_url, gpus):
                 for result in fits(requests, examples, features, store, gpus):
                     table.commit(result)
@@ -102,7 +105,8 @@ def fits(
     fine-tuning alone.
     """
     tunes = any(r.protocol == "finetune" for r in requests)
-    finetune = _finetune.options(num_gpus=to_ask_for(gpus)) if tunes else _finetune
+    share = to_ask_for(gpus) if tunes else 0.0
+    finetune = _finetune.options(num_gpus=share, label_selector=pools.selector(share))
     windows = ray.put(store)
 
     def submit(r: FitRequest) -> Any:
@@ -117,7 +121,7 @@ def fits(
         yield from fetched(done)
 
 
-@ray.remote(num_cpus=1, max_retries=3)
+@ray.remote(num_cpus=1, max_retries=3, label_selector=pools.OFF_GPUS)
 def _fit(request: FitRequest, found: Examples, embedded: Embedded) -> Result:
     let_go()
     return fit(request, found, embedded)
@@ -147,7 +151,7 @@ def run_rows(plan: TransferPlan, store: WindowStore, out_url: str, *, gpus: floa
     if missing:
         connect(store_bytes=None)
         conditions: dict[tuple[str, str], Any] = {key: ray.put(dict(units)) for key, units in plan.conditions.items()}
-    with progress("transfer", len(missing), "rows") as shown:
+    with progress("transfer", len(missing), "rows") as shown, told(_TASKS):
         for rows in by_encoder.values():
             features = _features_of_rows(rows, plan, store, out_url, gpus)
             pending = [_fit_row.remote(row, conditions[row.axis, row.task.name], *_by_condition(row, plan, features))
@@ -179,7 +183,7 @@ def _by_condition(row: RowRequest, plan: TransferPlan, features: dict[str, Any])
     return [features[degraded(row.encoder, name).identity] for name in plan.conditions[row.axis, row.task.name]]
 
 
-@ray.remote(num_cpus=1, max_retries=3)
+@ray.remote(num_cpus=1, max_retries=3, label_selector=pools.OFF_GPUS)
 def _fit_row(row: RowRequest, conditions: Mapping[str, Examples], *features: Embedded) -> list[Cell]:
     let_go()
     return fit_row(row, conditions, dict(zip(conditions, features, strict=True)))

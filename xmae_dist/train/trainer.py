@@ -56,10 +56,7 @@ def _fit(job: Job) -> dict[str, Any]:
                 num_workers=(fewest, settings.workers) if fewest < settings.workers else settings.workers,  # type: ignore[arg-type]
                 elastic_resize_monitor_interval_s=settings.resize_check_s,  # type: ignore[call-arg]
                 use_gpu=resources.gpus,
-                resources_per_worker={
-                    "CPU": resources.worker_cpus,
-                    **({"GPU": 1.0} if resources.gpus else {}),
-                },
+                resources_per_worker=resources.each,
             ),
             # The watch names who is to blame; where it cannot (the controller is lost), the group still ends.
             torch_config=TorchConfig(timeout_s=settings.collective_timeout_s + 30),
