@@ -84,7 +84,7 @@ def test_a_run_says_what_it_waits_for_and_leaves_no_node_behind(
     reading = ("--resources.reader", "ray", "--train.workers", "2")
     done = driver(growing, *words, *TRAINING, *reading)
     assert done.returncode == 0, done.stderr
-    assert "waiting for nodes since 30 s: 2 workers (1 CPU, 1 trainer each), room for 0 so far" in done.stderr
+    assert "waiting since 30 s for 2 workers (1 CPU, 1 trainer each): the nodes there have room for 0" in done.stderr
     assert "2 trainer starting" in done.stderr
     assert wait_until_only_the_head(growing, 60) < 10 + 15
 

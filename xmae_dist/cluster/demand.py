@@ -34,6 +34,12 @@ class Demand:
     off_gpus: bool = False
     """On nodes of `pools.OFF_GPUS` alone."""
 
+    @classmethod
+    def of_tasks(cls, what: str, count: int, *, cpus: float = 1.0, gpus: float = 0.0) -> Demand:
+        """Of tasks or actors: those that ask for no GPU stay off nodes with GPUs."""
+        each = {"CPU": cpus, "GPU": gpus} if gpus else {"CPU": cpus}
+        return cls(what=what, count=count, each=each, off_gpus=not gpus)
+
     def __str__(self) -> str:
         """`3 workers (1 CPU, 1 trainer each)`"""
         return f"{self.count} {self.what} ({', '.join(f'{n:g} {name}' for name, n in self.each.items())} each)"
@@ -91,7 +97,8 @@ def _refuses(demand: Demand) -> bool:
 
 
 def _names(constraint: Any, demand: Demand) -> bool:
-    return any(dict(one.request.resources_bundle) == dict(demand.each) for one in constraint.resource_requests)
+    wanted = {name: amount for name, amount in demand.each.items() if amount}
+    return any(dict(one.request.resources_bundle) == wanted for one in constraint.resource_requests)
 
 
 def _status() -> Any:
@@ -109,11 +116,11 @@ def _status() -> Any:
 
 
 @contextmanager
-def told(demand: Demand, waits: Callable[[], bool] | None = None) -> Iterator[None]:
-    """Says on stderr, every half a minute for as long as it is waited for nodes, what for and what is on its way.
+def waited_for(demand: Demand, waits: Callable[[], bool] | None = None) -> Iterator[None]:
+    """Says on stderr every half a minute, while a demand waits, what for and what nodes are on their way.
 
-    `waits` tells whether it is; unless given, where nothing that is wanted has room. Costs one thread, and with each
-    look one or two requests to the control server.
+    `waits` tells whether it does; unless given, it does where no node has room for any of it. Costs one thread, and
+    with each look one or two requests to the control server.
     """
     ended = threading.Event()
     thread = threading.Thread(
@@ -142,7 +149,9 @@ def _look(demand: Demand, waits: Callable[[], bool], ended: threading.Event) -> 
 
 
 def _line(demand: Demand, waited_s: float) -> str:
-    return f"waiting for nodes since {waited_s:.0f} s: {demand}, room for {demand.room()} so far; {_on_its_way()}"
+    return (
+        f"waiting since {waited_s:.0f} s for {demand}: the nodes there have room for {demand.room()}; {_on_its_way()}"
+    )
 
 
 def _on_its_way() -> str:

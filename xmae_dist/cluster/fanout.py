@@ -121,7 +121,7 @@ def stream(
         running.extend(remote.options(num_returns="streaming").remote(one) for one in itertools.islice(waiting, room))
 
     begin()
-    with demand.told(demand.Demand(what="tasks", count=len(running), each={"CPU": 1.0}, off_gpus=True)):
+    with demand.waited_for(demand.Demand.of_tasks("tasks", len(running))):
         while running:
             ready, _ = ray.wait(running, num_returns=1)
             generator: Any = ready[0]

@@ -19,6 +19,7 @@ import ray
 from numpy.typing import NDArray
 
 from xmae_dist.cluster import pools
+from xmae_dist.cluster.demand import Demand, waited_for
 from xmae_dist.cluster.fanout import cores, told
 from xmae_dist.cluster.gpus import to_ask_for
 from xmae_dist.core.errors import InputError
@@ -59,12 +60,13 @@ def _embedded_blocks(
     embed_block = _embed_block.options(num_gpus=share, label_selector=pools.selector(share))
     shared = [ray.put((spec, store))]  # in a list: a task takes it once, not with every block
     under_way: deque[tuple[Block, Any]] = deque()
-    for block in wanted.blocks(BLOCK_WINDOWS):
-        under_way.append((block, embed_block.remote(shared, block, block_url(spec, store, block.ids_B, out_url))))
-        if len(under_way) > _BLOCKS_PER_CORE * cores():
+    with waited_for(Demand.of_tasks("blocks", _BLOCKS_PER_CORE * cores(), gpus=share)):
+        for block in wanted.blocks(BLOCK_WINDOWS):
+            under_way.append((block, embed_block.remote(shared, block, block_url(spec, store, block.ids_B, out_url))))
+            if len(under_way) > _BLOCKS_PER_CORE * cores():
+                yield _first(under_way)
+        while under_way:
             yield _first(under_way)
-    while under_way:
-        yield _first(under_way)
 
 
 def _first(under_way: deque[tuple[Block, Any]]) -> tuple[Block, Pooled]:

@@ -15,7 +15,7 @@ from typing import Any
 import ray
 
 from xmae_dist.cluster import pools
-from xmae_dist.cluster.demand import Demand, told
+from xmae_dist.cluster.demand import Demand, waited_for
 from xmae_dist.cluster.fanout import connect
 from xmae_dist.cluster.gpus import to_ask_for
 from xmae_dist.core.progress import progress
@@ -31,7 +31,6 @@ from xmae_dist.evaluate.transfer.matrix import Cell, RowRequest, fit_row
 from xmae_dist.evaluate.transfer.requests import CellTable, TransferPlan, degraded
 
 HELD_BYTES = 2**30
-_TASKS = Demand(what="tasks", count=1, each={"CPU": 1.0}, off_gpus=True)
 
 
 def run_fits(plan: Plan, store: WindowStore, out_url: str, *, gpus: float | None = None) -> list[Result]:
@@ -45,7 +44,7 @@ def run_fits(plan: Plan, store: WindowStore, out_url: str, *, gpus: float | None
     if missing:
         connect(store_bytes=None)  # features are in it
         examples = {name: Put.of(found) for name, found in plan.examples_of_task.items()}
-        with progress("evaluate", len(missing), "fits") as shown, told(_TASKS):
+        with progress("evaluate", len(missing), "fits") as shown:
             for requests, features in _in_turn(missing, plan, store, out_url, gpus):
                 for result in fits(requests, examples, features, store, gpus):
                     table.commit(result)
@@ -116,9 +115,10 @@ def fits(
 
     sized = sorted(requests, key=lambda r: (r.protocol != "finetune", -examples[r.task.name].n_units))
     pending = [submit(r) for r in sized]
-    while pending:
-        done, pending = ray.wait(pending)
-        yield from fetched(done)
+    with waited_for(Demand.of_tasks("fits", len(pending), gpus=share)):
+        while pending:
+            done, pending = ray.wait(pending)
+            yield from fetched(done)
 
 
 @ray.remote(num_cpus=1, max_retries=3, label_selector=pools.OFF_GPUS)
@@ -151,16 +151,17 @@ def run_rows(plan: TransferPlan, store: WindowStore, out_url: str, *, gpus: floa
     if missing:
         connect(store_bytes=None)
         conditions: dict[tuple[str, str], Any] = {key: ray.put(dict(units)) for key, units in plan.conditions.items()}
-    with progress("transfer", len(missing), "rows") as shown, told(_TASKS):
+    with progress("transfer", len(missing), "rows") as shown:
         for rows in by_encoder.values():
             features = _features_of_rows(rows, plan, store, out_url, gpus)
             pending = [_fit_row.remote(row, conditions[row.axis, row.task.name], *_by_condition(row, plan, features))
                        for row in rows]  # fmt: skip
-            while pending:
-                done, pending = ray.wait(pending)
-                for cells in fetched(done):
-                    table.commit(cells)
-                    shown.advance(note=f"{cells[0].result.task.name} / {cells[0].result.encoder}")
+            with waited_for(Demand.of_tasks("rows", len(pending))):
+                while pending:
+                    done, pending = ray.wait(pending)
+                    for cells in fetched(done):
+                        table.commit(cells)
+                        shown.advance(note=f"{cells[0].result.task.name} / {cells[0].result.encoder}")
             del features
     return table.read({row.request for row in plan.rows})
 

@@ -332,8 +332,8 @@ def _supervised(job: Any, board: Any, shown: Shown, held: Held) -> dict[str, Any
     ended: queue.SimpleQueue[dict[str, Any] | BaseException] = queue.SimpleQueue()
     threading.Thread(target=lambda: ended.put(fit_result(job)), name="fit", daemon=True).start()
     told = False
-    waited_for = demand.told(_demand(job.config), waits=lambda: ray.get(board.waits.remote()))
-    with _signals() as received, waited_for:
+    waiting = demand.waited_for(_demand(job.config), waits=lambda: bool(ray.get(board.waits.remote())))
+    with _signals() as received, waiting:
         while ended.empty():
             held.check()
             if received and not told:
