@@ -13,8 +13,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from tests.data.corpora import corpus_of
 from tests.train.reference_run import reference
 from xmae_dist.cli import pretrain as command
+from xmae_dist.data.windows.spec import WindowSpec
+from xmae_dist.model import bundle, presets
 from xmae_dist.testing.autoscaling import NodeType
 from xmae_dist.testing.local_cluster import LocalCluster, local_cluster
 from xmae_dist.testing.timeline import IDLE_TIMEOUT_S, MOST_WORKERS, OPTIONS, Story, play
@@ -168,3 +171,38 @@ def test_the_losses_are_those_of_an_undisturbed_run(told: tuple[Story, str], cor
     losses, _ = reference(config, store_url, 1, len(found), tmp_path / "reference")
     print(f"worst relative difference {np.abs(found / losses - 1).max():.1e} over {len(found)} steps")
     np.testing.assert_allclose(found, losses, rtol=1e-3)
+
+
+SUITE = """
+name = "bench"
+title = "Bench people"
+[[task]]
+name = "rate"
+title = "Heart rate"
+label = "heart_rate_bpm"
+kind = "regression"
+"""
+
+
+def test_windows_evaluation_and_embedding_from_zero_nodes_and_back(growing: LocalCluster, tmp_path: Path) -> None:
+    """Each brings the CPU node that it needs and none with a GPU, and keeps none."""
+    corpus_of(f"file://{tmp_path}/corpus", subjects=12, recordings=1)
+    bundle.save(f"file://{tmp_path}/bundle", presets.build("tiny"), window_spec=WindowSpec().to_dict(), lineage={})
+    (tmp_path / "suite.toml").write_text(SUITE)
+    places = {name: f"file://{tmp_path}/{name}" for name in ("corpus", "windows", "bundle", "table", "out")}
+    encoder, corpus = ("--bundle", places["bundle"]), ("--corpus", places["corpus"])
+    suite = ("--suite", f"file://{tmp_path}/suite.toml", "--replicates", "100")
+    for words in (
+        ("windows", *corpus, "--out", places["windows"]),
+        ("evaluate", "--windows", places["windows"], *encoder, "--out", places["out"], *suite),
+        ("reembed", *corpus, *encoder, "--table", places["table"]),
+    ):
+        wait_until_only_the_head(growing, 60)
+        before = len(growing.machine_events())
+        done = driver(growing, "-m", "xmae_dist.cli", *words)
+        assert done.returncode == 0, done.stderr
+        after_s = wait_until_only_the_head(growing, 60)
+        print(f"{words[0]}: nodes gone {after_s:.0f} s after its end")
+        assert after_s < 10 + 15
+        started = [row["machine"] for row in growing.machine_events()[before:] if row["event"] == "started"]
+        assert started and all(name.startswith("data-") for name in started), words[0]

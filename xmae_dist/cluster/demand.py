@@ -85,13 +85,10 @@ def _refuses(demand: Demand) -> bool:
         return False
     deadline = time.monotonic() + _ANSWER_WITHIN_S
     while time.monotonic() < deadline:
-        state = (now := _status()).autoscaling_state
-        seen = state.last_seen_cluster_resource_state_version
+        answer = _status().autoscaling_state
+        seen = answer.last_seen_cluster_resource_state_version
         if seen > asked.cluster_resource_state.cluster_resource_state_version:
-            return any(
-                _names(constraint, demand)
-                for constraint in now.autoscaling_state.infeasible_cluster_resource_constraints
-            )
+            return any(_names(constraint, demand) for constraint in answer.infeasible_cluster_resource_constraints)
         time.sleep(0.5)
     return False
 
