@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -12,7 +15,7 @@ from xmae_dist.core.errors import UsageError
 from xmae_dist.data.stream.read_ahead import StreamConfig
 from xmae_dist.testing import autoscaling
 from xmae_dist.testing.autoscaling import NodeType
-from xmae_dist.train.config import ResourceConfig
+from xmae_dist.train.config import EngineConfig, ResourceConfig
 from xmae_dist.train.survival.board import Board
 
 
@@ -58,3 +61,18 @@ def test_a_node_type_is_read_and_written_for_the_autoscaler(tmp_path: Path) -> N
     assert written["max_workers"] == 3 and written["idle_timeout_minutes"] == 0.5
     with pytest.raises(UsageError, match=r"--node-type: got trainer:max=many"):
         NodeType.parse("trainer:max=many")
+
+
+def test_ray_data_in_a_worker_asks_for_no_nodes_by_itself() -> None:
+    """Its thresholds are read when it is imported, by names that a version of Ray may change."""
+    from xmae_dist.train.trainer import _worker_environment
+
+    program = (
+        "from ray.data._internal.cluster_autoscaler import create_cluster_autoscaler, RateBasedClusterAutoscaler as R\n"
+        "from ray.data._internal.cluster_autoscaler import DEFAULT_CLUSTER_AUTOSCALER_VERSION as version\n"
+        "found = R.DEFAULT_CLUSTER_SCALING_UP_UTIL_THRESHOLD\n"
+        "print(version, min(found.cpu, found.gpu, found.memory, found.object_store_memory))"
+    )
+    environment = {**os.environ, **_worker_environment(EngineConfig())}
+    done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["RATE_BASED", "1000000000.0"]
