@@ -22,6 +22,7 @@ from xmae_dist.core.errors import RunError
 from xmae_dist.testing import local_node
 from xmae_dist.testing.autoscaling import NodeType
 from xmae_dist.testing.local_cluster import LocalCluster, Machine, local_cluster
+from xmae_dist.train.observe.metrics import read_metrics
 
 JOB = "timeline"
 IDLE_TIMEOUT_S = 15.0
@@ -33,14 +34,16 @@ TRAINERS = (
     ),
 )
 MOST_WORKERS = sum(one.max_workers for one in TRAINERS)
+CHECKPOINT_STEPS, RESIZE_CHECK_S = 20, 3
 OPTIONS = (
     *("--train.workers", str(MOST_WORKERS), "--train.min-workers", "1"),
     *("--resources.may-grow", "--resources.node-resource", "trainer"),
     *("--resources.reader", "ray", "--resources.read-cpus", "1", "--resources.readers", "1"),
-    *("--train.steps", "1000000", "--train.global-batch", "12", "--train.resize-check-s", "3"),
-    *("--checkpoint.every-steps", "20", "--validation.windows", "0"),
+    *("--train.steps", "1000000", "--train.global-batch", "12", "--train.resize-check-s", str(RESIZE_CHECK_S)),
+    *("--checkpoint.every-steps", str(CHECKPOINT_STEPS), "--validation.windows", "0"),
 )
 _STARTED = re.compile(r"started at step (\d+) with (\d+) workers")
+_ENDED = "the job has ended"
 _PATIENCE_S = 300.0
 
 
@@ -63,6 +66,8 @@ class Story:
     lines: list[str] = field(default_factory=list)
     """What the job said."""
     starts: list[Start] = field(default_factory=list)
+    changes: list[dict[str, Any]] = field(default_factory=list)
+    """Machines that train and are up, get notice, or are gone: `at_s`, `kind`, `machine` (a number)."""
     idle_nodes_gone_after_s: float = float("nan")
     """From the end of the job until nothing but the head was left."""
     tasks: list[dict[str, Any]] = field(default_factory=list)
@@ -75,6 +80,13 @@ class Story:
         self.events.append((at_s, what))
         self.say(f"{at_s:7.1f} s  {what}")
         return at_s
+
+    def change(self, kind: str, name: str) -> None:
+        """A machine that trains is up, gets notice, or is gone; what follows a notice is no news."""
+        machine = int(name.rpartition("-")[2])
+        if not any(one["machine"] == machine and one["kind"] in ("notice", kind) for one in self.changes):
+            at_s = time.monotonic() - self.began_s
+            self.changes.append({"at_s": at_s, "kind": kind, "machine": machine})
 
     def hear(self, line: str) -> None:
         """A line of the job."""
@@ -101,6 +113,43 @@ def play(corpus: str, run: str, say: Callable[[str], None] = print) -> Story:
         return story
 
 
+def record(story: Story, run: str) -> dict[str, Any]:
+    """What `bench/spot.py --story` replays: changes of machines, and what the run's own rows say of speed and steps."""
+    rows = read_metrics(run)
+    restart_s = next(start.at_s for start in story.starts if start.at_s > _killed_s(story)) - _killed_s(story)
+    first_s = story.starts[0].at_s - restart_s  # what the first start took beside, windows among it, is no restart
+    return {
+        "changes": [{**one, "at_s": max(one["at_s"], first_s)} for one in story.changes],
+        "steps": max(row["step"] for row in rows),
+        "steps_per_s": _steps_per_s(rows),
+        "restart_s": restart_s,
+        "save_s": 0.0,
+        "checkpoint_steps": CHECKPOINT_STEPS,
+        "resize_check_s": RESIZE_CHECK_S,
+        "end_s": next(at_s for at_s, what in story.events if what == _ENDED),
+    }
+
+
+def _killed_s(story: Story) -> float:
+    return max(float(one["at_s"]) for one in story.changes if one["kind"] == "gone")
+
+
+def _steps_per_s(rows: list[dict[str, Any]]) -> dict[int, float]:
+    """By number of workers."""
+    steps: dict[int, float] = {}
+    seconds: dict[int, float] = {}
+    world, last_s = 0, None
+    for row in rows:
+        if row["kind"] == "start":
+            world, last_s = row["world"], None
+        elif row["kind"] == "step":
+            if last_s is not None:
+                steps[world] = steps.get(world, 0.0) + 1
+                seconds[world] = seconds.get(world, 0.0) + row["time_s"] - last_s
+            last_s = row["time_s"]
+    return {world: steps[world] / seconds[world] for world in steps}
+
+
 def _played(cluster: LocalCluster, story: Story, corpus: str, run: str) -> None:
     story.tell(f"submitted: up to {MOST_WORKERS} workers, 1 at least")
     words = [
@@ -123,6 +172,7 @@ def _played(cluster: LocalCluster, story: Story, corpus: str, run: str) -> None:
         taken = _trainer(cluster, "trainer-")
         starts = len(story.starts)
         cluster.notice(taken.ip)
+        story.change("notice", taken.name)
         story.tell(f"spot notice for {taken.name}")
         _until(story, "the group without it", lambda: len(story.starts) > starts)
         cluster.lose(taken)
@@ -131,12 +181,13 @@ def _played(cluster: LocalCluster, story: Story, corpus: str, run: str) -> None:
 
         starts, killed = len(story.starts), _trainer(cluster, "trainer-slow-")
         cluster.lose(killed)
+        story.change("gone", killed.name)
         story.tell(f"{killed.name} killed")
         _until(
             story, "all workers again", lambda: len(story.starts) > starts and story.starts[-1].world == MOST_WORKERS
         )
         _ray(cluster, "job", "stop", JOB)
-    ended_s = story.tell("the job has ended")
+    ended_s = story.tell(_ENDED)
     _until(story, "nothing but the head", lambda: len(cluster.alive()) == 1)
     story.idle_nodes_gone_after_s = story.tell("nothing but the head is left") - ended_s
 
@@ -218,6 +269,8 @@ def _watch(cluster: LocalCluster, story: Story, ended: threading.Event) -> None:
         now = {node["node_ip"] for node in alive} if alive else up
         for ip in sorted(now - up):
             story.tell(f"node {names.get(ip, ip)} up")
+            if names.get(ip, "").startswith("trainer"):
+                story.change("up", names[ip])
         for ip in sorted(up - now):
             story.tell(f"node {names.get(ip, ip)} gone")
         up = now
