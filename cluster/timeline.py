@@ -3,7 +3,8 @@
     python cluster/timeline.py [--folder FOLDER] [--json FILE]
 
 Demand, nodes, the first step, growth from one worker to three, a spot notice, a killed machine, the end, and when the
-idle nodes are gone. Takes about five minutes of two cores. The corpus (simulated) and the run are kept with --folder; `bench/spot.py --story FILE` replays the JSON.
+idle nodes are gone. Takes about five minutes of two cores. The corpus (simulated) and the run are kept with --folder;
+`bench/spot.py --story FILE` replays the JSON.
 """
 
 from __future__ import annotations

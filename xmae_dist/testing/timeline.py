@@ -138,11 +138,11 @@ def _steps_per_s(rows: list[dict[str, Any]]) -> dict[int, float]:
     """By number of workers."""
     steps: dict[int, float] = {}
     seconds: dict[int, float] = {}
-    world, last_s = 0, None
+    world, begun, last_s = 0, 0, None
     for row in rows:
         if row["kind"] == "start":
-            world, last_s = row["world"], None
-        elif row["kind"] == "step":
+            world, begun, last_s = row["world"], row["step"], None
+        elif row["kind"] == "step" and row["step"] > begun:  # that step itself was its predecessor's
             if last_s is not None:
                 steps[world] = steps.get(world, 0.0) + 1
                 seconds[world] = seconds.get(world, 0.0) + row["time_s"] - last_s
