@@ -44,7 +44,7 @@ OPTIONS = (
 )
 _STARTED = re.compile(r"started at step (\d+) with (\d+) workers")
 _ENDED = "the job has ended"
-_PATIENCE_S = 300.0
+_PATIENCE_S = 600.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,7 +102,7 @@ def play(corpus: str, run: str, say: Callable[[str], None] = print) -> Story:
     """Plays it with the corpus and the run at these URLs; windows are made below the corpus.
 
     `say` gets each line of the timeline as it happens. Raises RunError where something expected does not happen in
-    five minutes.
+    ten minutes.
     """
     with local_cluster(
         raylets=1, num_cpus=0, object_store_mib=120, node_types=(READERS, *TRAINERS), idle_timeout_s=IDLE_TIMEOUT_S
