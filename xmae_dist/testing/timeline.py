@@ -1,7 +1,7 @@
 """The life of an elastic pretraining run on machines that come and go, as a timeline: Ray's autoscaler at its work.
 
-A cluster of nothing but a head gets a job. One kind of machine with a (counted, not real) GPU boots at once, another
-takes its time, and CPU nodes read for them. The run begins with what there is and grows; one machine gets a spot
+A cluster of nothing but a head gets a job. One kind of machine with a (counted, not real) GPU boots at once, others
+take their time, and CPU nodes read for them. The run begins with what there is and grows; one machine gets a spot
 notice and is taken away, another is killed; each is replaced. At the end the job is stopped and all nodes go.
 """
 
@@ -27,11 +27,11 @@ from xmae_dist.train.observe.metrics import read_metrics
 JOB = "timeline"
 IDLE_TIMEOUT_S = 15.0
 READERS = NodeType(name="data", resources={"CPU": 2}, max_workers=1)
-TRAINERS = (
-    NodeType(name="trainer", resources={"CPU": 1, "GPU": 1, "trainer": 1}, max_workers=1),
-    NodeType(
-        name="trainer-slow", resources={"CPU": 1, "GPU": 1, "trainer": 1}, max_workers=2, boot_s=45, pool="trainer"
-    ),
+# One after another, as machines of a cloud come: Ray gives up a node that needs more than 30 s to start, which three at
+# once on two busy cores do.
+TRAINERS = tuple(
+    NodeType(name=name, resources={"CPU": 1, "GPU": 1, "trainer": 1}, boot_s=boot_s, pool="trainer")
+    for name, boot_s in (("trainer", 0), ("trainer-slow", 45), ("trainer-slower", 90))
 )
 MOST_WORKERS = sum(one.max_workers for one in TRAINERS)
 CHECKPOINT_STEPS, RESIZE_CHECK_S = 20, 3
