@@ -73,8 +73,8 @@ model-study: $(READY)  ## what frozen embeddings know, against every control: ma
 reconstruction-study: $(READY)  ## paper, published and controls on an equal budget: make reconstruction-study RECORDINGS=folder (optional)
 	OMP_NUM_THREADS=1 $(BIN)/python -m bench.reconstruction_study $(if $(RECORDINGS),--recordings $(RECORDINGS))
 
-cluster: $(READY)  ## a local Ray cluster and an S3 server to play with, until Ctrl-C
-	$(BIN)/python cluster/local.py
+cluster: $(READY)  ## a local Ray cluster and an S3 server to play with, until Ctrl-C (OPTIONS=--help)
+	$(BIN)/python cluster/local.py $(OPTIONS)
 
 clean:  ## remove what the targets made
 	rm -rf $(VENV) $(LOWEST) $(NEWEST) demo-out challenge2015-out model-study-out reconstruction-study-out build dist *.egg-info

@@ -81,6 +81,7 @@ FLOORS: dict[str, list[set[str]]] = {
     ],
 }
 RAY_LIVES_IN = {
+    "cluster/demand.py",
     "cluster/fanout.py",
     "cluster/gpus.py",
     "cluster/private_ray.py",
@@ -94,7 +95,7 @@ RAY_LIVES_IN = {
     "evaluate/embedding.py",
     "evaluate/fanout.py",
     "embed/pipeline.py",
-    "testing/local_cluster.py",
+    "testing/local_machines.py",
 }
 DEEPSPEED_LIVES_IN = {"train/engines/deepspeed.py"}
 TORCH_FREE = ("core", "cluster", "storage", "signals", "simulate", "ingest", "recipes", "data")

@@ -19,6 +19,14 @@ _STARTS = {
         "from xmae_dist.testing.local_cluster import local_cluster\n"
         "with local_cluster(raylets=1, num_cpus=1) as it:\n    mark = str(it.folder)"
     ),
+    "machine of the autoscaler": (
+        "import time\n"
+        "from xmae_dist.testing.autoscaling import NodeType\n"
+        "from xmae_dist.testing.local_cluster import local_cluster\n"
+        "with local_cluster(raylets=1, num_cpus=0, node_types=[NodeType(name='data', min_workers=1)]) as it:\n"
+        "    while len(it.alive()) < 2: time.sleep(0.2)\n"
+        "    mark = it.machines()[0].process_group"
+    ),
 }
 
 
@@ -44,9 +52,11 @@ def test_it_ends_with_the_one_that_started_it(what: str, sign: signal.Signals) -
         [sys.executable, "-c", script], env={**environment, "PYTHONPATH": str(ROOT)}, stdout=subprocess.PIPE, text=True
     )
     assert parent.stdout is not None
-    assert parent.stdout.readline().strip()
+    mark = parent.stdout.readline().strip()
+    assert mark
     children = Path(f"/proc/{parent.pid}/task/{parent.pid}/children").read_text().split()
     leaders = {int(child) for child in children}
+    leaders |= {int(mark)} if mark.isdigit() else set()  # which the autoscaler started
     assert _of_session(leaders)
     parent.send_signal(sign)
     parent.wait(timeout=60)

@@ -12,7 +12,7 @@ import threading
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, TypeVar
 
-from xmae_dist.cluster import private_ray
+from xmae_dist.cluster import demand, pools, private_ray
 from xmae_dist.core.errors import RunError, XmaeError
 
 Task = TypeVar("Task")
@@ -27,12 +27,16 @@ _STORE_BYTES = 200 * 2**20
 
 
 def cores() -> int:
-    """CPU cores at hand: of the cluster this process is attached to, else of this machine."""
+    """CPU cores to plan for: of the cluster this process is attached to, else of this machine.
+
+    A cluster may have none as yet, since it grows by the tasks that wait: there it is as many as are made to wait.
+    """
     import ray
 
     if ray.is_initialized() or cluster_address():
         connect()
-        return max(1, int(ray.cluster_resources().get("CPU", 1)))
+        there = int(ray.cluster_resources().get("CPU", 0))
+        return max(there, _FEWEST_AT_ONCE if cluster_address() else 1)
     return os.cpu_count() or 1
 
 
@@ -90,7 +94,8 @@ def stream(
 ) -> Iterator[Event]:
     """All events of `work(task)` over `tasks`, in the order in which they happen.
 
-    One task runs here when no cluster is attached; more run as Ray tasks, one core each, begun in their order.
+    One task runs here when no cluster is attached; more run as Ray tasks, one core each, begun in their order, off the
+    machines with GPUs.
     `tasks` are drawn as they are needed: at most a few times as many as there are cores wait, or `at_once`, so that
     memory does not grow with their number. Raises the XmaeError of a task, or RunError where a task could not be
     finished anywhere.
@@ -104,7 +109,9 @@ def stream(
             yield from work(task)
         return
     connect()
-    remote = ray.remote(num_cpus=1, max_retries=_RETRIES, scheduling_strategy="SPREAD")(work)
+    remote = ray.remote(num_cpus=1, max_retries=_RETRIES, scheduling_strategy="SPREAD", label_selector=pools.OFF_GPUS)(
+        work
+    )
     waiting = itertools.chain(first, waiting)
     running: list[Any] = []
 
@@ -114,18 +121,19 @@ def stream(
         running.extend(remote.options(num_returns="streaming").remote(one) for one in itertools.islice(waiting, room))
 
     begin()
-    while running:
-        ready, _ = ray.wait(running, num_returns=1)
-        generator: Any = ready[0]
-        try:
-            event: Any = ray.get(next(generator))
-        except StopIteration:
-            running.remove(generator)
-            begin()
-            continue
-        except ray.exceptions.RayError as error:
-            raise told(error) from error
-        yield event
+    with demand.waited_for(demand.Demand.of_tasks("tasks", len(running))):
+        while running:
+            ready, _ = ray.wait(running, num_returns=1)
+            generator: Any = ready[0]
+            try:
+                event: Any = ray.get(next(generator))
+            except StopIteration:
+                running.remove(generator)
+                begin()
+                continue
+            except ray.exceptions.RayError as error:
+                raise told(error) from error
+            yield event
 
 
 def cluster_address() -> str | None:

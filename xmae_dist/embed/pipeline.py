@@ -16,7 +16,7 @@ from typing import Any
 import ray
 from ray.data import ActorPoolStrategy
 
-from xmae_dist.cluster import fanout, gpus
+from xmae_dist.cluster import demand, fanout, gpus, pools
 from xmae_dist.core.errors import RunError, XmaeError
 from xmae_dist.core.progress import progress
 from xmae_dist.embed.backlog import View, open_request
@@ -125,6 +125,8 @@ def _work_off(work: Work, encoder: Encoder | None, resources: Resources) -> None
 def _encoded(work: Work, encoder: Encoder, resources: Resources) -> Iterator[Facts]:
     for name in ("ray.data", "ray._private"):
         logging.getLogger(name).setLevel(logging.ERROR)
+    share = gpus.to_ask_for(resources.gpus_per_actor)
+    most = min(resources.max_actors, len(work.encode))
     context = ray.data.DataContext.get_current().copy()
     context.enable_progress_bars = context.print_on_execution_start = False  # ours counts batches
     with ray.data.DataContext.current(context):
@@ -133,16 +135,19 @@ def _encoded(work: Work, encoder: Encoder, resources: Resources) -> Iterator[Fac
             _EncodeActor,
             fn_constructor_args=(encoder, work.place),
             batch_size=1,
-            compute=ActorPoolStrategy(min_size=1, max_size=min(resources.max_actors, len(items))),
+            compute=ActorPoolStrategy(min_size=1, max_size=most),
             num_cpus=resources.cpus_per_actor,
-            num_gpus=gpus.to_ask_for(resources.gpus_per_actor),
+            num_gpus=share,
+            label_selector=pools.selector(share),
         )
+    wanted = demand.Demand.of_tasks("encoders", most, cpus=resources.cpus_per_actor, gpus=share)
     try:
-        for row in parts.iter_rows():
-            result = pickle.loads(row["result"])
-            if isinstance(result, XmaeError):
-                raise result
-            yield result
+        with demand.waited_for(wanted):
+            for row in parts.iter_rows():
+                result = pickle.loads(row["result"])
+                if isinstance(result, XmaeError):
+                    raise result
+                yield result
     except ray.exceptions.RayError as error:
         raise fanout.told(error) from error
 

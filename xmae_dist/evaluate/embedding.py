@@ -18,6 +18,8 @@ import numpy as np
 import ray
 from numpy.typing import NDArray
 
+from xmae_dist.cluster import pools
+from xmae_dist.cluster.demand import Demand, waited_for
 from xmae_dist.cluster.fanout import cores, told
 from xmae_dist.cluster.gpus import to_ask_for
 from xmae_dist.core.errors import InputError
@@ -63,15 +65,17 @@ def _embedded_blocks(
     spec: EncoderSpec, wanted: Wanted, store: WindowStore, out_url: str, gpus: float | None
 ) -> Iterator[tuple[Block, Pooled]]:
     """Blocks in their order: the same sums to the last bit, whatever the cluster."""
-    embed_block = _embed_block.options(num_gpus=to_ask_for(gpus))
+    share = to_ask_for(gpus)
+    embed_block = _embed_block.options(num_gpus=share, label_selector=pools.selector(share))
     shared = [ray.put((spec, store))]  # in a list: a task takes it once, not with every block
     under_way: deque[tuple[Block, Any]] = deque()
-    for block in wanted.blocks(BLOCK_WINDOWS):
-        under_way.append((block, embed_block.remote(shared, block, block_url(spec, store, block.ids_B, out_url))))
-        if len(under_way) > _BLOCKS_PER_CORE * cores():
+    with waited_for(Demand.of_tasks("blocks", _BLOCKS_PER_CORE * cores(), gpus=share)):
+        for block in wanted.blocks(BLOCK_WINDOWS):
+            under_way.append((block, embed_block.remote(shared, block, block_url(spec, store, block.ids_B, out_url))))
+            if len(under_way) > _BLOCKS_PER_CORE * cores():
+                yield _first(under_way)
+        while under_way:
             yield _first(under_way)
-    while under_way:
-        yield _first(under_way)
 
 
 def _first(under_way: deque[tuple[Block, Any]]) -> tuple[Block, Pooled]:

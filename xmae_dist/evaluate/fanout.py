@@ -14,6 +14,8 @@ from typing import Any
 
 import ray
 
+from xmae_dist.cluster import pools
+from xmae_dist.cluster.demand import Demand, waited_for
 from xmae_dist.cluster.fanout import connect
 from xmae_dist.cluster.gpus import to_ask_for
 from xmae_dist.core.progress import progress
@@ -103,7 +105,8 @@ def fits(
     fine-tuning alone.
     """
     tunes = any(r.protocol == "finetune" for r in requests)
-    finetune = _finetune.options(num_gpus=to_ask_for(gpus)) if tunes else _finetune
+    share = to_ask_for(gpus) if tunes else 0.0
+    finetune = _finetune.options(num_gpus=share, label_selector=pools.selector(share))
     windows = ray.put(store)
 
     def submit(r: FitRequest) -> Any:
@@ -113,12 +116,13 @@ def fits(
 
     sized = sorted(requests, key=lambda r: (r.protocol != "finetune", -examples[r.task.name].n_units))
     pending = [submit(r) for r in sized]
-    while pending:
-        done, pending = ray.wait(pending)
-        yield from fetched(done)
+    with waited_for(Demand.of_tasks("fits", len(pending), gpus=share)):
+        while pending:
+            done, pending = ray.wait(pending)
+            yield from fetched(done)
 
 
-@ray.remote(num_cpus=1, max_retries=3)
+@ray.remote(num_cpus=1, max_retries=3, label_selector=pools.OFF_GPUS)
 def _fit(request: FitRequest, found: Examples, embedded: Embedded) -> Result:
     let_go()
     return fit(request, found, embedded)
@@ -153,11 +157,12 @@ def run_rows(plan: TransferPlan, store: WindowStore, out_url: str, *, gpus: floa
             features = _features_of_rows(rows, plan, store, out_url, gpus)
             pending = [_fit_row.remote(row, conditions[row.axis, row.task.name], *_by_condition(row, plan, features))
                        for row in rows]  # fmt: skip
-            while pending:
-                done, pending = ray.wait(pending)
-                for cells in fetched(done):
-                    table.commit(cells)
-                    shown.advance(note=f"{cells[0].result.task.name} / {cells[0].result.encoder}")
+            with waited_for(Demand.of_tasks("rows", len(pending))):
+                while pending:
+                    done, pending = ray.wait(pending)
+                    for cells in fetched(done):
+                        table.commit(cells)
+                        shown.advance(note=f"{cells[0].result.task.name} / {cells[0].result.encoder}")
             del features
     return table.read({row.request for row in plan.rows})
 
@@ -184,7 +189,7 @@ def _by_condition(row: RowRequest, plan: TransferPlan, features: dict[str, Any])
     return [features[degraded(row.encoder, name).identity] for name in plan.conditions[row.axis, row.task.name]]
 
 
-@ray.remote(num_cpus=1, max_retries=3)
+@ray.remote(num_cpus=1, max_retries=3, label_selector=pools.OFF_GPUS)
 def _fit_row(row: RowRequest, conditions: Mapping[str, Examples], *features: Embedded) -> list[Cell]:
     let_go()
     return fit_row(row, conditions, dict(zip(conditions, features, strict=True)))

@@ -3,7 +3,7 @@
 The head and every further node are `ray start --block` processes of their own, so that one can be killed as a
 machine would be lost; all of them end with the process that started them. Ray's servers listen on every interface and
 take only what carries the token, which lives in a file that only its owner can read; the dashboard and the job server
-listen on loopback.
+listen on loopback. Nodes are added by whoever holds the cluster, or by Ray's own autoscaler (v2) out of `node_types`.
 """
 
 from __future__ import annotations
@@ -15,16 +15,17 @@ import secrets
 import shutil
 import signal
 import subprocess
-import sys
 import tempfile
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from xmae_dist.core.errors import RunError
-from xmae_dist.testing import beside_parent
+from xmae_dist.testing import autoscaling, local_node
+from xmae_dist.testing.autoscaling import NodeType
 from xmae_dist.testing.s3_server import free_port
 
 _SETTINGS = {
@@ -33,7 +34,16 @@ _SETTINGS = {
     # A machine that refuses connections is given up after 5 s instead of 15; one that does not answer, after 50.
     "RAY_health_check_period_ms": "1000",
 }
-_RAY = str(Path(sys.executable).with_name("ray"))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Machine:
+    """A machine that the autoscaler started."""
+
+    name: str
+    """`TYPE-number`."""
+    ip: str
+    process_group: int
 
 
 @dataclass(kw_only=True)
@@ -60,12 +70,13 @@ class LocalCluster:
 
         Waits until the head counts it.
         """
-        node = _start(
-            [
-                f"--address={self.gcs_address}",
-                *_node_options(self.folder, len(self.nodes), num_cpus, object_store_mib),
-            ],
-            self.folder / f"node-{len(self.nodes)}.log",
+        number = len(self.nodes)
+        common = local_node.options(
+            self.folder / str(number), _node_ip(number), num_cpus=num_cpus, object_store_mib=object_store_mib
+        )
+        node = local_node.start(
+            [f"--address={self.gcs_address}", *common],
+            self.folder / f"node-{number}.log",
             {**self.base_environment, **self.environment()},
         )
         self.nodes.append(node)
@@ -76,10 +87,79 @@ class LocalCluster:
         """The address of the node of this process."""
         return _node_ip(self.nodes.index(node))
 
+    # -- machines of the autoscaler --------------------------------------------------------------------------------
+
+    def machine_events(self) -> list[dict[str, Any]]:
+        """What the autoscaler did so far, in order: `time_s` (Unix), `event` (started, lost or ended), `machine`."""
+        file = self._machines_folder / autoscaling.MACHINES
+        return [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
+
+    def machines(self) -> list[Machine]:
+        """Those that are there or booting, in the order of their start."""
+        there: dict[str, Machine] = {}
+        for row in self.machine_events():
+            there.pop(row["machine"], None)
+            if row["event"] == "started":
+                there[row["machine"]] = Machine(name=row["machine"], ip=row["ip"], process_group=row["group"])
+        return list(there.values())
+
+    def notice(self, ip: str, *, grace_s: int = 30) -> None:
+        """Tells Ray that the machine at this address will be taken away, as `cluster/notice.py` does on spot machines.
+
+        Taking it away is `lose`. Raises RunError where Ray refuses.
+        """
+        (node_id,) = [node["node_id"] for node in self.alive() if node["node_ip"] == ip]
+        done = subprocess.run(
+            [
+                *(local_node.RAY, "drain-node", "--address", self.gcs_address, "--node-id", node_id),
+                *("--reason", "DRAIN_NODE_REASON_PREEMPTION", "--reason-message", "spot notice"),
+                *("--deadline-remaining-seconds", str(grace_s)),
+            ],
+            env={**self.base_environment, **self.environment()},
+            capture_output=True,
+            text=True,
+        )
+        if done.returncode:
+            raise RunError(f"notice to {ip}", value=done.stderr[-600:], expected="a node that Ray drains")
+
+    def lose(self, machine: Machine) -> None:
+        """Kills all that runs on a machine, at once, as if it were taken away."""
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(machine.process_group, signal.SIGKILL)
+
+    @property
+    def _machines_folder(self) -> Path:
+        return self.folder / "machines"
+
+    # -- state -----------------------------------------------------------------------------------------------------
+
+    def alive(self) -> list[dict[str, Any]]:
+        """Ray's state of the nodes that the head counts as alive; none while its dashboard does not answer."""
+        return [node for node in self.state("nodes") if node["state"] == "ALIVE"]
+
+    def state(self, what: str) -> list[dict[str, Any]]:
+        """What Ray's state API lists: nodes, tasks, actors. Empty while the dashboard does not answer.
+
+        Asked over HTTP: Ray's own client fixes its authentication mode when it is first imported, and the process
+        that starts a cluster may have imported Ray for another.
+        """
+        request = urllib.request.Request(
+            f"{self.dashboard_url}/api/v0/{what}?limit=1000&detail=true",
+            headers={"Authorization": f"Bearer {self.token_file.read_text()}"},
+        )
+        try:
+            with urllib.request.urlopen(request, timeout=5) as answer:
+                found: list[dict[str, Any]] = json.load(answer)["data"]["result"]["result"]
+        except OSError:
+            return []
+        return found
+
     def stop(self) -> None:
         """Ends every node (its whole process group), the head last, and removes the cluster's folder."""
         for node in reversed(self.nodes):
-            _end_group(node)
+            local_node.end(node)
+        for machine in self.machines():  # they end with the autoscaler, in their own time
+            self.lose(machine)
         shutil.rmtree(self.folder, ignore_errors=True)
 
 
@@ -91,11 +171,14 @@ def local_cluster(
     object_store_mib: int = 300,
     environment: dict[str, str] | None = None,
     dashboard_port: int | None = None,
+    node_types: Sequence[NodeType] = (),
+    idle_timeout_s: float = 20.0,
 ) -> Iterator[LocalCluster]:
     """Runs a cluster of `raylets` nodes with `num_cpus` logical CPUs each while the block runs.
 
-    `environment` reaches every worker (it is how the nodes of a cluster get their storage credentials: from
-    the machine, not from a job). Raises RunError where the cluster does not come up in 90 s.
+    With `node_types` Ray's autoscaler adds nodes of these on demand, and ends those that were idle for
+    `idle_timeout_s`. `environment` reaches every worker (it is how the nodes of a cluster get their storage
+    credentials: from the machine, not from a job). Raises RunError where the cluster does not come up in 90 s.
     """
     # Ray puts Unix sockets under its folder; their paths may have no more than 107 characters.
     folder = Path(tempfile.mkdtemp(prefix="xmae-ray-", dir="/tmp"))
@@ -110,18 +193,20 @@ def local_cluster(
         folder=folder,
         base_environment={**_inherited(), **_SETTINGS, **(environment or {})},
     )
+    scaling, of_the_head = _autoscaler(cluster, node_types, num_cpus, idle_timeout_s, object_store_mib)
     try:
-        head = _start(
+        head = local_node.start(
             [
                 "--head",
                 f"--port={gcs_port}",
                 "--dashboard-host=127.0.0.1",
                 f"--dashboard-port={web_port}",
                 f"--ray-client-server-port={free_port()}",
-                *_node_options(folder, 0, num_cpus, object_store_mib),
+                *scaling,
+                *local_node.options(folder / "0", _node_ip(0), num_cpus=num_cpus, object_store_mib=object_store_mib),
             ],
             folder / "head.log",
-            {**cluster.base_environment, **cluster.environment()},
+            {**cluster.base_environment, **cluster.environment(), **of_the_head},
         )
         cluster.nodes.append(head)
         _wait_for_node(cluster)
@@ -132,26 +217,27 @@ def local_cluster(
         cluster.stop()
 
 
-def _node_options(folder: Path, index: int, num_cpus: float, object_store_mib: int) -> list[str]:
-    """Options that let several raylets share one machine.
-
-    Ray replaces 127.0.0.1 by the address of a network card, so each node gets a loopback address of its own; the
-    default ports (object manager, agents, workers) are the same for every node; and nodes that shared a folder
-    would unpack a job's working directory over one another, under a driver that runs in it.
-    """
-    return [
-        f"--temp-dir={folder / str(index)}",
-        f"--node-ip-address={_node_ip(index)}",
-        f"--object-manager-port={free_port()}",
-        f"--node-manager-port={free_port()}",
-        f"--dashboard-agent-listen-port={free_port()}",
-        f"--metrics-export-port={free_port()}",
-        "--min-worker-port=0",
-        "--max-worker-port=0",
-        f"--num-cpus={num_cpus:g}",
-        f"--object-store-memory={object_store_mib * 2**20}",
-        "--disable-usage-stats",
-    ]
+def _autoscaler(
+    cluster: LocalCluster,
+    node_types: Sequence[NodeType],
+    head_cpus: float,
+    idle_timeout_s: float,
+    object_store_mib: int,
+) -> tuple[list[str], dict[str, str]]:
+    """Words and variables for `ray start --head`."""
+    if not node_types:
+        return [], {}
+    file = cluster.folder / "autoscaling.yaml"
+    autoscaling.write_file(
+        file,
+        node_types,
+        gcs_address=cluster.gcs_address,
+        folder=cluster._machines_folder,
+        head_cpus=head_cpus,
+        idle_timeout_s=idle_timeout_s,
+        object_store_mib=object_store_mib,
+    )
+    return [f"--autoscaling-config={file}"], autoscaling.head_environment(free_port())
 
 
 def _node_ip(index: int) -> str:
@@ -164,24 +250,13 @@ def _inherited() -> dict[str, str]:
     return {name: value for name, value in os.environ.items() if name not in dropped}
 
 
-def _start(options: list[str], log: Path, environment: dict[str, str]) -> subprocess.Popen[bytes]:
-    environment = {name: value for name, value in environment.items() if name != "RAY_ADDRESS"}
-    with open(log, "wb") as out:
-        return beside_parent.start(
-            [_RAY, "start", "--block", "--log-style=record", *options],
-            stdout=out,
-            stderr=subprocess.STDOUT,
-            env=environment,
-        )
-
-
 def _wait_for_node(cluster: LocalCluster, patience_s: float = 90.0) -> None:
     """Until the head counts the newest node, by its address: nodes just killed are counted for some seconds more."""
     ip = _node_ip(len(cluster.nodes) - 1)
     deadline = time.monotonic() + patience_s
     needed = (cluster.nodes[0], cluster.nodes[-1])  # those between may have been killed
     while time.monotonic() < deadline and all(node.poll() is None for node in needed):
-        if ip in _alive_nodes(cluster):
+        if any(node["node_ip"] == ip for node in cluster.alive()):
             return
         time.sleep(0.3)
     log = max(cluster.folder.glob("*.log"), key=lambda file: file.stat().st_mtime)
@@ -191,32 +266,3 @@ def _wait_for_node(cluster: LocalCluster, patience_s: float = 90.0) -> None:
         expected=f"a node at {ip} within {patience_s:.0f} s",
         fix="run `ray start --head` by hand to see what it says",
     )
-
-
-def _alive_nodes(cluster: LocalCluster) -> set[str]:
-    """Addresses of the nodes that the head counts as alive; none while its dashboard does not answer.
-
-    Asked over HTTP: Ray's own client fixes its authentication mode when it is first imported, and the process
-    that starts a cluster may have imported Ray for another.
-    """
-    request = urllib.request.Request(
-        f"{cluster.dashboard_url}/api/v0/nodes?limit=1000",
-        headers={"Authorization": f"Bearer {cluster.token_file.read_text()}"},
-    )
-    try:
-        with urllib.request.urlopen(request, timeout=5) as answer:
-            nodes = json.load(answer)["data"]["result"]["result"]
-    except OSError:
-        return set()
-    return {node["node_ip"] for node in nodes if node["state"] == "ALIVE"}
-
-
-def _end_group(process: subprocess.Popen[bytes]) -> None:
-    for sign, patience_s in ((signal.SIGTERM, 10), (signal.SIGKILL, 5)):
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, sign)
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(timeout=patience_s)
-            break
-    with contextlib.suppress(ProcessLookupError):
-        os.killpg(process.pid, signal.SIGKILL)

@@ -156,6 +156,10 @@ class ResourceConfig:
     """Logical CPUs of a worker."""
     gpus: bool = False
     """One GPU a worker."""
+    node_resource: str = ""
+    """A custom resource of which each worker takes one: workers run only on nodes that have it, and bring only such
+    (`ray start --resources`, `resources` of a node type). The pools of `cluster/` with GPUs have `trainer`, one a card.
+    An elastic run counts by resources and not by labels."""
     reader: Literal["ray", "direct"] = "ray"
     """ray: Ray Data tasks read ahead on any node; direct: the worker reads by itself."""
     read_cpus: float = 0.0
@@ -163,7 +167,8 @@ class ResourceConfig:
     with CPUs to spare."""
     read_label: str = ""
     """key=value: read tasks run only on nodes with this Ray label (`ray start --labels`), such as a pool of CPU nodes
-    that cut windows on the fly."""
+    that cut windows on the fly. None given: read tasks that reserve CPUs stay off the pool `trainer`, others run
+    anywhere."""
     readers: int = 2
     """Read tasks of one worker at a time."""
     cache_gib: float = 0.0
@@ -175,7 +180,18 @@ class ResourceConfig:
     """What one worker's device promises, in TFLOP/s, for the share of peak in the metrics. None: measured at the
     start by a matrix product, which on GPUs reaches about two thirds of the data sheet."""
     may_grow: bool = False
-    """The cluster can add nodes: do not refuse workers that do not fit now."""
+    """The cluster can add nodes: do not refuse workers that do not fit now, only such as Ray's autoscaler says it can
+    never give, all of `--train.workers` at once."""
+
+    @property
+    def each(self) -> dict[str, float]:
+        """What one worker takes, as Ray names it."""
+        taken = {"CPU": self.worker_cpus}
+        if self.gpus:
+            taken["GPU"] = 1.0
+        if self.node_resource:
+            taken[self.node_resource] = 1.0
+        return taken
 
     @property
     def cache(self) -> CacheConfig | None:

@@ -20,7 +20,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any
 
-from xmae_dist.cluster import fanout
+from xmae_dist.cluster import demand, fanout, pools
 from xmae_dist.core.errors import ConfigError, RunError, XmaeError
 from xmae_dist.core.fingerprint import canonical_json, digest_json
 from xmae_dist.data.order.plan import plan_for
@@ -66,7 +66,7 @@ def pretrain(config: PretrainConfig) -> Outcome:
 def _pretrain(config: PretrainConfig, held: Held, marks: Marks) -> Outcome:
     flops = _flops_ahead(config)
     marks.note("checks")
-    _connect(elastic=config.train.min_workers is not None)
+    _connect(elastic=config.train.min_workers is not None, reads_by_ray=config.resources.reader == "ray")
     import ray
 
     from xmae_dist.train.sizing.memory import check_fits
@@ -88,6 +88,7 @@ def _pretrain(config: PretrainConfig, held: Held, marks: Marks) -> Outcome:
     identity = continued(config, _identity(config, store), store.snapshot.get("legacy"))
     _remember(config, store)
     marks.note("windows")
+    check_growth(config)
     with Shown(config.run, config.train.steps) as shown:
         step = _train(config, store, identity, flops.result(), shown, marks, held)
     _remember(config, store, ended_step=step)
@@ -158,7 +159,7 @@ def continued(config: PretrainConfig, identity: Identity, legacy_snapshot: str |
 # -- cluster ---------------------------------------------------------------------------------------------------------
 
 
-def _connect(*, elastic: bool) -> None:
+def _connect(*, elastic: bool, reads_by_ray: bool) -> None:
     """Joins the cluster of RAY_ADDRESS (inside a Ray job, the job's), or starts a local Ray."""
     # Workers keep the working directory of the job: code is imported from there.
     os.environ.setdefault("RAY_CHDIR_TO_TRIAL_DIR", "0")
@@ -173,6 +174,17 @@ def _connect(*, elastic: bool) -> None:
     for talkative in ("ray.data", "ray.train"):
         logging.getLogger(talkative).setLevel(logging.ERROR)
     fanout.connect(store_bytes=None, log_to_driver=bool(os.environ.get("XMAE_WORKER_LOGS")))
+    if fanout.cluster_address() is not None and reads_by_ray:
+        _keep_statistics_here()
+
+
+def _keep_statistics_here() -> None:
+    """Ray Data keeps its statistics in a detached actor on the node of the first process that reads with it, which
+    would be a worker's: such a node is never idle again, so no autoscaler ends it.
+    """
+    from ray.data._internal.stats import get_or_create_stats_actor
+
+    get_or_create_stats_actor()
 
 
 def check_cluster(config: PretrainConfig) -> None:
@@ -184,7 +196,7 @@ def check_cluster(config: PretrainConfig) -> None:
         return
     have = ray.cluster_resources()
     fewest = train.min_workers or train.workers
-    for name, each in (("CPU", resources.worker_cpus), ("GPU", 1.0 if resources.gpus else 0.0)):
+    for name, each in resources.each.items():
         if each * fewest > have.get(name, 0.0) + 1e-9:
             fit = int(have.get(name, 0.0) / each + 1e-9)
             raise ConfigError(
@@ -199,12 +211,41 @@ def check_cluster(config: PretrainConfig) -> None:
         _check_readers(resources, have.get("CPU", 0.0) - fewest * resources.worker_cpus)
 
 
+def check_growth(config: PretrainConfig) -> None:
+    """Raises ConfigError for workers that a growing cluster can never have, all at once."""
+    wanted = _demand(config)
+    if not config.resources.may_grow or (room := wanted.room()) >= wanted.count or not demand.refused(wanted):
+        return
+    raise ConfigError(
+        "--train.workers",
+        value=str(wanted),
+        expected=f"what the nodes there (room for {room}) and those that Ray's autoscaler may add hold at once, beside "
+        "what others ask for; it answers that they cannot, and starts none",
+        fix="fewer --train.workers, or a higher max_workers of a node type that has "
+        + " and ".join(wanted.each)
+        + " (`ray status` on the head tells what there is)",
+    )
+
+
+def _demand(config: PretrainConfig) -> demand.Demand:
+    return demand.Demand(what="workers", count=config.train.workers, each=config.resources.each)
+
+
 def _check_readers(resources: ResourceConfig, cpus_left: float) -> None:
     """Read tasks that no node can take would be waited for without end."""
     import ray
 
     key, _, value = resources.read_label.partition("=")
     nodes = [node for node in ray.nodes() if node["Alive"] and (not key or node["Labels"].get(key) == value)]
+    if resources.read_cpus and not key:
+        nodes = [node for node in nodes if pools.off_gpus(node)]
+    if not nodes and not key:
+        raise ConfigError(
+            "--resources.read-cpus",
+            value=f"{resources.read_cpus:g} of a read task",
+            expected="a node off the pool `trainer`, where such tasks run",
+            fix="start one, or --resources.read-cpus 0, or --resources.read-label xmae/pool=trainer",
+        )
     if not nodes:
         raise ConfigError(
             "--resources.read-label",
@@ -291,7 +332,8 @@ def _supervised(job: Any, board: Any, shown: Shown, held: Held) -> dict[str, Any
     ended: queue.SimpleQueue[dict[str, Any] | BaseException] = queue.SimpleQueue()
     threading.Thread(target=lambda: ended.put(fit_result(job)), name="fit", daemon=True).start()
     told = False
-    with _signals() as received:
+    waiting = demand.waited_for(_demand(job.config), waits=lambda: bool(ray.get(board.waits.remote())))
+    with _signals() as received, waiting:
         while ended.empty():
             held.check()
             if received and not told:

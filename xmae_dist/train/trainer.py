@@ -18,6 +18,14 @@ from xmae_dist.train.worker import Job, train
 # Host memory in huge pages, where the kernel leaves that to the process: on CPUs activations then cost fewer page
 # faults and misses of the TLB. Older C libraries than glibc 2.35 pass over it.
 _WORKER_ENV = {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"}
+# Read tasks that wait are demand enough, with their labels. What Ray Data would ask for beside them, once it finds its
+# share of the cluster busy, has no labels and joins one request with the workers of all runs; where that is more than
+# there can be, the autoscaler starts no node at all, not even in place of a lost one. So it never finds it busy.
+_NEVER = "1e9"
+_WORKER_ENV |= {
+    f"RAY_DATA_DEFAULT_CLUSTER_SCALING_UP_{resource}_UTIL_THRESHOLD": _NEVER
+    for resource in ("CPU", "GPU", "MEMORY", "OBJECT_STORE_MEMORY")
+}
 
 
 class Trainer(TorchTrainer):  # type: ignore[misc]
@@ -56,10 +64,7 @@ def _fit(job: Job) -> dict[str, Any]:
                 num_workers=(fewest, settings.workers) if fewest < settings.workers else settings.workers,  # type: ignore[arg-type]
                 elastic_resize_monitor_interval_s=settings.resize_check_s,  # type: ignore[call-arg]
                 use_gpu=resources.gpus,
-                resources_per_worker={
-                    "CPU": resources.worker_cpus,
-                    **({"GPU": 1.0} if resources.gpus else {}),
-                },
+                resources_per_worker=resources.each,
             ),
             # The watch names who is to blame; where it cannot (the controller is lost), the group still ends.
             torch_config=TorchConfig(timeout_s=settings.collective_timeout_s + 30),

@@ -25,6 +25,7 @@ import ray
 from ray.data import DataContext, Datasource, ReadTask
 from ray.data.block import BlockMetadata
 
+from xmae_dist.cluster import pools
 from xmae_dist.core.errors import ConfigError, RunError, XmaeError
 from xmae_dist.data.order.plan import Plan
 from xmae_dist.data.stream.direct import Batch, Block, RetryConfig, WindowReader, read_block
@@ -40,7 +41,8 @@ class StreamConfig:
     """Logical CPUs that a read task reserves. 0 lets reads run where the training workers hold every CPU; 1 sends
     them to nodes with CPUs to spare."""
     read_label: str = ""
-    """key=value: reads run only on nodes with this Ray label, as `ray start --labels` gives it. Empty: anywhere."""
+    """key=value: reads run only on nodes with this Ray label, as `ray start --labels` gives it. Empty: those that
+    reserve CPUs stay off machines with GPUs, others run anywhere."""
     blocks_ahead: int = 4
     """Blocks that may wait in the object store, read and not yet trained on."""
     leg_blocks: int = 256
@@ -58,7 +60,9 @@ class StreamConfig:
     @property
     def label_selector(self) -> dict[str, str] | None:
         key, _, value = self.read_label.partition("=")
-        return {key: value} if key else None
+        if key:
+            return {key: value}
+        return pools.OFF_GPUS if self.read_cpus else None
 
 
 def step_batches(

@@ -27,6 +27,7 @@ class Board:
         self._error: XmaeError | None = None
         self._beats: dict[int, tuple[float, Beat]] = {}
         self._times: dict[str, float] = {}
+        self._works = False
 
     def new_group(self) -> None:
         """Forgets what was heard of, and wished from, an earlier group of workers; not that the user wants a stop."""
@@ -38,6 +39,7 @@ class Board:
         """(a fresh attempt name, whether the run has failed for good, when what happened): asked by each worker
         as it starts. Times are Unix times of "lost" (the group before this one) and "starting" (this one).
         """
+        self._works = True
         return uuid.uuid4().hex[:8], self._error is not None, self._times
 
     def shared(self) -> list[Any]:
@@ -47,6 +49,11 @@ class Board:
     def note_time(self, what: str) -> None:
         """Notes that a group is "lost" or "starting" now."""
         self._times[what] = time.time()
+        self._works = False
+
+    def waits(self) -> bool:
+        """Whether no worker has begun since the last group was lost, or since the run began."""
+        return not self._works
 
     def post(self, rows: list[Row]) -> str | None:
         """Takes rows; answers why the run should stop, if it should (a value of `train.loop.Stop`)."""
