@@ -6,9 +6,11 @@ import dataclasses
 import json
 from dataclasses import dataclass
 
+from xmae_dist.core.errors import UsageError
 from xmae_dist.embed.pipeline import Resources, embed_cohort
 from xmae_dist.embed.publish import Published
-from xmae_dist.embed.request import read_encoder
+from xmae_dist.embed.registry import encoder_meant
+from xmae_dist.embed.request import Encoder, read_encoder
 from xmae_dist.storage import uri
 
 
@@ -22,8 +24,10 @@ class Args:
 
     corpus: str
     """URL of the corpus."""
-    bundle: str
-    """URL of the encoder bundle."""
+    bundle: str = ""
+    """URL of the encoder bundle; or --model."""
+    model: str = ""
+    """Alias of a bundle in the table's registry, such as champion (`xmae promote`)."""
     table: str
     """URL of the embedding table; made if there is none."""
     cohort: str
@@ -40,11 +44,23 @@ class Args:
 def run(args: Args) -> int:
     """Carries the command out and returns its exit status."""
     table = uri.checked_place(args.table)
-    encoder = read_encoder(uri.normalise(args.bundle))
+    encoder = encoder_of(args.bundle, args.model, table)
     resources = Resources(max_actors=args.max_actors, gpus_per_actor=args.gpus)
     done = embed_cohort(uri.normalise(args.corpus), encoder, table, args.cohort, resources)
     tell({args.cohort: done}, as_json=args.json)
     return 0
+
+
+def encoder_of(bundle: str, model: str, table_url: str) -> Encoder:
+    """The encoder that --bundle or --model names. Raises UsageError unless it is one of them."""
+    if bool(bundle) == bool(model):
+        raise UsageError(
+            "--bundle or --model",
+            value="both" if bundle else "neither",
+            expected="one of them",
+            fix="a bundle's URL, or an alias that `xmae models` lists",
+        )
+    return encoder_meant(table_url, model) if model else read_encoder(uri.normalise(bundle))
 
 
 def tell(done: dict[str, Published | None], *, as_json: bool) -> None:

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from xmae_dist.cli.embed import tell
+from xmae_dist.cli.embed import encoder_of, tell
 from xmae_dist.embed.pipeline import Resources, reembed
-from xmae_dist.embed.request import read_encoder
 from xmae_dist.storage import uri
 
 
@@ -21,8 +20,10 @@ class Args:
 
     corpus: str
     """URL of the corpus."""
-    bundle: str
-    """URL of the encoder bundle."""
+    bundle: str = ""
+    """URL of the encoder bundle; or --model."""
+    model: str = ""
+    """Alias of a bundle in the table's registry, such as champion (`xmae promote`)."""
     table: str
     """URL of the embedding table; made if there is none."""
     max_actors: int = 64
@@ -37,7 +38,7 @@ class Args:
 def run(args: Args) -> int:
     """Carries the command out and returns its exit status."""
     corpus, table = uri.normalise(args.corpus), uri.checked_place(args.table)
-    encoder = read_encoder(uri.normalise(args.bundle))
+    encoder = encoder_of(args.bundle, args.model, table)
     resources = Resources(max_actors=args.max_actors, gpus_per_actor=args.gpus)
     tell(reembed(corpus, encoder, table, resources), as_json=args.json)
     return 0

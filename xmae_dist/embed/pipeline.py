@@ -46,6 +46,7 @@ def reembed(
     table holds, only that whoever left the corpus leaves their rows too. By cohort, what was done; None for nothing.
     """
     view = View.of(corpus_url, table_url)
+    view.refuse_retired(encoder)
     done = dict.fromkeys(view.cohorts(encoder))
     for cohort in view.behind(encoder):
         done[cohort] = embed_cohort(corpus_url, encoder, table_url, cohort, resources)
@@ -83,6 +84,8 @@ def _until_done(
     last = None
     for _ in range(_ATTEMPTS):
         view = View.of(corpus_url, table_url)
+        if encoder is not None:
+            view.refuse_retired(encoder)
         if view.is_up_to(lineage, encoder):
             return last
         try:

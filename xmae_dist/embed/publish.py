@@ -16,7 +16,7 @@ import numpy as np
 
 from xmae_dist.core.errors import IntegrityError
 from xmae_dist.embed import manifest, staging
-from xmae_dist.embed.backlog import View, swept_id
+from xmae_dist.embed.backlog import View, is_retired, swept_id
 from xmae_dist.embed.part import PARTITION_BY, SCHEMA
 from xmae_dist.embed.positions import Position, PositionLog, embedding_table
 from xmae_dist.embed.request import GONE, OvertakenError, Request
@@ -74,7 +74,7 @@ def publish(request: Request, work: Work, view: View) -> Published:
         FileChange(add=gathered.add, remove=gathered.remove),
         txn=[(request.id, request.generation), (request.lineage.id, request.generation)],
         metadata=_told(request),
-        guard=lambda base: _still_as_seen(request, gathered.remove, base),
+        guard=lambda base: _still_as_seen(request, gathered.remove, view.table_url, base),
         stated={request.lineage: _position(request, view)},
     )
     uri.delete(work.place.folder, recursive=True)
@@ -142,8 +142,10 @@ def _check_there(work: Work, files: Sequence[DataFile]) -> None:
             raise _broken(work, f"{file.path} of {sizes.get(file.url(table_url), 'no')} bytes", f"{file.bytes} bytes")
 
 
-def _still_as_seen(request: Request, remove: Sequence[DataFile], base: PinnedTable) -> list[str]:
+def _still_as_seen(request: Request, remove: Sequence[DataFile], table_url: str, base: PinnedTable) -> list[str]:
     _refuse_swept(request, base)
+    if is_retired(PositionLog(table_url).stated(base.version), request.lineage.model_id):
+        raise OvertakenError
     if remove:
         live = set(base.files(request.lineage.partition)["path"].to_pylist())
         if not {file.path for file in remove} <= live:

@@ -63,6 +63,8 @@ class Seen:
 
 
 GONE = "-"
+NOT_WANTED = "~"
+"""In place of a content: the lineage's bundle was retired; it has no rows, and is to get none (`embed.retirement`)."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -27,7 +27,7 @@ from xmae_dist.storage.file_actions import FileChange
 from xmae_dist.storage.table import PinnedTable, Table
 from xmae_dist.storage.uri import StoredObject
 
-_INTERNAL = re.compile(r"(_delta_log|_staging|_requests|_manifests)/")
+_INTERNAL = re.compile(r"(_delta_log|_staging|_requests|_manifests|_models)/")
 
 
 @dataclass(kw_only=True)
