@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from xmae_dist.core.errors import UsageError
-from xmae_dist.embed.pipeline import Resources, embed_cohort
+from xmae_dist.embed.pipeline import Held, Outcome, Resources, embed_cohort
 from xmae_dist.embed.publish import Published
 from xmae_dist.embed.registry import encoder_meant
 from xmae_dist.embed.request import Encoder, read_encoder
+from xmae_dist.embed.tick import told
 from xmae_dist.storage import uri
 
 
@@ -47,7 +48,10 @@ def run(args: Args) -> int:
     encoder = encoder_of(args.bundle, args.model, table)
     resources = Resources(max_actors=args.max_actors, gpus_per_actor=args.gpus)
     done = embed_cohort(uri.normalise(args.corpus), encoder, table, args.cohort, resources)
-    tell({args.cohort: done}, as_json=args.json)
+    if args.json:
+        print(json.dumps({args.cohort: told(done)}))
+    else:
+        tell({args.cohort: done})
     return 0
 
 
@@ -63,21 +67,23 @@ def encoder_of(bundle: str, model: str, table_url: str) -> Encoder:
     return encoder_meant(table_url, model) if model else read_encoder(uri.normalise(bundle))
 
 
-def tell(done: dict[str, Published | None], *, as_json: bool) -> None:
+def tell(done: Mapping[str, Outcome]) -> None:
     """Print what each cohort got."""
-    if as_json:
-        print(json.dumps({cohort: dataclasses.asdict(p) if p else None for cohort, p in done.items()}))
-        return
-    for cohort, published in done.items():
-        if published is None:
+    for cohort, outcome in done.items():
+        if outcome is None:
             print(f"{cohort}: nothing new")
-            continue
-        size = f"{published.rows} windows of {published.recordings} recordings"
-        who = (
-            f"committed as version {published.version}" if published.version is not None else "committed by another job"
-        )
-        gone = f", {published.withdrawn} recordings withdrawn" if published.withdrawn else ""
-        left = sum(published.dropped.values())
-        print(f"{cohort}: {size} {who}{gone}; {left} windows dropped")
+        elif isinstance(outcome, Held):
+            gone = f"; {outcome.withdrawn} recordings withdrawn" if outcome.withdrawn else ""
+            print(f"{cohort}: HELD, nothing committed{gone}; {outcome.familiarity}; `xmae embed` commits it")
+        else:
+            print(f"{cohort}: {_said(outcome)}")
     if not any(done.values()):
         print("nothing new: the table is up to date")
+
+
+def _said(published: Published) -> str:
+    size = f"{published.rows} windows of {published.recordings} recordings"
+    who = f"committed as version {published.version}" if published.version is not None else "committed by another job"
+    gone = f", {published.withdrawn} recordings withdrawn" if published.withdrawn else ""
+    compared = f"; {published.familiarity}" if published.familiarity else ""
+    return f"{size} {who}{gone}; {sum(published.dropped.values())} windows dropped{compared}"
