@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import datetime
 import json
 from dataclasses import dataclass
 
 from xmae_dist.cli.embed import encoder_of, tell
+from xmae_dist.core.errors import InputError
 from xmae_dist.embed import metrics
 from xmae_dist.embed.backlog import View
-from xmae_dist.embed.lag import lag
+from xmae_dist.embed.embedding_map import embedding_map
 from xmae_dist.embed.pipeline import Resources
-from xmae_dist.embed.tick import ATTENTION, EXIT_STATUS, Tick, likeness_of, tick
+from xmae_dist.embed.request import Encoder
+from xmae_dist.embed.tick import EXIT_STATUS, Tick, look, tick
 from xmae_dist.storage import uri
 
 
@@ -44,6 +47,8 @@ class Args:
     """Embed nothing: say which cohorts are behind, and for how long."""
     metrics: str = ""
     """Also write gauges to this file, for node_exporter's textfile collector (a name that ends in .prom)."""
+    report: str = ""
+    """Also write a page of this tick, with a map of the embeddings, into this folder or URL."""
     json: bool = False
     """Print what was done as JSON."""
 
@@ -54,28 +59,42 @@ def run(args: Args) -> int:
     encoder = encoder_of(args.bundle, args.model, table)
     resources = Resources(max_actors=args.max_actors, gpus_per_actor=args.gpus)
     if args.look:
-        view = View.of(corpus, table)
-        nothing = dict.fromkeys(view.cohorts(encoder))
-        likeness = likeness_of(view, encoder)
-        done = Tick(model_id=encoder.model_id, outcomes=nothing, failed={}, lag=lag(view, encoder), likeness=likeness)
+        done = look(corpus, encoder, table)
     else:
         done = tick(corpus, encoder, table, resources, hold=args.hold_on_drift)
     if args.metrics:
         metrics.write(args.metrics, done, table)
+    page = _put_page(args.report, done, View.of(corpus, table), encoder) if args.report else ""
     if args.json:
-        print(json.dumps(done.to_dict()))
+        print(json.dumps({**done.to_dict(), "report": page or None}))
     else:
-        _show(done, looked=args.look)
-    if args.look and done.lag.lag_s_of:
-        return EXIT_STATUS[ATTENTION]
+        _show(done, page)
     return EXIT_STATUS[done.state]
 
 
-def _show(done: Tick, *, looked: bool) -> None:
-    if not looked:
+def _show(done: Tick, page: str) -> None:
+    if not done.looked:
         tell({cohort: one for cohort, one in done.outcomes.items() if cohort not in done.failed})
     for cohort, why in done.failed.items():
         print(f"{cohort}: FAILED: {why}")
     for cohort, lag_s in done.lag.lag_s_of.items():
         print(f"{cohort}: behind for {lag_s / 3600:.1f} h")
+    if page:
+        print(f"report: {page}")
     print(done.line)
+
+
+def _put_page(folder: str, done: Tick, view: View, encoder: Encoder) -> str:
+    """Writes the page of a tick and returns its URL."""
+    from xmae_dist.cli.map_picture import picture  # matplotlib is slow to import
+    from xmae_dist.cli.tick_page import tick_page
+
+    ended = datetime.datetime.now(datetime.UTC)
+    try:
+        drawn = picture(embedding_map(view, encoder), title="")
+    except InputError:  # a table without rows yet has no map
+        drawn = None
+    url = uri.join(uri.normalise(folder), f"tick-{ended:%Y%m%dT%H%M%SZ}.html")
+    page = tick_page(done, table_url=view.table_url, ended=f"{ended:%Y-%m-%d %H:%M} UTC", drawn=drawn)
+    uri.write_bytes(url, page.encode())
+    return url

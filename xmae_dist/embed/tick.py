@@ -37,13 +37,17 @@ class Tick:
     """What is behind after the tick: held and failed cohorts, and what came meanwhile."""
     likeness: Mapping[str, Likeness]
     """Of each cohort, how its newest people compared with what was known, now or at an earlier tick."""
+    looked: bool = False
+    """It was only looked what is behind."""
 
     @property
     def state(self) -> str:
-        """`failed`: some cohort could not be embedded; `attention`: some is held back for a person to look at."""
+        """`failed`: some cohort could not be embedded; `attention`: some is held back for a person to look at, or was
+        found behind by a look.
+        """
         if self.failed:
             return FAILED
-        return ATTENTION if self._held else OK
+        return ATTENTION if self._held or (self.looked and self.lag.lag_s_of) else OK
 
     @property
     def line(self) -> str:
@@ -109,11 +113,24 @@ def tick(
         outcomes=outcomes,
         failed=failed,
         lag=lag(after, encoder),
-        likeness=likeness_of(after, encoder),
+        likeness=_likeness(after, encoder),
     )
 
 
-def likeness_of(view: View, encoder: Encoder) -> dict[str, Likeness]:
+def look(corpus_url: str, encoder: Encoder, table_url: str) -> Tick:
+    """How the table stands; nothing is embedded. Raises StorageError."""
+    view = View.of(corpus_url, table_url)
+    return Tick(
+        model_id=encoder.model_id,
+        outcomes=dict.fromkeys(view.cohorts(encoder)),
+        failed={},
+        lag=lag(view, encoder),
+        likeness=_likeness(view, encoder),
+        looked=True,
+    )
+
+
+def _likeness(view: View, encoder: Encoder) -> dict[str, Likeness]:
     """What the table states of the encoder's cohorts."""
     return {
         lineage.cohort: position.likeness
