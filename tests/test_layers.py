@@ -55,6 +55,7 @@ FLOORS: dict[str, list[set[str]]] = {
         {"step"},
     ],
     "evaluate": [
+        {"promotion"},
         {"fanout", "report"},
         {"embedding", "finetune", "transfer"},
         {"run"},

@@ -12,6 +12,7 @@ import pyarrow as pa
 import pytest
 
 from tests.data.corpora import corpus_of
+from tests.embed.evaluations import evaluated, result_of, task_of
 from tests.embed.jobs import Job, by_bundle, embed, opened
 from xmae_dist.cli.main import main
 from xmae_dist.core.errors import InputError, IntegrityError
@@ -319,8 +320,19 @@ def test_the_commands_through_ray(
     assert main(["reembed", *common]) == 0
     said = capsys.readouterr().out
     assert "bench: nothing new" in said and "ring: " in said
+    assert said.splitlines()[-1].startswith("status=ok ") and "cohorts=2 embedded=1 held=0" in said
     before = Table(table).version()
-    assert main(["reembed", *common]) == 0
+    model_id = read_encoder(bundle_url).model_id
+    evaluation = evaluated(f"{store_url}/evaluation", result_of(model_id, task_of("af"), signal=1.0))
+    promotion = ["--as", "champion", "--table", table, "--evaluation", evaluation]
+    assert main(["promote", bundle_url, *promotion]) == 0
+    tick = ["reembed", "--corpus", corpus, "--table", table, "--model", "champion"]
+    assert main([*tick, "--report", f"{store_url}/pages"]) == 0
     assert "nothing new: the table is up to date" in capsys.readouterr().out
     assert Table(table).version() == before
+    (page,) = uri.list_urls(f"{store_url}/pages")
+    assert b"status=ok" in uri.read_bytes(page) and b"data:image/png" in uri.read_bytes(page)
+    looked = ["--table", table, "--model", "champion", "--cohort", "ring", "--recording", "ring-s00-r0"]
+    assert main(["neighbours", *looked, "--start-s", "0", "--k", "3"]) == 0
+    assert len(capsys.readouterr().out.splitlines()) == 4
     assert main(["embed", *common, "--cohort", "no-such"]) == 2

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 
-from xmae_dist.embed.pipeline import Resources, embed_cohort
+from xmae_dist.core.errors import UsageError
+from xmae_dist.embed.pipeline import Held, Outcome, Resources, embed_cohort
 from xmae_dist.embed.publish import Published
-from xmae_dist.embed.request import read_encoder
+from xmae_dist.embed.registry import encoder_meant
+from xmae_dist.embed.request import Encoder, read_encoder
+from xmae_dist.embed.tick import told
 from xmae_dist.storage import uri
 
 
@@ -22,8 +25,10 @@ class Args:
 
     corpus: str
     """URL of the corpus."""
-    bundle: str
-    """URL of the encoder bundle."""
+    bundle: str = ""
+    """URL of the encoder bundle; or --model."""
+    model: str = ""
+    """Alias of a bundle in the table's registry, such as champion (`xmae promote`)."""
     table: str
     """URL of the embedding table; made if there is none."""
     cohort: str
@@ -40,28 +45,45 @@ class Args:
 def run(args: Args) -> int:
     """Carries the command out and returns its exit status."""
     table = uri.checked_place(args.table)
-    encoder = read_encoder(uri.normalise(args.bundle))
+    encoder = encoder_of(args.bundle, args.model, table)
     resources = Resources(max_actors=args.max_actors, gpus_per_actor=args.gpus)
     done = embed_cohort(uri.normalise(args.corpus), encoder, table, args.cohort, resources)
-    tell({args.cohort: done}, as_json=args.json)
+    if args.json:
+        print(json.dumps({args.cohort: told(done)}))
+    else:
+        tell({args.cohort: done})
     return 0
 
 
-def tell(done: dict[str, Published | None], *, as_json: bool) -> None:
-    """Print what each cohort got."""
-    if as_json:
-        print(json.dumps({cohort: dataclasses.asdict(p) if p else None for cohort, p in done.items()}))
-        return
-    for cohort, published in done.items():
-        if published is None:
-            print(f"{cohort}: nothing new")
-            continue
-        size = f"{published.rows} windows of {published.recordings} recordings"
-        who = (
-            f"committed as version {published.version}" if published.version is not None else "committed by another job"
+def encoder_of(bundle: str, model: str, table_url: str) -> Encoder:
+    """The encoder that --bundle or --model names. Raises UsageError unless it is one of them."""
+    if bool(bundle) == bool(model):
+        raise UsageError(
+            "--bundle or --model",
+            value="both" if bundle else "neither",
+            expected="one of them",
+            fix="a bundle's URL, or an alias that `xmae models` lists",
         )
-        gone = f", {published.withdrawn} recordings withdrawn" if published.withdrawn else ""
-        left = sum(published.dropped.values())
-        print(f"{cohort}: {size} {who}{gone}; {left} windows dropped")
+    return encoder_meant(table_url, model) if model else read_encoder(uri.normalise(bundle))
+
+
+def tell(done: Mapping[str, Outcome]) -> None:
+    """Print what each cohort got."""
+    for cohort, outcome in done.items():
+        if outcome is None:
+            print(f"{cohort}: nothing new")
+        elif isinstance(outcome, Held):
+            gone = f"; {outcome.withdrawn} recordings withdrawn" if outcome.withdrawn else ""
+            print(f"{cohort}: HELD, nothing committed{gone}; {outcome.familiarity}; `xmae embed` commits it")
+        else:
+            print(f"{cohort}: {_said(outcome)}")
     if not any(done.values()):
         print("nothing new: the table is up to date")
+
+
+def _said(published: Published) -> str:
+    size = f"{published.rows} windows of {published.recordings} recordings"
+    who = f"committed as version {published.version}" if published.version is not None else "committed by another job"
+    gone = f", {published.withdrawn} recordings withdrawn" if published.withdrawn else ""
+    compared = f"; {published.familiarity}" if published.familiarity else ""
+    return f"{size} {who}{gone}; {sum(published.dropped.values())} windows dropped{compared}"

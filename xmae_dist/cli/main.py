@@ -39,6 +39,11 @@ COMMANDS: dict[str, str] = {
     "serve-encoder": "an exported encoder as a program: raw PPG windows in, embeddings out, over a pipe",
     "embed": "embed one cohort into the embedding table, in one commit",
     "reembed": "embed whatever is new since the last time; does nothing where nothing is",
+    "neighbours": "find the windows of an embedding table nearest to those of a recording",
+    "embedding-map": "draw a bundle's embeddings in two dimensions, by device, person, quality and label",
+    "promote": "let an alias of an embedding table mean a bundle, if it is no worse than what it means now",
+    "models": "list the aliases of an embedding table and the bundles with rows in it",
+    "retire": "take all rows of a bundle out of an embedding table; says what would go unless told to apply",
 }
 
 

@@ -15,7 +15,7 @@ from xmae_dist.core.errors import InputError
 from xmae_dist.embed import manifest
 from xmae_dist.embed.difference import Difference, difference
 from xmae_dist.embed.positions import Position, PositionLog
-from xmae_dist.embed.request import GONE, Encoder, Lineage, Request, Seen, name_of
+from xmae_dist.embed.request import GONE, NOT_WANTED, Encoder, Lineage, Request, Seen, name_of
 from xmae_dist.storage import uri
 from xmae_dist.storage.corpus import Corpus
 from xmae_dist.storage.snapshot import Snapshot
@@ -61,6 +61,16 @@ class View:
         """Cohorts whose content the table is not up to."""
         return [name for name in self.cohorts(encoder) if not self.is_up_to(encoder.lineage(name), encoder)]
 
+    def refuse_retired(self, encoder: Encoder) -> None:
+        """Raises InputError for a bundle that was retired from the table."""
+        if is_retired(self.positions, encoder.model_id):
+            raise InputError(
+                f"bundle {encoder.url}",
+                value=f"{encoder.model_id} was retired from {self.table_url}",
+                expected="a bundle that the table may hold rows of",
+                fix="embed with another (`xmae models` lists them), or into another table",
+            )
+
     def with_people_who_left(self, but: Encoder | None = None) -> Iterator[Lineage]:
         """Lineages, other than those of an encoder, that may hold recordings the corpus has lost."""
         for lineage in self.positions:
@@ -70,6 +80,8 @@ class View:
     def is_up_to(self, lineage: Lineage, encoder: Encoder | None) -> bool:
         """Whether nothing can be missing from a lineage; without an encoder: whether nothing can have to leave it."""
         position, there = self.position(lineage), self.snapshot.contents.get(lineage.cohort)
+        if position.content == NOT_WANTED:
+            return True
         if there is None:
             return position.content == GONE
         if encoder is None and there.lost <= position.corpus_version:
@@ -98,6 +110,11 @@ def open_request(view: View, lineage: Lineage, encoder: Encoder | None, folder: 
         attempt=swept or 0,
         difference=found,
     )
+
+
+def is_retired(positions: Mapping[Lineage, Position], model_id: str) -> bool:
+    """Whether a table whose lineages stand at `positions` wants no rows of a bundle any more."""
+    return any(one.model_id == model_id and position.content == NOT_WANTED for one, position in positions.items())
 
 
 def _difference(view: View, lineage: Lineage, encoder: Encoder | None, folder: str) -> Difference:

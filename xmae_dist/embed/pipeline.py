@@ -17,11 +17,12 @@ import ray
 from ray.data import ActorPoolStrategy
 
 from xmae_dist.cluster import demand, fanout, gpus, pools
-from xmae_dist.core.errors import RunError, XmaeError
+from xmae_dist.core.errors import IntegrityError, RunError, StorageError, XmaeError
 from xmae_dist.core.progress import progress
 from xmae_dist.embed.backlog import View, open_request
 from xmae_dist.embed.encode import LoadedEncoder
-from xmae_dist.embed.publish import Published, note, publish
+from xmae_dist.embed.familiar import DIFFERENT, Familiarity, familiarity
+from xmae_dist.embed.publish import Published, is_done, note, publish
 from xmae_dist.embed.request import Encoder, Lineage, OvertakenError
 from xmae_dist.embed.staging import Facts
 from xmae_dist.embed.work import Encoding, Place, Work, encode, prepare, remove
@@ -39,18 +40,18 @@ class Resources:
     """None: `xmae_dist.cluster.gpus.SHARE` where the cluster has GPUs, else none."""
 
 
-def reembed(
-    corpus_url: str, encoder: Encoder, table_url: str, resources: Resources | None = None
-) -> dict[str, Published | None]:
-    """Brings the table up to the newest snapshot: for an encoder, all cohorts with its signal; for others that the
-    table holds, only that whoever left the corpus leaves their rows too. By cohort, what was done; None for nothing.
-    """
-    view = View.of(corpus_url, table_url)
-    done = dict.fromkeys(view.cohorts(encoder))
-    for cohort in view.behind(encoder):
-        done[cohort] = embed_cohort(corpus_url, encoder, table_url, cohort, resources)
-    take_away_all_who_left(corpus_url, table_url, but=encoder)
-    return done
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Held:
+    """A cohort that was encoded and not committed, since it is like nothing that the table knows."""
+
+    cohort: str
+    familiarity: Familiarity
+    withdrawn: int = 0
+    """Recordings that left the table all the same."""
+
+
+Outcome = Published | Held | None
+"""None: there was nothing to do."""
 
 
 def take_away_all_who_left(
@@ -62,34 +63,55 @@ def take_away_all_who_left(
 
 
 def embed_cohort(
-    corpus_url: str, encoder: Encoder, table_url: str, cohort: str, resources: Resources | None = None
-) -> Published | None:
-    """Bring the table up to the newest snapshot of a cohort; None when there was nothing to do.
+    corpus_url: str,
+    encoder: Encoder,
+    table_url: str,
+    cohort: str,
+    resources: Resources | None = None,
+    *,
+    hold: bool = False,
+) -> Outcome:
+    """Bring the table up to the newest snapshot of a cohort; with `hold`, unless what is new is like nothing known.
 
     When another job commits first, what it left is looked at again. Raises InputError for a cohort that is unknown or
     lacks the source signal, IntegrityError for damaged recordings or parts.
     """
-    return _until_done(corpus_url, table_url, encoder.lineage(cohort), encoder, resources or Resources())
+    lineage = encoder.lineage(cohort)
+    done = _until_done(corpus_url, table_url, lineage, encoder, resources or Resources(), hold=hold)
+    if isinstance(done, Held):  # whoever was withdrawn is not kept for the sake of others
+        gone = take_away_who_left(corpus_url, lineage, table_url)
+        return dataclasses.replace(done, withdrawn=gone.withdrawn if gone else 0)
+    return done
 
 
 def take_away_who_left(corpus_url: str, lineage: Lineage, table_url: str) -> Published | None:
     """Take out of a lineage what the corpus no longer has, without encoding anything."""
-    return _until_done(corpus_url, table_url, lineage, None, Resources())
+    done = _until_done(corpus_url, table_url, lineage, None, Resources())
+    assert not isinstance(done, Held), "nothing is added that could be held"
+    return done
 
 
 def _until_done(
-    corpus_url: str, table_url: str, lineage: Lineage, encoder: Encoder | None, resources: Resources
-) -> Published | None:
-    last = None
+    corpus_url: str,
+    table_url: str,
+    lineage: Lineage,
+    encoder: Encoder | None,
+    resources: Resources,
+    *,
+    hold: bool = False,
+) -> Outcome:
+    last: Outcome = None
     for _ in range(_ATTEMPTS):
         view = View.of(corpus_url, table_url)
+        if encoder is not None:
+            view.refuse_retired(encoder)
         if view.is_up_to(lineage, encoder):
             return last
         try:
-            last = _once(view, lineage, encoder, resources)
+            last = _once(view, lineage, encoder, resources, hold=hold)
         except OvertakenError:
             continue
-        if last is None or last.version is not None:
+        if not isinstance(last, Published) or last.version is not None:
             return last
     raise RunError(
         f"cohort {lineage.cohort}", value=f"{_ATTEMPTS} commits by other jobs came first", expected="a turn to commit",
@@ -97,15 +119,23 @@ def _until_done(
     )  # fmt: skip
 
 
-def _once(view: View, lineage: Lineage, encoder: Encoder | None, resources: Resources) -> Published | None:
+def _once(view: View, lineage: Lineage, encoder: Encoder | None, resources: Resources, *, hold: bool) -> Outcome:
     with tempfile.TemporaryDirectory(prefix="xmae-embed-") as folder:
         request = open_request(view, lineage, encoder, folder)
         if request.difference.empty:
             note(request, view)
             return None
         work = prepare(request, view)
-        _work_off(work, encoder, resources)
-        return publish(request, work, view)
+        try:
+            _work_off(work, encoder, resources)
+            compared = familiarity(request, work, view) if encoder and request.difference.missing else None
+        except (StorageError, IntegrityError) as error:
+            if is_done(request, view.table_url):  # what was staged went with the commit of another job
+                raise OvertakenError from error
+            raise
+        if hold and compared and compared.state == DIFFERENT:
+            return Held(cohort=lineage.cohort, familiarity=compared)
+        return publish(request, work, view, compared)
 
 
 def _work_off(work: Work, encoder: Encoder | None, resources: Resources) -> None:

@@ -14,9 +14,10 @@ from typing import Any
 
 import numpy as np
 
-from xmae_dist.core.errors import IntegrityError
+from xmae_dist.core.errors import IntegrityError, StorageError
 from xmae_dist.embed import manifest, staging
-from xmae_dist.embed.backlog import View, swept_id
+from xmae_dist.embed.backlog import View, is_retired, swept_id
+from xmae_dist.embed.familiar import Familiarity
 from xmae_dist.embed.part import PARTITION_BY, SCHEMA
 from xmae_dist.embed.positions import Position, PositionLog, embedding_table
 from xmae_dist.embed.request import GONE, OvertakenError, Request
@@ -38,6 +39,8 @@ class Published:
     withdrawn: int = 0
     """Recordings that left the table, or were replaced."""
     dropped: dict[str, int]
+    familiarity: Familiarity | None = None
+    """How what was added compared with what the table knew; None where nothing was added."""
 
 
 @dataclass(kw_only=True)
@@ -51,7 +54,7 @@ class Gathered:
     dropped: Counter[str] = field(default_factory=Counter)
 
 
-def publish(request: Request, work: Work, view: View) -> Published:
+def publish(request: Request, work: Work, view: View, compared: Familiarity | None = None) -> Published:
     """Commits what the workers of a request finished; staging is removed afterwards.
 
     The commit carries two application transactions: the request, and its number in the lineage. The second keeps two
@@ -59,12 +62,12 @@ def publish(request: Request, work: Work, view: View) -> Published:
     without facts, facts that disagree with their batch, or a file that is not there whole; OvertakenError where a file
     to be replaced was replaced by others, or the parts of this attempt were swept away. Then nothing is committed.
     """
-    if _is_done(request, view.table_url):
+    if is_done(request, view.table_url):
         return _by_another(request)
     try:
         gathered = gather(request, work)
-    except IntegrityError:  # were they taken along by whoever committed the same, or swept away?
-        if not _is_done(request, view.table_url):
+    except (IntegrityError, StorageError):  # were they taken along by whoever committed the same, or swept away?
+        if not is_done(request, view.table_url):
             raise
         return _by_another(request)
     manifest.append(view.table_url, request, gathered.windows, view.position(request.lineage))
@@ -73,9 +76,9 @@ def publish(request: Request, work: Work, view: View) -> Published:
     version = table.replace_files(
         FileChange(add=gathered.add, remove=gathered.remove),
         txn=[(request.id, request.generation), (request.lineage.id, request.generation)],
-        metadata=_told(request),
-        guard=lambda base: _still_as_seen(request, gathered.remove, base),
-        stated={request.lineage: _position(request, view)},
+        metadata=_told(request, compared),
+        guard=lambda base: _still_as_seen(request, gathered.remove, view.table_url, base),
+        stated={request.lineage: _position(request, view, compared)},
     )
     uri.delete(work.place.folder, recursive=True)
     if version is None:
@@ -88,6 +91,7 @@ def publish(request: Request, work: Work, view: View) -> Published:
         rows=sum(int(counts.sum()) for counts in gathered.windows),
         withdrawn=request.difference.gone,
         dropped=dict(gathered.dropped),
+        familiarity=compared,
     )
 
 
@@ -142,8 +146,10 @@ def _check_there(work: Work, files: Sequence[DataFile]) -> None:
             raise _broken(work, f"{file.path} of {sizes.get(file.url(table_url), 'no')} bytes", f"{file.bytes} bytes")
 
 
-def _still_as_seen(request: Request, remove: Sequence[DataFile], base: PinnedTable) -> list[str]:
+def _still_as_seen(request: Request, remove: Sequence[DataFile], table_url: str, base: PinnedTable) -> list[str]:
     _refuse_swept(request, base)
+    if is_retired(PositionLog(table_url).stated(base.version), request.lineage.model_id):
+        raise OvertakenError
     if remove:
         live = set(base.files(request.lineage.partition)["path"].to_pylist())
         if not {file.path for file in remove} <= live:
@@ -151,7 +157,7 @@ def _still_as_seen(request: Request, remove: Sequence[DataFile], base: PinnedTab
     return []
 
 
-def _is_done(request: Request, table_url: str) -> bool:
+def is_done(request: Request, table_url: str) -> bool:
     """Whether this generation was committed. Raises OvertakenError where the parts of this attempt were swept."""
     main = embedding_table(table_url).newest()
     if main is None:
@@ -167,12 +173,15 @@ def _refuse_swept(request: Request, base: PinnedTable) -> None:
         raise OvertakenError
 
 
-def _position(request: Request, view: View) -> Position:
+def _position(request: Request, view: View, compared: Familiarity | None = None) -> Position:
     """Where the lineage stands after the request. Taking away only leaves what it is up to as it was."""
-    seen = request.seen
-    up_to = seen.content if request.encoder or seen.content == GONE else view.position(request.lineage).content
+    seen, before = request.seen, view.position(request.lineage)
     return Position(
-        generation=request.generation, content=up_to, corpus_version=seen.corpus_version, request=request.id
+        generation=request.generation,
+        content=seen.content if request.encoder or seen.content == GONE else before.content,
+        corpus_version=seen.corpus_version,
+        request=request.id,
+        likeness=compared.likeness if compared else before.likeness,
     )
 
 
@@ -180,7 +189,7 @@ def _by_another(request: Request) -> Published:
     return Published(request_id=request.id, cohort=request.lineage.cohort, version=None, dropped={})
 
 
-def _told(request: Request) -> dict[str, Any]:
+def _told(request: Request, compared: Familiarity | None) -> dict[str, Any]:
     lineage, encoder = request.lineage, request.encoder
     told = {
         "corpus": request.seen.corpus_url,
@@ -194,6 +203,7 @@ def _told(request: Request) -> dict[str, Any]:
         "recordings_taken_away": request.difference.gone,
         "bundle": encoder.url if encoder else None,
         "spec": encoder.spec.to_dict() if encoder else {"source": lineage.source},
+        "drift": compared.to_dict() if compared else None,
     }
     return {"request": request.id, "lineage": json.dumps(told)}
 

@@ -23,6 +23,8 @@ class Encoder:
     url: str
     model_id: str
     spec: WindowSpec
+    pretrained_on: tuple[str, ...] = ()
+    """Cohorts, as the bundle states; empty where it does not."""
 
     @property
     def spec_id(self) -> str:
@@ -63,6 +65,8 @@ class Seen:
 
 
 GONE = "-"
+NOT_WANTED = "~"
+"""In place of a content: the lineage's bundle was retired; it has no rows, and is to get none (`embed.retirement`)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,4 +107,5 @@ def read_encoder(bundle_url: str) -> Encoder:
     """The bundle's id and the windows of its source signal. Raises InputError when it does not embed that signal."""
     document = json.loads(uri.read_bytes(uri.join(bundle_url, "config.json")))
     spec = WindowSpec.from_dict(document["window_spec"]).source_only()
-    return Encoder(url=uri.normalise(bundle_url), model_id=document["bundle_id"], spec=spec)
+    cohorts = tuple(document.get("pretrained_on", {}).get("cohorts", ()))
+    return Encoder(url=uri.normalise(bundle_url), model_id=document["bundle_id"], spec=spec, pretrained_on=cohorts)

@@ -18,16 +18,18 @@ import urllib.parse
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
+from xmae_dist.core.errors import StorageError
 from xmae_dist.embed import manifest
 from xmae_dist.embed.backlog import swept_id
 from xmae_dist.embed.positions import PositionLog, embedding_table
 from xmae_dist.embed.request import OvertakenError
 from xmae_dist.storage import uri
+from xmae_dist.storage.diagnose import NOTHING_THERE
 from xmae_dist.storage.file_actions import FileChange
 from xmae_dist.storage.table import PinnedTable, Table
 from xmae_dist.storage.uri import StoredObject
 
-_INTERNAL = re.compile(r"(_delta_log|_staging|_requests|_manifests)/")
+_INTERNAL = re.compile(r"(_delta_log|_staging|_requests|_manifests|_models)/")
 
 
 @dataclass(kw_only=True)
@@ -109,7 +111,9 @@ def _is_given_up(table: Table, request: str, found: _Listing) -> bool:
         return True  # of format v1, or written by a worker after its request was committed
     try:
         told = json.loads(uri.read_bytes(begun))
-    except FileNotFoundError:
+    except StorageError as error:
+        if error.value != NOTHING_THERE:
+            raise
         return False  # its job has just committed
 
     def guard(base: PinnedTable) -> list[str]:

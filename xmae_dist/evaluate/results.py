@@ -198,23 +198,36 @@ class ResultTable:
         lineage = {"request": result.request, "task": result.task.name, "encoder_id": result.encoder_id}
         return self._table.append(row, txn=(result.request, 1), metadata=lineage) is not None
 
-    def read(self, requests: set[str] | None = None) -> list[Result]:
-        """Results in a fixed order; `requests` selects some of them."""
+    def version(self) -> int:
+        """The newest version of the table. Raises StorageError where there is none."""
+        return self._table.version()
+
+    def encoders(self) -> list[str]:
+        """The ids of the encoders that there are results of."""
         if not self._table.exists():
             return []
-        found = [Result.from_row(row) for row in rows_of(self._table, requests)]
+        return sorted(set(self._table.read(columns=["encoder_id"])["encoder_id"].to_pylist()))
+
+    def read(self, requests: set[str] | None = None, *, encoders: set[str] | None = None) -> list[Result]:
+        """Results in a fixed order; `requests` and `encoders` (ids) select some of them."""
+        if not self._table.exists():
+            return []
+        found = [Result.from_row(row) for row in rows_of(self._table, requests, encoders=encoders)]
         return sorted(found, key=lambda r: (r.task.name, r.encoder, r.protocol, r.labelled_subjects, r.request))
 
 
-def rows_of(table: Table, requests: set[str] | None) -> list[dict[str, Any]]:
-    """Rows of results as `Result.from_row` takes them, of some requests or of all; a row of the table at a time."""
-    filters = None if requests is None else [("request", "in", sorted(requests))]
+def rows_of(table: Table, requests: set[str] | None, *, encoders: set[str] | None = None) -> list[dict[str, Any]]:
+    """Rows of results as `Result.from_row` takes them, of some requests or encoders (ids) or of all; a row of the table
+    at a time.
+    """
+    chosen = {"request": requests, "encoder_id": encoders}
+    filters = [(column, "in", sorted(names)) for column, names in chosen.items() if names is not None]
 
     def read(batches: Iterator[pa.RecordBatch]) -> list[dict[str, Any]]:
         once = _Once()
         return [_row(batch, i, once) for batch in batches for i in range(len(batch))]
 
-    return table.at(table.version()).collected(read, filters=filters)
+    return table.at(table.version()).collected(read, filters=filters or None)
 
 
 class _Once:

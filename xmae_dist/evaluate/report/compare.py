@@ -111,13 +111,28 @@ def _pairs(group: list[Result]) -> list[tuple[Result, Result]]:
     ]
 
 
+def pairable(a: Result, b: Result) -> bool:
+    """Whether two results are of one task's same people, units, truths, folds and draws."""
+    p, q = a.scored.predictions, b.scored.predictions
+    same = (
+        (a.unit_names, b.unit_names), (p.subject_N, q.subject_N), (p.y_N, q.y_N), (p.fold_N, q.fold_N)
+    )  # fmt: skip
+    drawn = [(one.task.identity(), one.seed, one.n_replicates, len(one.scored.train_Q)) for one in (a, b)]
+    return drawn[0] == drawn[1] and all(np.array_equal(left, right) for left, right in same)
+
+
+def difference(a: Result, b: Result) -> Interval:
+    """Headline score of `a` minus that of `b`, paired by people; positive means `a` is better. They are `pairable`."""
+    draws_RS = draws_of(a.task, a.n_subjects, a.seed, a.n_replicates)
+    return paired_difference(a.task.metric, a.scored, b.scored, draws_RS)
+
+
 def _difference(a: Result, b: Result) -> Interval:
-    if not np.array_equal(a.unit_names, b.unit_names) or a.seed != b.seed:
+    if not pairable(a, b):
         raise InputError(
             f"results of task {a.task.name}",
             value=f"{a.encoder!r} and {b.encoder!r} predicted different units",
             expected="the same windows, folds and seed",
             fix="evaluate both in one command",
         )
-    draws_RS = draws_of(a.task, a.n_subjects, a.seed, a.n_replicates)
-    return paired_difference(a.task.metric, a.scored, b.scored, draws_RS)
+    return difference(a, b)

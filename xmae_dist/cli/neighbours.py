@@ -1,0 +1,86 @@
+"""`xmae neighbours`: the windows of an embedding table nearest to those of a recording."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from typing import Literal
+
+from xmae_dist.cli.embed import encoder_of
+from xmae_dist.core.errors import InputError
+from xmae_dist.embed.neighbours import Query, neighbours
+from xmae_dist.storage import uri
+from xmae_dist.storage.table import Table
+
+
+@dataclass(frozen=True, kw_only=True)
+class Args:
+    """Find the windows nearest to those of a recording, among all rows that the table holds of the bundle.
+
+    Exact: every row is read once, in bounded memory. Windows of the same person are left out unless asked for.
+    """
+
+    table: str
+    """URL of the embedding table."""
+    cohort: str
+    """Cohort of the recording."""
+    recording: str
+    """Its id, as in the table."""
+    start_s: float | None = None
+    """Only the window that begins there, or last before; seconds from the recording's start. None: every window."""
+    bundle: str = ""
+    """URL of the encoder bundle; or --model."""
+    model: str = ""
+    """Alias of a bundle in the table's registry, such as champion."""
+    k: int = 10
+    """Neighbours of each window."""
+    distance: Literal["cosine", "euclidean"] = "cosine"
+    """How far two embeddings are from one another."""
+    cohorts: tuple[str, ...] = ()
+    """Look only among these."""
+    same_person: bool = False
+    """Also among other windows of the same person."""
+    json: bool = False
+    """Print one JSON object."""
+
+
+def run(args: Args) -> int:
+    """Carries the command out and returns its exit status."""
+    url = uri.checked_place(args.table)
+    encoder = encoder_of(args.bundle, args.model, url)
+    table = Table(url).newest()
+    if table is None:
+        raise InputError(
+            "--table", value=f"no table at {url}", expected="an embedding table", fix="`xmae embed` makes it"
+        )
+    found = neighbours(
+        table,
+        encoder,
+        cohort=args.cohort,
+        recording_id=args.recording,
+        start_s=args.start_s,
+        k=args.k,
+        distance=args.distance,
+        cohorts=args.cohorts,
+        same_person=args.same_person,
+    )
+    if args.json:
+        print(
+            json.dumps({"model_id": encoder.model_id, "version": table.version, "windows": [asdict(q) for q in found]})
+        )
+    else:
+        _show(found)
+    return 0
+
+
+def _show(found: list[Query]) -> None:
+    for query in found:
+        window = query.window
+        print(f"{window.cohort}/{window.recording_id} at {window.start_s:g} s, {window.subject_id}")
+        for one in query.neighbours:
+            print(
+                f"  {one.distance:8.4f}  {one.cohort}/{one.recording_id} at {one.start_s:g} s, {one.subject_id}, "
+                f"quality {one.quality:.2f}"
+            )
+        if not query.neighbours:
+            print("  nobody else's window is there to look among")
