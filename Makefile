@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: help setup demo challenge2015 test test-slow test-lowest test-newest lint format types docs bench align-study model-study cluster clean
+.PHONY: help setup demo challenge2015 test test-slow test-lowest test-newest lint format types docs pictures bench align-study model-study cluster clean
 .DEFAULT_GOAL := help
 
 help:  ## show this list
@@ -65,6 +65,9 @@ docs: $(READY)  ## the documentation site in build/docs, with a page for each co
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
 	@echo build/docs/index.html
 
+pictures: $(READY)  ## every picture of the product, from small simulated data, in pictures-out
+	OMP_NUM_THREADS=1 $(BIN)/python -m xmae_dist.testing.pictures
+
 bench: $(READY)  ## the tables of bench/, each file paired within one run
 	@for file in bench/*.py; do echo "== $$file"; OMP_NUM_THREADS=1 $(BIN)/python $$file || exit 1; done
 
@@ -78,4 +81,4 @@ cluster: $(READY)  ## a local Ray cluster and an S3 server to play with, until C
 	$(BIN)/python cluster/local.py
 
 clean:  ## remove what the targets made
-	rm -rf $(VENV) $(LOWEST) $(NEWEST) demo-out challenge2015-out model-study-out build dist *.egg-info
+	rm -rf $(VENV) $(LOWEST) $(NEWEST) demo-out pictures-out challenge2015-out model-study-out build dist *.egg-info

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shutil
 import textwrap
 from dataclasses import dataclass
 from typing import Annotated
@@ -21,7 +22,8 @@ from xmae_dist.evaluate.encoders.frozen import resolve
 from xmae_dist.evaluate.encoders.pretrained import Pretrained, check_unseen, pretrained, recalled, remember
 from xmae_dist.evaluate.encoders.spec import EncoderSpec, parse_bundles, with_controls
 from xmae_dist.evaluate.fanout import run_fits, run_rows
-from xmae_dist.evaluate.report.compare import comparisons, tallies
+from xmae_dist.evaluate.report import findings
+from xmae_dist.evaluate.report.compare import Comparison, by_task, comparisons, tallies
 from xmae_dist.evaluate.report.write import as_json, write_report
 from xmae_dist.evaluate.results import Result
 from xmae_dist.evaluate.run import EvaluateConfig, Plan, find_store, plan
@@ -165,7 +167,8 @@ def _follow(args: Args) -> int:
     fixed = with_controls(_bundles(args), args.seed) if args.bundle else ()
     for checkpoint in checkpoints(watch):
         results, planned = _evaluate(args, (checkpoint, *fixed))
-        _show_scores(results, planned, recalled(args.out))
+        _show_scores(results, recalled(args.out))
+        _show_left_out(planned)
     return 0
 
 
@@ -180,7 +183,8 @@ def _show(results: list[Result], planned: Plan, report: str, args: Args) -> None
         document = as_json(results, found, planned.skipped, known, shares=kept.recalled(args.out))
         print(json.dumps(document | {"report": report}))
         return
-    _show_scores(results, planned, known)
+    _show_findings(results, found, known)
+    _show_left_out(planned)
     for tally in tallies(found):
         print(
             f"{tally.encoder} beats {tally.against} on {tally.better} of {tally.tasks} tasks, is worse on {tally.worse}"
@@ -189,14 +193,35 @@ def _show(results: list[Result], planned: Plan, report: str, args: Args) -> None
     print(f"report: {report}")
 
 
-def _show_scores(results: list[Result], planned: Plan, known: dict[str, Pretrained]) -> None:
+def _show_scores(results: list[Result], known: dict[str, Pretrained]) -> None:
     width = max(len(r.encoder) for r in results)
     for result in results:
         score = result.headline
+        unit = f" {result.task.label_unit}" if result.task.metric == "mae" and result.task.label_unit else ""
         print(
-            f"{result.task.name:<16} {result.encoder:<{width}}  {METRICS[result.task.metric].title:<12} "
-            f"{score.value:8.3f}  [{score.low:.3f}, {score.high:.3f}]  {_people(result, known)}  {_how(result)}"
+            f"{result.task.name:<16} {result.encoder:<{width}}  {METRICS[result.task.metric].title} "
+            f"{score.value:.3f} [{score.low:.3f}, {score.high:.3f}]{unit}  {_people(result, known)}  {_how(result)}"
         )
+
+
+def _show_findings(results: list[Result], found: list[Comparison], known: dict[str, Pretrained]) -> None:
+    """A sentence a task for each encoder, by the linear probe; where there is none, every score."""
+    groups = by_task(results)
+    if not groups:
+        _show_scores(results, known)
+    width = shutil.get_terminal_size().columns
+    for group in groups.values():
+        for result in group:
+            if result.role == "encoder":
+                said = f"{result.task.title}, {_people(result, known)}: {findings.sentence(result, group, found)}"
+                print(textwrap.fill(said, width, subsequent_indent="  ", break_long_words=False))
+    others = [result for result in results if groups and result.protocol != "linear"]
+    if others:
+        protocols = ", ".join(dict.fromkeys(result.protocol for result in others))
+        print(f"{len(others)} more results ({protocols}) are in the report")
+
+
+def _show_left_out(planned: Plan) -> None:
     for name, why in planned.skipped.items():
         # In full in the report: what is expected may be a list of every label.
         print(f"left out: {name}: {textwrap.shorten(why.removeprefix(f'task {name}: '), 160, placeholder=' …')}")

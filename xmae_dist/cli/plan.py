@@ -10,9 +10,9 @@ from typing import Annotated, Any, Literal
 import numpy as np
 import tyro
 from rich.console import Console
-from rich.table import Table
 
 from xmae_dist.cli.order_of_run import Order, OrderOptions, order_from
+from xmae_dist.cli.tables import table
 from xmae_dist.data.order.shuffle_quality import KnownSubjects, ShuffleQuality, shuffle_quality
 from xmae_dist.data.store.window_store import Segment
 
@@ -93,12 +93,13 @@ def _show(order: Order, args: Args, ids_KB: np.ndarray, console: Console) -> Non
             f"{found.cohorts:.1f} of {len(plan.cohorts)} cohorts (a perfect one: {found.perfect_cohorts:.1f}); "
             f"a batch draws on {found.stretches} stretches of {found.stretch_windows} windows"
         )
-    table = Table("step", "epoch", "cohorts", "window ids", title=f"rank {args.rank} of {args.world}")
+    columns = ("step", "epoch", "cohorts", "window ids")
+    shown = table(f"rank {args.rank} of {args.world}", columns, numbers=("step", "epoch"))
     for k, ids_B in enumerate(ids_KB):
         cohorts = ", ".join(f"{name} {n}" for name, n in sorted(_cohorts(order, ids_B).items()))
         step = args.step + k
-        table.add_row(f"{step:,}", str(plan.epoch_of(step)), cohorts, " ".join(map(str, ids_B.tolist())))
-    console.print(table)
+        shown.add_row(f"{step:,}", str(plan.epoch_of(step)), cohorts, " ".join(map(str, ids_B.tolist())))
+    console.print(shown)
 
 
 def _quality(order: Order, args: Args) -> ShuffleQuality:

@@ -9,8 +9,8 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from rich.console import Console
-from rich.table import Table
 
+from xmae_dist.cli.tables import table
 from xmae_dist.data.store.materialise import StoreConfig, materialise, missing_channel_hint
 from xmae_dist.data.store.window_store import WindowStore
 from xmae_dist.data.windows.spec import WindowSpec
@@ -103,19 +103,21 @@ def _summary(store: WindowStore, by: tuple[str, ...]) -> dict[str, Any]:
 
 def _show(store: WindowStore, console: Console, by: tuple[str, ...]) -> None:
     counts = store.counts()
-    table = Table("cohort", "split", "kept", "hours", "dropped", "by reason", title="Windows")
+    columns = ("cohort", "split", "kept", "hours", "dropped", "by reason")
+    windows = table("Windows", columns, numbers=("kept", "hours", "dropped"))
     for (cohort, split), reasons in store.dropped().items():
         kept = counts.get((cohort, split), 0)
         # Overlapping windows share samples: hours are those covered at least once, near enough.
         hours = kept * min(store.spec.stride_s, store.spec.window_s) / 3600
         by_reason = ", ".join(f"{name} {n}" for name, n in sorted(reasons.items(), key=lambda item: -item[1]))
-        table.add_row(cohort, split, f"{kept:,}", f"{hours:.1f}", f"{sum(reasons.values()):,}", by_reason)
-    console.print(table)
+        windows.add_row(cohort, split, f"{kept:,}", f"{hours:.1f}", f"{sum(reasons.values()):,}", by_reason)
+    console.print(windows)
     if groups := store.kept(by):
-        table = Table("label", "value", "recordings", "people", "kept", "low quality", "other", title="Kept, by label")
+        shares_of = ("recordings", "people", "kept", "low quality", "other")
+        labels = table("Kept, by label", ("label", "value", *shares_of), numbers=shares_of)
         for group in groups:
             possible = max(group.kept + group.low_quality + group.other, 1)
             shares = (f"{n / possible:.1%}" for n in (group.kept, group.low_quality, group.other))
-            table.add_row(group.label, group.group, f"{group.recordings:,}", f"{group.subjects:,}", *shares)
-        console.print(table)
+            labels.add_row(group.label, group.group, f"{group.recordings:,}", f"{group.subjects:,}", *shares)
+        console.print(labels)
     console.print(f"{store.n_windows:,} windows in {store.url}", soft_wrap=True)

@@ -31,10 +31,10 @@ from xmae_dist.train.checkpoints.state import Identity
 from xmae_dist.train.config import PretrainConfig, ResourceConfig, check, model_config
 from xmae_dist.train.observe.display import Display
 from xmae_dist.train.observe.startup import Marks, process_started_s
+from xmae_dist.train.observe.verdict import verdict
 from xmae_dist.train.survival.board import Board
 from xmae_dist.train.survival.grace import short_grace
 from xmae_dist.train.survival.lease import Held, hold
-from xmae_dist.train.validation.verdict import verdict
 
 _DRAW_EVERY_S = 60.0
 

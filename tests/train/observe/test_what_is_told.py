@@ -6,7 +6,7 @@ import pytest
 
 from xmae_dist.cli.pretrain import changed
 from xmae_dist.train.observe import display
-from xmae_dist.train.validation.verdict import verdict
+from xmae_dist.train.observe.verdict import verdict
 
 
 def _step(step: int, windows_per_s: float) -> dict[str, object]:
