@@ -55,7 +55,11 @@ def sentence(result: Result, group: Sequence[Result], found: Iterable[Comparison
         said = "better than" if beats_constant(result) else "not shown to be better than"
         parts.append(f"{said} a constant ({level:.{digits}f})")
     mine = [c for c in found if (c.task, c.encoder) == (result.task.name, result.encoder)]
-    for verdict, words in (("better", "better than"), ("worse", "worse than"), ("no difference shown", "level with")):
+    for verdict, words in (
+        ("better", "better than"),
+        ("worse", "worse than"),
+        ("no difference shown", "no difference shown from"),
+    ):
         if others := [c.against for c in mine if c.verdict == verdict]:
             parts.append(f"{words} {', '.join(others)}")
     return "; ".join(parts)

@@ -34,7 +34,7 @@ def render(
     groups, colour_of = by_task(results), figures.colours(results)
     titles = {name: group[0].task.title for name, group in groups.items()}
     parts = {
-        "Scores": [*_summary(groups), *_scores(groups, colour_of)],
+        "Scores": [_cards(results, groups), *_summary(groups), *_scores(groups, colour_of)],
         "Seen in pretraining": _seen(groups, known),
         "Windows kept": _kept(shares.get(results[0].store, [])),
         "Protocols": _protocols(results, groups),
@@ -48,27 +48,30 @@ def render(
         "Method": methods_section(results, skipped),
     }
     parts = {name: body for name, body in parts.items() if body}
-    body = [*_heading(results, groups), page.links(parts), *found_section(groups, found)]
+    body = [*_heading(results), page.links(parts), *found_section(groups, found)]
     for name, section in parts.items():
         body += [page.section(name, section)]
     return page.document(f"Evaluation: {results[0].suite_title}", body)
 
 
-def _heading(results: list[Result], groups: dict[str, list[Result]]) -> list[str]:
-    subjects = max(r.n_subjects for r in results)
-    cards = [
-        (str(len(groups)), "tasks"),
-        (str(len({r.encoder for r in results})), "encoders and controls"),
-        (f"{subjects:,}", "people at most in a task"),
-        (f"{sum(r.n_fits for r in results):,}", "models fitted"),
-    ]
-    boxes = "".join(f'<div class="card"><b>{page.text(n)}</b><span>{page.text(what)}</span></div>' for n, what in cards)
+def _heading(results: list[Result]) -> list[str]:
     return [
         f"<h1>{page.text(results[0].suite_title)}</h1>",
         '<p class="quiet">How well frozen encoders of the pulse wave (PPG) predict what is known of a person, '
         "on people whose labels the prediction never saw.</p>",
-        f'<div class="cards">{boxes}</div>',
     ]
+
+
+def _cards(results: list[Result], groups: dict[str, list[Result]]) -> str:
+    """How large the evaluation was."""
+    cards = [
+        (str(len(groups)), "tasks"),
+        (str(len({r.encoder for r in results})), "encoders and controls"),
+        (f"{max(r.n_subjects for r in results):,}", "people at most in a task"),
+        (f"{sum(r.n_fits for r in results):,}", "models fitted"),
+    ]
+    boxes = "".join(f'<div class="card"><b>{page.text(n)}</b><span>{page.text(what)}</span></div>' for n, what in cards)
+    return f'<div class="cards">{boxes}</div>'
 
 
 def _pretraining(pictures: list[tuple[str, bytes]]) -> list[str]:

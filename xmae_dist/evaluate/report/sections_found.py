@@ -47,7 +47,7 @@ def _lead(groups: dict[str, list[Result]], encoder: str, found: list[Comparison]
         if t.encoder == encoder
     )
     said = f"{encoder} is better than a constant prediction on {beaten} of {of} tasks"
-    lacking = f" It is not shown to be better than a constant on: {', '.join(none)}." if none else ""
+    lacking = f" It is not shown to be better than a constant on: {'; '.join(none)}." if none else ""
     return f"<b>{page.text(said)}</b>{page.text(f'; {against}' if against else '')}.{page.text(lacking)}"
 
 

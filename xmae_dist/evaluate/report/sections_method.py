@@ -5,10 +5,16 @@ from xmae_dist.evaluate.report import page
 from xmae_dist.evaluate.results import Result
 
 
+def named_encoders(results: list[Result]) -> list[tuple[str, str, str]]:
+    """(name, role, identity) of each encoder, controls last."""
+    named = dict.fromkeys((r.encoder, r.role, r.encoder_id) for r in results)
+    return sorted(named, key=lambda one: one[1] != "encoder")
+
+
 def encoders_section(results: list[Result], known: dict[str, Pretrained]) -> list[str]:
     """Which encoders these are: identity, bundle, and what they were pretrained on."""
     rows = []
-    for name, role, identity in dict.fromkeys((r.encoder, r.role, r.encoder_id) for r in results):
+    for name, role, identity in named_encoders(results):
         one = known.get(identity, Pretrained(trained=True))
         steps, windows = ("–" if n is None else f"{n:,}" for n in (one.steps, one.windows))
         rows.append(

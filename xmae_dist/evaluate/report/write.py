@@ -19,6 +19,7 @@ from xmae_dist.evaluate.encoders.pretrained import Pretrained, recalled
 from xmae_dist.evaluate.report import findings
 from xmae_dist.evaluate.report.compare import Comparison, comparisons, tallies
 from xmae_dist.evaluate.report.sections import render
+from xmae_dist.evaluate.report.sections_method import named_encoders
 from xmae_dist.evaluate.results import PREDICTION_COLUMNS, Result, ResultTable
 from xmae_dist.evaluate.transfer.matrix import Cell, lost
 from xmae_dist.evaluate.transfer.requests import CellTable, cell_row, home_of
@@ -77,16 +78,14 @@ def as_json(
 
 def _encoders(results: list[Result], known: dict[str, Pretrained]) -> list[dict[str, Any]]:
     """Name, role and identity of each encoder, its bundle, and what that states of its pretraining."""
-    named = dict.fromkeys((r.encoder, r.role, r.encoder_id) for r in results)
     return [
-        {
-            "name": name,
-            "role": role,
-            "id": identity,
-            **dataclasses.asdict(known.get(identity, Pretrained(trained=True))),
-        }
-        for name, role, identity in named
+        {"name": name, "role": role, "id": identity, **_stated(known.get(identity, Pretrained(trained=True)))}
+        for name, role, identity in named_encoders(results)
     ]
+
+
+def _stated(one: Pretrained) -> dict[str, Any]:
+    return {name: value for name, value in dataclasses.asdict(one).items() if name != "split"}
 
 
 def _against_constant(result: Result) -> dict[str, Any]:
