@@ -24,30 +24,30 @@ from xmae_dist.storage.corpus import Corpus
 
 @dataclass(frozen=True, kw_only=True)
 class Args:
-    """Pair recordings of one subject on different clocks by their heart beats and show the estimates.
+    """Align recordings of one subject that have different clocks by their heart beats, and show the estimates.
 
-    The work is spread over the Ray cluster (or this machine's cores). The estimates are stored in the corpus, in the
-    table `alignments`, as they are made: the same command again finds them there, and one that was killed goes on.
-    `xmae windows --arrival-prior-s` cuts windows with them. The constant that offset and pulse arrival time share is
-    set by the prior: arrival times of aligned pairs are not absolute.
+    The work is distributed over the Ray cluster, or over the cores of this machine. Each estimate is stored in the
+    table `alignments` of the corpus at once, so a killed command continues and a second one reads them. `xmae windows
+    --arrival-prior-s` uses them. The absolute delay between two devices cannot be measured: it is set to
+    --arrival-prior-s and must not be used as an arrival time.
     """
 
     corpus: str
     """URL of the corpus."""
     out: Path | None = None
-    """Folder for the pictures: each rejected pair, and a typical accepted one of each two cohorts."""
+    """Folder for pictures: each rejected pair, and one typical accepted pair for each two cohorts."""
     snapshot: int | None = None
     """Version of the corpus; the newest if not given."""
     target: str = "ecg"
     """Channel with R peaks, whose clock is the reference."""
     source: str = "ppg"
-    """Channel with pulses, brought onto that clock."""
+    """Channel with pulses, which is aligned to that clock."""
     max_offset_s: float = 130.0
-    """Largest difference of two clocks."""
+    """Largest difference of two clocks to search."""
     arrival_prior_s: float = 0.25
-    """Declared typical time from R peak to pulse foot."""
+    """Delay from R peak to pulse foot that is assumed for every pair."""
     max_pictures: int = 50
-    """Most rejected pairs that are drawn."""
+    """Largest number of rejected pairs to draw."""
     json: bool = False
     """Print one JSON object instead of tables."""
 

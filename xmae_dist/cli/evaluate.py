@@ -37,66 +37,66 @@ from xmae_dist.storage import uri
 
 @dataclass(frozen=True, kw_only=True)
 class Args:
-    """Probe frozen encoders on downstream tasks, beside a random-weight encoder and pulse features.
+    """Fit probes on frozen encoders for downstream tasks, with a random-weight encoder and pulse features as controls.
 
-    Labels and folds are checked before anything is fitted. Fits run as Ray tasks; each result is committed once, so
-    the same command again computes only what is missing. Ends with a report (HTML, JSON, Parquet) under OUT/report.
+    Labels and folds are checked before any fit. Fits run as Ray tasks. Each result is committed once, so the same
+    command again computes only what is missing. Writes a report (HTML, JSON, Parquet) to OUT/report.
     """
 
     windows: str
-    """URL of a window store, or of the folder that holds it."""
+    """URL of a window store, or of the folder with window stores."""
     out: str
-    """URL under which embeddings, results and the report are kept."""
+    """URL for embeddings, results and the report."""
     bundle: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
-    """URL of an encoder bundle, or name=URL; may be given several times. The first is the one controls copy."""
+    """URL of an encoder bundle, or name=URL; may be given several times. The random control copies the first one."""
     control: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
-    """name=URL of a bundle to stand beside as a control; may be given several times."""
+    """name=URL of a bundle to use as a control; may be given several times."""
     readout: str = ""
-    """How the tokens of every bundle and of the random control become an embedding: mean, mean_std, extremes, quantiles
-    or spectrum (docs/model.md). Empty: as each bundle states."""
+    """How embeddings are computed from tokens, for every bundle and the random control: mean, mean_std, extremes,
+    quantiles or spectrum (docs/model.md). Empty: as stated in each bundle."""
     protocols: tuple[str, ...] = ("linear",)
-    """linear (probe), knn, few (the probe with few labelled people), finetune; any of them."""
+    """One or more of linear (probe), knn, few (the probe with few labelled people), finetune."""
     cohorts: tuple[str, ...] = ()
-    """Only windows of these cohorts."""
+    """Use only windows of these cohorts."""
     suite: str = "simulated"
     """A built-in suite of tasks, or the URL of a .toml file."""
     corpus: str = ""
-    """URL of the corpus: chooses (or makes) the window store of its newest snapshot, with the first bundle's
-    specification and split, where --windows holds several."""
+    """URL of the corpus: finds or creates, below --windows, the store of its newest snapshot with the specification and
+    split of the first bundle."""
     tasks: tuple[str, ...] = ()
-    """Only these tasks of the suite."""
+    """Use only these tasks of the suite."""
     run: str = ""
-    """URL of the pretraining run whose figures the report shows."""
+    """URL of a pretraining run, to include its figures in the report."""
     seed: int = 0
-    """Decides folds, bootstrap draws, sampled windows and the random control."""
+    """Determines folds, bootstrap draws, sampled windows and the random control."""
     splits: tuple[str, ...] = SPLITS
-    """Splits of the window store whose subjects take part. Without train only where every bundle was pretrained under
-    the store's split, so that pretraining saw none of them."""
+    """Splits of the window store whose subjects are used. Leaving out train needs bundles that were pretrained with the
+    split of the store, so that pretraining saw none of these subjects."""
     replicates: int = 1000
     """Bootstrap draws of subjects."""
     max_windows_per_subject: int = 100
-    """Windows of a subject in a window-level task, chosen by hash; 0 takes all."""
+    """Largest number of windows of a subject in a window-level task, chosen by a hash; 0: all."""
     transfer_by: tuple[str, ...] = ()
-    """Train on one device and test on the others, as a matrix: cohort, device or body_site (these two with --corpus),
-    or any label of the windows, such as site.
+    """Train on one condition and test on the others, as a matrix, by cohort, device or body_site (the last two need
+    --corpus), or by any label of the windows, such as site.
     """
     degrade: tuple[str, ...] = ()
-    """Test on degraded windows: rate, noise or motion, each with levels if you like (rate=50,25 noise=10,0)."""
+    """Test on degraded windows: rate, noise or motion, optionally with levels (rate=50,25 noise=10,0)."""
     max_windows_per_recording: int = 0
-    """Windows of a recording that take part at all, evenly spaced; 0 takes all. Fewer make embedding shorter."""
+    """Largest number of windows of a recording to use, evenly spaced; 0: all. Fewer make embedding faster."""
     gpus: float | None = None
-    """GPUs of each task that embeds or fine-tunes, which Ray must give it (0.25 packs four on one); 0: CPUs alone.
-    None: 0.25 where the cluster has GPUs that are free, else 0."""
+    """GPUs of each embedding or fine-tuning task: 0.25 places four on one GPU; 0: CPUs only. None: 0.25 if the cluster
+    has free GPUs, else 0."""
     skip_unusable: bool = False
-    """Leave out tasks whose labels cannot be evaluated, naming them, instead of stopping."""
+    """Report and leave out tasks whose labels cannot be evaluated, instead of stopping."""
     follow: str = ""
-    """URL of a pretraining run: evaluate each of its checkpoints as it appears, beside the training."""
+    """URL of a pretraining run: evaluate each of its checkpoints as it appears, during training."""
     last_step: int | None = None
     """With --follow: stop after the checkpoint of this step."""
     poll_s: float = 20.0
-    """With --follow: seconds between looks for new checkpoints."""
+    """With --follow: seconds between checks for new checkpoints."""
     patience_s: float = 3600.0
-    """With --follow: stop when none came for so long."""
+    """With --follow: stop if no checkpoint appears for this time."""
     json: bool = False
     """Print results as JSON instead of a table."""
 

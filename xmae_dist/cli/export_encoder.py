@@ -17,11 +17,11 @@ from xmae_dist.storage import uri
 
 @dataclass(frozen=True, kw_only=True)
 class Args:
-    """Writes the encoder of a bundle as one file that needs neither this package nor, as ONNX, torch: windows in,
-    embeddings out, at any batch size. Its embeddings are compared with the model's before it is written.
+    """Write the encoder of a bundle as one file that runs without this package and, as ONNX, without torch.
 
-    Windows must be prepared as in pretraining (rate, filter, scaling): the window specification is in the file, under
-    the name `xmae`.
+    The file computes embeddings from windows, at any batch size. Before it is written, its embeddings are compared with
+    those of the model. Windows must be prepared as in pretraining (rate, filter, scaling): the window specification is
+    stored in the file, under the name `xmae`.
     """
 
     bundle: Annotated[str, tyro.conf.Positional]

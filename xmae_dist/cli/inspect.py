@@ -34,9 +34,9 @@ class Args:
     cohort: str | None = None
     """Only this cohort."""
     picture: Path | None = None
-    """Where a picture goes (hours, quality, example traces), such as corpus.png; none is drawn unless told."""
+    """File for a picture (hours, quality, example traces), such as corpus.png. None: no picture."""
     windows: int = 24
-    """Windows of every channel of every cohort that the quality overview looks at; 0 for no overview."""
+    """Number of windows to sample for the quality overview, for each channel and cohort; 0: no overview."""
     json: bool = False
     """Print JSON instead of tables."""
 

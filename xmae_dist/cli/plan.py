@@ -21,26 +21,26 @@ _SAMPLED_PARTS = 32
 
 @dataclass(frozen=True, kw_only=True)
 class Args:
-    """Show which windows a rank sees at a step, without reading any, and how diverse batches are.
+    """Show which windows a rank uses at a step, and how well batches are shuffled. No window is read.
 
-    The order is a function of the store, the seed, the batch and the mixture alone: a step holds the same windows
-    for every number of ranks. Exit status: 0 shown, 2 no such store, run, step or rank.
+    The order depends only on store, seed, batch and mixture, so a step has the same windows for any number of ranks.
+    Exit status: 0 shown, 2 no such store, run, step or rank.
     """
 
     action: Annotated[Literal["show", "fingerprint"], tyro.conf.Positional]
-    """show: the windows of a step; fingerprint: what names the order."""
+    """show: the windows of a step; fingerprint: an identifier of the order."""
     order: tyro.conf.OmitArgPrefixes[OrderOptions]
     step: int = 0
     """First step to show."""
     steps: int = 1
-    """How many steps to show."""
+    """Number of steps to show."""
     world: int = 1
     """Number of ranks."""
     rank: int = 0
-    """Rank whose share is shown."""
+    """Rank to show."""
     quality: Literal["none", "sample", "all"] = "sample"
-    """Say how good the shuffle is: from the subjects of a sample of parts, or of all, which reads the subject of every
-    window of the store."""
+    """Also show how well batches are shuffled, from the subjects of a sample of parts, or of all parts (reads the
+    subject of every window)."""
     json: bool = False
     """Print one JSON object."""
 

@@ -37,8 +37,8 @@ def parse(argv: Sequence[str]) -> Args:
     config = tyro.cli(
         PretrainConfig,
         prog=f"xmae pretrain {name}",
-        description=f"{RECIPES[name][0]}. Also: --dry-run prints the whole configuration and stops; --json prints the "
-        "outcome as JSON.",
+        description=f"Recipe {name}: {RECIPES[name][0]}\n\n--dry-run prints the whole configuration and stops; --json "
+        "prints the outcome as JSON.",
         default=default,
         args=[word for word in rest if word not in flags],
     )
@@ -87,6 +87,6 @@ def _overview() -> str:
     return (
         "usage: xmae pretrain RECIPE --corpus URL --run URL [--windows URL] [--section.option value ...]\n\n"
         f"recipes:\n{rows}\n\n"
-        "`xmae pretrain RECIPE --help` lists every option with the recipe's values. The same command again goes on\n"
-        "from the newest complete checkpoint."
+        "`xmae pretrain RECIPE --help` lists every option with the recipe's values. The same command again\n"
+        "continues from the newest complete checkpoint."
     )

@@ -12,11 +12,11 @@ from xmae_dist.storage import uri
 
 @dataclass(frozen=True, kw_only=True)
 class Args:
-    """Embed whatever is new since the last time: one commit per cohort with something new.
+    """Write embeddings of all recordings that are new or changed: one commit for each cohort with something new.
 
-    With nothing new it reads what the logs of corpus and table state, no rows, says so and exits 0, so it may run as
-    often as you like: from cron, as a KubeRay RayCronJob, or after every ingest. Whoever was withdrawn from the corpus
-    leaves the rows of every bundle in the table, not only of this one.
+    If nothing is new, only the logs of corpus and table are read and the exit status is 0. So it may run as often as
+    you like: from cron, as a KubeRay RayCronJob, or after every ingest. Rows of people who were withdrawn from the
+    corpus are removed, for every bundle in the table.
     """
 
     corpus: str
@@ -26,10 +26,10 @@ class Args:
     table: str
     """URL of the embedding table; made if there is none."""
     max_actors: int = 64
-    """Encoding actors at most; there are never more than batches of recordings."""
+    """Largest number of encoding processes (Ray actors); never more than batches of recordings."""
     gpus: float | None = None
-    """GPUs of each actor, which Ray must give it (0.25 packs four actors on one); 0: CPUs alone. None: 0.25 where the
-    cluster has GPUs that are free, else 0."""
+    """GPUs of each process: 0.25 places four on one GPU; 0: CPUs only. None: 0.25 if the cluster has free GPUs, else
+    0."""
     json: bool = False
     """Print what was done as JSON."""
 
