@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: help setup demo challenge2015 test test-slow test-lowest test-newest lint format types bench align-study model-study reconstruction-study cluster clean
+.PHONY: help setup demo challenge2015 test test-slow test-lowest test-newest lint format types docs pictures bench align-study model-study reconstruction-study cluster clean
 .DEFAULT_GOAL := help
 
 help:  ## show this list
@@ -51,15 +51,22 @@ test-newest: $(READY)  ## the tests on the newest versions that pyproject.toml a
 	OMP_NUM_THREADS=1 $(NEWEST)/bin/python -m pytest $(BOUND_TESTS) $(PYTEST_ARGS)
 
 lint: $(READY)  ## ruff: style and likely defects
-	$(BIN)/ruff check xmae_dist jobs tests bench cluster
-	$(BIN)/ruff format --check xmae_dist jobs tests bench cluster
+	$(BIN)/ruff check xmae_dist jobs tests bench cluster docs-site
+	$(BIN)/ruff format --check xmae_dist jobs tests bench cluster docs-site
 
 format: $(READY)  ## rewrite the code the way `make lint` wants it
-	$(BIN)/ruff check --fix xmae_dist jobs tests bench cluster
-	$(BIN)/ruff format xmae_dist jobs tests bench cluster
+	$(BIN)/ruff check --fix xmae_dist jobs tests bench cluster docs-site
+	$(BIN)/ruff format xmae_dist jobs tests bench cluster docs-site
 
 types: $(READY)  ## mypy
 	$(BIN)/mypy
+
+docs: $(READY)  ## the documentation site in build/docs, with a page for each command; fails on a broken link
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
+	@echo build/docs/index.html
+
+pictures: $(READY)  ## every picture of the product, from small simulated data, in pictures-out
+	OMP_NUM_THREADS=1 $(BIN)/python -m xmae_dist.testing.pictures
 
 bench: $(READY)  ## the tables of bench/, each file paired within one run
 	@for file in bench/*.py; do echo "== $$file"; OMP_NUM_THREADS=1 $(BIN)/python $$file || exit 1; done
@@ -77,4 +84,4 @@ cluster: $(READY)  ## a local Ray cluster and an S3 server to play with, until C
 	$(BIN)/python cluster/local.py $(OPTIONS)
 
 clean:  ## remove what the targets made
-	rm -rf $(VENV) $(LOWEST) $(NEWEST) demo-out challenge2015-out model-study-out reconstruction-study-out build dist *.egg-info
+	rm -rf $(VENV) $(LOWEST) $(NEWEST) demo-out pictures-out challenge2015-out model-study-out reconstruction-study-out build dist *.egg-info

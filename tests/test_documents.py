@@ -9,6 +9,7 @@ import re
 from pathlib import Path
 
 import pytest
+from markdown.extensions.toc import slugify, unique
 
 from xmae_dist.cli.main import COMMANDS, main
 
@@ -35,6 +36,21 @@ def _help(name: str) -> str:
     with contextlib.redirect_stdout(said), contextlib.suppress(SystemExit):
         main(argv)
     return said.getvalue()
+
+
+def _anchored(document: Path) -> list[tuple[Path, str]]:
+    """(document, anchor) of the links of a document to a heading."""
+    found = re.findall(r"\]\((?!https?:)([^)#\s]*)#([^)\s]+)\)", _text(document))
+    return [(document.parent / link if link else document, anchor) for link, anchor in found]
+
+
+def _anchors(document: Path) -> set[str]:
+    """Anchors of the headings of a document, as Markdown makes them."""
+    outside_code = re.sub(r"^```.*?^```", "", _text(document), flags=re.MULTILINE | re.DOTALL)
+    taken: set[str] = set()
+    for heading in re.findall(r"^#+ (.+)$", outside_code, flags=re.MULTILINE):
+        unique(slugify(re.sub(r"[`*]", "", heading), "-"), taken)
+    return taken
 
 
 def test_there_are_documents() -> None:
@@ -66,6 +82,8 @@ def test_links_lead_somewhere(document: Path) -> None:
     links = re.findall(r"\]\((?!https?:|#)([^)#\s]+)", _text(document))
     missing = [link for link in links if not (document.parent / link).exists()]
     assert not missing, f"links to nothing: {missing}"
+    nowhere = [f"{link}#{anchor}" for link, anchor in _anchored(document) if anchor not in _anchors(link)]
+    assert not nowhere, f"links to no heading: {nowhere}"
     named = re.findall(r"`((?:docs|bench|tests|storage|cluster|jobs)/[\w/.-]+\.\w+)(?:::\w+)?`", _text(document))
     missing = [path for path in named if not (PROJECT / path).exists()]
     assert not missing, f"names files that are not there: {missing}"

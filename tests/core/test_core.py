@@ -83,7 +83,16 @@ def test_progress_without_a_terminal_tells_rate_and_remaining_time(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     shown = Progress("ingest", 10, "records", every_s=0.0)
-    shown.advance(4)
+    shown.advance(1)
+    shown.advance(3)
     shown.close()
     said = capsys.readouterr().err
     assert "ingest: 4/10 records" in said and "s left" in said
+
+
+def test_the_first_of_a_few_things_says_nothing_of_the_time_left(capsys: pytest.CaptureFixture[str]) -> None:
+    shown = Progress("embed", 18, "batches", every_s=0.0)
+    shown.advance()
+    assert "s left" not in capsys.readouterr().err
+    shown.advance()
+    assert "s left" in capsys.readouterr().err

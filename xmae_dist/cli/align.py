@@ -12,7 +12,6 @@ from urllib.parse import quote
 
 import numpy as np
 from rich.console import Console
-from rich.table import Table
 
 from xmae_dist.core.errors import InputError
 from xmae_dist.data.clocks.alignment import PairEstimate
@@ -25,30 +24,30 @@ from xmae_dist.storage.corpus import Corpus
 
 @dataclass(frozen=True, kw_only=True)
 class Args:
-    """Pair recordings of one subject on different clocks by their heart beats and show the estimates.
+    """Align recordings of one subject that have different clocks by their heart beats, and show the estimates.
 
-    The work is spread over the Ray cluster (or this machine's cores). The estimates are stored in the corpus, in the
-    table `alignments`, as they are made: the same command again finds them there, and one that was killed goes on.
-    `xmae windows --arrival-prior-s` cuts windows with them. The constant that offset and pulse arrival time share is
-    set by the prior: arrival times of aligned pairs are not absolute.
+    The work is distributed over the Ray cluster, or over the cores of this machine. Each estimate is stored in the
+    table `alignments` of the corpus at once, so a killed command continues and a second one reads them. `xmae windows
+    --arrival-prior-s` uses them. The absolute delay between two devices cannot be measured: it is set to
+    --arrival-prior-s and must not be used as an arrival time.
     """
 
     corpus: str
     """URL of the corpus."""
     out: Path | None = None
-    """Folder for the pictures: each rejected pair, and a typical accepted one of each two cohorts."""
+    """Folder for pictures: each rejected pair, and one typical accepted pair for each two cohorts."""
     snapshot: int | None = None
     """Version of the corpus; the newest if not given."""
     target: str = "ecg"
     """Channel with R peaks, whose clock is the reference."""
     source: str = "ppg"
-    """Channel with pulses, brought onto that clock."""
+    """Channel with pulses, which is aligned to that clock."""
     max_offset_s: float = 130.0
-    """Largest difference of two clocks."""
+    """Largest difference of two clocks to search."""
     arrival_prior_s: float = 0.25
-    """Declared typical time from R peak to pulse foot."""
+    """Delay from R peak to pulse foot that is assumed for every pair."""
     max_pictures: int = 50
-    """Most rejected pairs that are drawn."""
+    """Largest number of rejected pairs to draw."""
     json: bool = False
     """Print one JSON object instead of tables."""
 
@@ -122,32 +121,32 @@ def _summary(found: list[PairEstimate], url: str, pictures: list[Path]) -> dict[
 
 
 def _show(found: list[PairEstimate], url: str, pictures: list[Path], console: Console) -> None:
-    table = Table("subject", "source", "target", "result", title="Pairs", title_justify="left")
-    for heading in ("offset (s)", "drift (ppm)", "residual (ms)", "lag ± (ms)", "matched"):
-        table.add_column(heading, justify="right")
     for one in found:
-        table.add_row(*_cells(one))
-    console.print(table)
+        console.print("\n  ".join(_lines(one)), soft_wrap=True)
     accepted = sum(one.found.accepted for one in found)
     reasons = ", ".join(f"{reason} {n}" for reason, n in _reasons(found).items())
     console.print(f"{accepted} of {len(found)} pairs accepted" + (f"; rejected: {reasons}" if reasons else ""))
-    console.print(f"arrival time is the prior, {found[0].found.arrival_prior_s:g} s: not absolute")
+    console.print(
+        f"the delay between devices cannot be measured: it is set to {found[0].found.arrival_prior_s:g} s "
+        "(--arrival-prior-s) and is no arrival time",
+        soft_wrap=True,
+    )
     console.print(f"estimates: {url}", soft_wrap=True)
     for path in pictures:
         console.print(f"picture: {path}", soft_wrap=True)
 
 
-def _cells(one: PairEstimate) -> list[str]:
+def _lines(one: PairEstimate) -> list[str]:
+    """A pair in lines that a narrow terminal need not cut: what became of it, its recordings, its numbers."""
     found = one.found
-    named = [one.subject_id, one.source_recording, one.target_recording, found.reason or "accepted"]
+    became = "accepted" if found.accepted else f"rejected: {found.reason}"
+    lines = [f"{one.subject_id}: {became}", f"{one.source_recording} on {one.target_recording}"]
     if not found.segments:
-        return [*named, *["–"] * 5]
+        return lines
     drift = " → ".join(f"{drift_ppm:.1f}" for *_, drift_ppm in found.segments)
     return [
-        *named,
-        f"{found.offset_s:.3f}",
-        f"{drift} ± {found.drift_std_ppm:.1f}",
-        f"{1e3 * found.residual_s:.1f}",
-        f"{1e3 * found.lag_std_s:.1f}",
-        f"{found.matched_fraction:.0%}",
+        *lines,
+        f"offset {found.offset_s:.3f} s, drift {drift} ± {found.drift_std_ppm:.1f} ppm",
+        f"residual {1e3 * found.residual_s:.1f} ms, lag ± {1e3 * found.lag_std_s:.1f} ms, "
+        f"{found.matched_fraction:.0%} of beats matched",
     ]

@@ -14,6 +14,7 @@ from xmae_dist.signals.align import Alignment
 from xmae_dist.signals.arrival import arrival_s
 from xmae_dist.signals.defects import fill_gaps
 from xmae_dist.signals.filter import bandpass
+from xmae_dist.storage.index import IndexRow
 
 _TARGET, _SOURCE, _FIT = "#d62828", "#457b9d", "#264653"
 _NEAR_S = 0.25
@@ -27,30 +28,50 @@ def draw(path: Path, pair: Candidate, one: PairEstimate) -> None:
     figure = Figure(figsize=(11, 8), layout="constrained")
     rates, lags, excerpt = figure.subplots(3, 1)
     told_s = found.to_reference(beats.source_s) if found.segments else beats.source_s
-    _draw_rates(rates, beats.target_s, told_s, fitted=bool(found.segments))
-    _draw_lags(lags, beats, told_s, found)
+    target, source = _device(pair.target_row, one.target_cohort), _device(pair.source_row, one.source_cohort)
+    devices = [(target, beats.target_s, _TARGET), (source, told_s, _SOURCE)]
+    _draw_rates(rates, devices, clock=target if found.segments else "")
+    _draw_lags(lags, beats, told_s, found, target, pair.config.align.max_residual_s)
     ready = aligned(pair, one)
     if ready is None:
         excerpt.set_axis_off()
         excerpt.text(0.5, 0.5, f"not used: {found.reason}", ha="center", va="center", color=_TARGET)
     else:
-        _draw_excerpt(excerpt, ready, beats.target_s, told_s)
+        _draw_excerpt(
+            excerpt,
+            ready,
+            beats.target_s,
+            told_s,
+            f"{pair.config.target} of {target}, {pair.config.source} of {source}",
+        )
     state = "accepted" if found.accepted else f"rejected: {found.reason}"
-    figure.suptitle(f"{one.subject_id}   {one.source_recording} on {one.target_recording}\n{state}", fontsize=10)
-    figure.savefig(path, dpi=100)
+    figure.suptitle(
+        f"{one.subject_id}: {source} on the clock of {target}, {state}\n"
+        f"{one.source_recording} on {one.target_recording}",
+        fontsize=9,
+    )
+    figure.savefig(path, dpi=130)
 
 
-def _draw_rates(axes: Axes, target_s: np.ndarray, told_s: np.ndarray, *, fitted: bool) -> None:
-    for at_s, name, colour in ((target_s, "target", _TARGET), (told_s, "source", _SOURCE)):
+def _device(row: IndexRow, cohort: str) -> str:
+    """What a recording was made with, as far as its source told."""
+    return row.device or cohort
+
+
+def _draw_rates(axes: Axes, devices: list[tuple[str, np.ndarray, str]], *, clock: str) -> None:
+    """Heart rate by each device; `clock`: whose clock all times are of, where a clock was fitted."""
+    for name, at_s, colour in devices:
         if at_s.size > 1:
             axes.plot(at_s[1:] / 60, 60 / np.maximum(np.diff(at_s), 0.2), ".", ms=2, color=colour, label=name)
     axes.set_ylim(30, 180)
     axes.set_ylabel("beats / min")
-    axes.set_xlabel("min on the target's clock" if fitted else "min, each by its own clock")
-    axes.legend(loc="upper right", fontsize=8)
+    axes.set_xlabel(f"minutes on the clock of {clock}" if clock else "minutes, each by its own clock")
+    axes.legend(loc="lower right", bbox_to_anchor=(1.0, 1.0), ncols=2, fontsize=8, markerscale=4, frameon=False)
 
 
-def _draw_lags(axes: Axes, beats: PairBeats, told_s: np.ndarray, found: Alignment) -> None:
+def _draw_lags(
+    axes: Axes, beats: PairBeats, told_s: np.ndarray, found: Alignment, clock: str, most_residual_s: float
+) -> None:
     """What is left of the lag once the fit is taken out, for each beat and its nearest; the fit is the line at 0."""
     if not found.segments or beats.target_s.size < 2:
         axes.set_axis_off()
@@ -67,14 +88,15 @@ def _draw_lags(axes: Axes, beats: PairBeats, told_s: np.ndarray, found: Alignmen
     drift = " → ".join(f"{drift_ppm:.1f}" for *_, drift_ppm in found.segments)
     axes.set_title(
         f"offset {found.offset_s:.3f} s, drift {drift} ± {found.drift_std_ppm:.1f} ppm, "
-        f"residual {1e3 * found.residual_s:.1f} ms, matched {found.matched_fraction:.0%}",
+        f"residual {1e3 * found.residual_s:.1f} ms (accepted up to {1e3 * most_residual_s:.0f}), "
+        f"matched {found.matched_fraction:.0%}",
         fontsize=9,
     )
     axes.set_ylabel("beat lag − fit (ms)")
-    axes.set_xlabel("min on the target's clock")
+    axes.set_xlabel(f"minutes on the clock of {clock}")
 
 
-def _draw_excerpt(axes: Axes, ready: AlignedPair, target_s: np.ndarray, told_s: np.ndarray) -> None:
+def _draw_excerpt(axes: Axes, ready: AlignedPair, target_s: np.ndarray, told_s: np.ndarray, signals: str) -> None:
     start_s = _quiet(ready.span_s, target_s, told_s)
     row = ready.pair.target_row
     rate_hz = row.rate_hz
@@ -91,7 +113,7 @@ def _draw_excerpt(axes: Axes, ready: AlignedPair, target_s: np.ndarray, told_s: 
             axes.axvline(beat_s, color=colour, lw=0.6, alpha=0.6)
     axes.set_yticks([])
     axes.set_xlim(start_s, start_s + _EXCERPT_S)
-    axes.set_xlabel("s on the target's clock; lines are R peaks and pulse feet")
+    axes.set_xlabel(f"seconds: {signals}; lines are R peaks and pulse feet")
 
 
 def _quiet(span_s: tuple[float, float], target_s: np.ndarray, told_s: np.ndarray) -> float:

@@ -15,19 +15,19 @@ from xmae_dist.core.errors import InputError
 
 @dataclass(frozen=True, kw_only=True)
 class Args:
-    """List the steps at which a subject was seen.
+    """List the training steps that used a subject.
 
-    The order is a pure function, so this is computed, not logged. Exit status: 0 listed (also where the subject
-    was never seen, because it is held out), 2 no such subject, store or run.
+    The order is a pure function, so the steps are computed, not read from a log. Exit status: 0 listed (also if the
+    subject is held out and no step used it), 2 no such subject, store or run.
     """
 
     subject: str
     """Subject id, as in the corpus index."""
     order: tyro.conf.OmitArgPrefixes[OrderOptions]
     steps: int | None = None
-    """Steps to look through, from 0. None: those of the run, or one epoch."""
+    """Number of steps to search, from step 0. None: all steps of the run, or one epoch."""
     json: bool = False
-    """Print every step with the window ids seen at it."""
+    """Print every step with the ids of the windows used."""
 
 
 def run(args: Args) -> int:

@@ -17,10 +17,10 @@ from xmae_dist.storage import uri
 
 @dataclass(frozen=True, kw_only=True)
 class Args:
-    """Embed one cohort with an exported encoder, in one commit to a Delta table.
+    """Write embeddings of one cohort to a Delta table, in one commit.
 
-    Only recordings that the table does not hold for this bundle and window specification are read. The same command
-    again does nothing; a killed one goes on where it was.
+    Only recordings that are not in the table yet, for this bundle and window specification, are read. The same command
+    again does nothing; a killed command continues.
     """
 
     corpus: str
@@ -32,12 +32,12 @@ class Args:
     table: str
     """URL of the embedding table; made if there is none."""
     cohort: str
-    """Which cohort."""
+    """Name of the cohort."""
     max_actors: int = 64
-    """Encoding actors at most; there are never more than batches of recordings."""
+    """Largest number of encoding processes (Ray actors); never more than batches of recordings."""
     gpus: float | None = None
-    """GPUs of each actor, which Ray must give it (0.25 packs four actors on one); 0: CPUs alone. None: 0.25 where the
-    cluster has GPUs that are free, else 0."""
+    """GPUs of each process: 0.25 places four on one GPU; 0: CPUs only. None: 0.25 if the cluster has free GPUs, else
+    0."""
     json: bool = False
     """Print what was done as JSON."""
 

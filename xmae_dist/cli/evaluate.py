@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shutil
 import textwrap
 from dataclasses import dataclass
 from typing import Annotated
@@ -21,7 +22,8 @@ from xmae_dist.evaluate.encoders.frozen import resolve
 from xmae_dist.evaluate.encoders.pretrained import Pretrained, check_unseen, pretrained, recalled, remember
 from xmae_dist.evaluate.encoders.spec import EncoderSpec, parse_bundles, with_controls
 from xmae_dist.evaluate.fanout import run_fits, run_rows
-from xmae_dist.evaluate.report.compare import comparisons, tallies
+from xmae_dist.evaluate.report import findings
+from xmae_dist.evaluate.report.compare import Comparison, by_task, comparisons, tallies
 from xmae_dist.evaluate.report.write import as_json, write_report
 from xmae_dist.evaluate.results import Result
 from xmae_dist.evaluate.run import EvaluateConfig, Plan, find_store, plan
@@ -35,69 +37,69 @@ from xmae_dist.storage import uri
 
 @dataclass(frozen=True, kw_only=True)
 class Args:
-    """Probe frozen encoders on downstream tasks, beside a random-weight encoder and pulse features.
+    """Fit probes on frozen encoders for downstream tasks, with a random-weight encoder and pulse features as controls.
 
-    Labels and folds are checked before anything is fitted. Fits run as Ray tasks; each result is committed once, so
-    the same command again computes only what is missing. Ends with a report (HTML, JSON, Parquet) under OUT/report.
+    Labels and folds are checked before any fit. Fits run as Ray tasks. Each result is committed once, so the same
+    command again computes only what is missing. Writes a report (HTML, JSON, Parquet) to OUT/report.
     """
 
     windows: str
-    """URL of a window store, or of the folder that holds it."""
+    """URL of a window store, or of the folder with window stores."""
     out: str
-    """URL under which embeddings, results and the report are kept."""
+    """URL for embeddings, results and the report."""
     bundle: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
-    """URL of an encoder bundle, or name=URL; may be given several times. The first is the one controls copy."""
+    """URL of an encoder bundle, or name=URL; may be given several times. The random control copies the first one."""
     control: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
-    """name=URL of a bundle to stand beside as a control; may be given several times."""
+    """name=URL of a bundle to use as a control; may be given several times."""
     readout: str = ""
-    """How the tokens of every bundle and of the random control become an embedding: mean, mean_std, extremes, quantiles
-    or spectrum (docs/model.md). Empty: as each bundle states."""
+    """How embeddings are computed from tokens, for every bundle and the random control: mean, mean_std, extremes,
+    quantiles or spectrum (docs/model.md). Empty: as stated in each bundle."""
     protocols: tuple[str, ...] = ("linear",)
-    """linear (probe), knn, few (the probe with few labelled people), finetune; any of them."""
+    """One or more of linear (probe), knn, few (the probe with few labelled people), finetune."""
     cohorts: tuple[str, ...] = ()
-    """Only windows of these cohorts."""
+    """Use only windows of these cohorts."""
     suite: str = "simulated"
     """A built-in suite of tasks, or the URL of a .toml file."""
     corpus: str = ""
-    """URL of the corpus: chooses (or makes) the window store of its newest snapshot, with the first bundle's
-    specification and split, where --windows holds several."""
+    """URL of the corpus: finds or creates, below --windows, the store of its newest snapshot with the specification and
+    split of the first bundle."""
     tasks: tuple[str, ...] = ()
-    """Only these tasks of the suite."""
+    """Use only these tasks of the suite."""
     run: str = ""
-    """URL of the pretraining run whose figures the report shows."""
+    """URL of a pretraining run, to include its figures in the report."""
     seed: int = 0
-    """Decides folds, bootstrap draws, sampled windows and the random control."""
+    """Determines folds, bootstrap draws, sampled windows and the random control."""
     splits: tuple[str, ...] = SPLITS
-    """Splits of the window store whose subjects take part. Without train only where every bundle was pretrained under
-    the store's split, so that pretraining saw none of them."""
+    """Splits of the window store whose subjects are used. Leaving out train needs bundles that were pretrained with the
+    split of the store, so that pretraining saw none of these subjects."""
     replicates: int = 1000
     """Bootstrap draws of subjects."""
     max_windows_per_subject: int = 100
-    """Windows of a subject in a window-level task, chosen by hash; 0 takes all."""
+    """Largest number of windows of a subject in a window-level task, chosen by a hash; 0: all."""
     transfer_by: tuple[str, ...] = ()
-    """Train on one device and test on the others, as a matrix: cohort, device or body_site (these two with --corpus),
-    or any label of the windows, such as site.
+    """Train on one condition and test on the others, as a matrix, by cohort, device or body_site (the last two need
+    --corpus), or by any label of the windows, such as site.
     """
     degrade: tuple[str, ...] = ()
-    """Test on degraded windows: rate, noise or motion, each with levels if you like (rate=50,25 noise=10,0)."""
+    """Test on degraded windows: rate, noise or motion, optionally with levels (rate=50,25 noise=10,0)."""
     max_windows_per_recording: int = 0
-    """Windows of a recording that take part at all, evenly spaced; 0 takes all. Fewer make embedding shorter."""
+    """Largest number of windows of a recording to use, evenly spaced; 0: all. Fewer make embedding faster."""
     pooling: str = "mean"
-    """What the windows of a recording or a person come to: mean, or moments (mean, standard deviation, least and
-    largest of each feature: a mean hides rare beats)."""
+    """How windows of a recording or a person are combined: mean, or moments (mean, standard deviation, smallest and
+    largest value of each feature: a mean hides rare beats)."""
     gpus: float | None = None
-    """GPUs of each task that embeds or fine-tunes, which Ray must give it (0.25 packs four on one); 0: CPUs alone.
-    None: 0.25 where the cluster has GPUs that are free, else 0."""
+    """GPUs of each embedding or fine-tuning task: 0.25 places four on one GPU; 0: CPUs only. None: 0.25 if the cluster
+    has free GPUs, else 0."""
     skip_unusable: bool = False
-    """Leave out tasks whose labels cannot be evaluated, naming them, instead of stopping."""
+    """Report and leave out tasks whose labels cannot be evaluated, instead of stopping."""
     follow: str = ""
-    """URL of a pretraining run: evaluate each of its checkpoints as it appears, beside the training."""
+    """URL of a pretraining run: evaluate each of its checkpoints as it appears, during training."""
     last_step: int | None = None
     """With --follow: stop after the checkpoint of this step."""
     poll_s: float = 20.0
-    """With --follow: seconds between looks for new checkpoints."""
+    """With --follow: seconds between checks for new checkpoints."""
     patience_s: float = 3600.0
-    """With --follow: stop when none came for so long."""
+    """With --follow: stop if no checkpoint appears for this time."""
     json: bool = False
     """Print results as JSON instead of a table."""
 
@@ -169,7 +171,8 @@ def _follow(args: Args) -> int:
     fixed = with_controls(_bundles(args), args.seed) if args.bundle else ()
     for checkpoint in checkpoints(watch):
         results, planned = _evaluate(args, (checkpoint, *fixed))
-        _show_scores(results, planned, recalled(args.out))
+        _show_scores(results, recalled(args.out))
+        _show_left_out(planned)
     return 0
 
 
@@ -184,7 +187,8 @@ def _show(results: list[Result], planned: Plan, report: str, args: Args) -> None
         document = as_json(results, found, planned.skipped, known, shares=kept.recalled(args.out))
         print(json.dumps(document | {"report": report}))
         return
-    _show_scores(results, planned, known)
+    _show_findings(results, found, known)
+    _show_left_out(planned)
     for tally in tallies(found):
         print(
             f"{tally.encoder} beats {tally.against} on {tally.better} of {tally.tasks} tasks, is worse on {tally.worse}"
@@ -193,14 +197,35 @@ def _show(results: list[Result], planned: Plan, report: str, args: Args) -> None
     print(f"report: {report}")
 
 
-def _show_scores(results: list[Result], planned: Plan, known: dict[str, Pretrained]) -> None:
+def _show_scores(results: list[Result], known: dict[str, Pretrained]) -> None:
     width = max(len(r.encoder) for r in results)
     for result in results:
         score = result.headline
+        unit = f" {result.task.label_unit}" if result.task.metric == "mae" and result.task.label_unit else ""
         print(
-            f"{result.task.name:<16} {result.encoder:<{width}}  {METRICS[result.task.metric].title:<12} "
-            f"{score.value:8.3f}  [{score.low:.3f}, {score.high:.3f}]  {_people(result, known)}  {_how(result)}"
+            f"{result.task.name:<16} {result.encoder:<{width}}  {METRICS[result.task.metric].title} "
+            f"{score.value:.3f} [{score.low:.3f}, {score.high:.3f}]{unit}  {_people(result, known)}  {_how(result)}"
         )
+
+
+def _show_findings(results: list[Result], found: list[Comparison], known: dict[str, Pretrained]) -> None:
+    """A sentence a task for each encoder, by the linear probe; where there is none, every score."""
+    groups = by_task(results)
+    if not groups:
+        _show_scores(results, known)
+    width = shutil.get_terminal_size().columns
+    for group in groups.values():
+        for result in group:
+            if result.role == "encoder":
+                said = f"{result.task.title}, {_people(result, known)}: {findings.sentence(result, group, found)}"
+                print(textwrap.fill(said, width, subsequent_indent="  ", break_long_words=False))
+    others = [result for result in results if groups and result.protocol != "linear"]
+    if others:
+        protocols = ", ".join(dict.fromkeys(result.protocol for result in others))
+        print(f"{len(others)} more results ({protocols}) are in the report")
+
+
+def _show_left_out(planned: Plan) -> None:
     for name, why in planned.skipped.items():
         # In full in the report: what is expected may be a list of every label.
         print(f"left out: {name}: {textwrap.shorten(why.removeprefix(f'task {name}: '), 160, placeholder=' …')}")

@@ -8,20 +8,20 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, kw_only=True)
 class Args:
-    """Writes a checkpoint of a run, its last if not told otherwise, as a bundle: safetensors, configuration, model
-    card. A run that has not stored its last step needs --step or --best."""
+    """Write a checkpoint of a run as a bundle: safetensors, configuration, model card. Uses the last step; a run that
+    has not stored its last step needs --step or --best."""
 
     run: str
     """URL of the run."""
     out: str
     """URL of the bundle to write."""
     step: int | None = None
-    """Checkpoint to take. None: the last of the run."""
+    """Step of the checkpoint. None: the last step of the run."""
     best: bool = False
-    """Take the checkpoint with the least masked error on held-out subjects."""
+    """Use the checkpoint with the smallest masked error on held-out subjects."""
     readout: str = ""
-    """How the encoder's tokens become an embedding: mean, mean_std, extremes, quantiles, spectrum (docs/model.md).
-    Empty: what the model is usually read by. Everything that uses the bundle uses its readout."""
+    """How an embedding is computed from the encoder's tokens: mean, mean_std, extremes, quantiles, spectrum
+    (docs/model.md). Empty: the default of the model. All commands that use the bundle use this readout."""
     json: bool = False
     """Print the result as JSON."""
 

@@ -17,13 +17,13 @@ from xmae_dist.storage import uri
 
 @dataclass(frozen=True, kw_only=True)
 class Args:
-    """Writes the encoder of a bundle for programs without this package: one file (ONNX, which needs no torch, or a
-    torch.export program), or with --format transformers a folder for AutoModel.from_pretrained(folder,
-    trust_remote_code=True). Windows in, embeddings out, at any batch size; they are compared with the model's before
-    anything is written.
+    """Write the encoder of a bundle for programs without this package.
 
-    Windows must be prepared as in pretraining (rate, filter, scaling): the window specification is in the file, under
-    the name `xmae`, or in the folder's configuration, under `about`.
+    Either one file (ONNX, which needs no torch, or a torch.export program), or with --format transformers a folder for
+    AutoModel.from_pretrained(folder, trust_remote_code=True). It computes embeddings from windows, at any batch size.
+    Before it is written, its embeddings are compared with those of the model. Windows must be prepared as in pretraining
+    (rate, filter, scaling): the window specification is stored in the file, under the name `xmae`, or in the folder's
+    configuration, under `about`.
     """
 
     bundle: Annotated[str, tyro.conf.Positional]

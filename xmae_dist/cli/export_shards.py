@@ -12,11 +12,11 @@ from xmae_dist.data.windows.split import SPLITS
 
 @dataclass(frozen=True, kw_only=True)
 class Args:
-    """Write the windows of a store as WebDataset shards, to hand them to others.
+    """Write the windows of a store as WebDataset shards, for other programs.
 
     Each sample holds `ppg.npy` and `ecg.npy` (float16, scaled to [-1, 1]) and `json` (subject, start, qualities,
-    labels). `index.json` beside the shards says how the windows were cut and gives a digest per shard. The same
-    command again returns at once; one that was stopped goes on. `xmae import-shards` reads them back.
+    labels). `index.json` states the window specification and a digest of each shard. The same command again returns at
+    once; a stopped one continues. `xmae import-shards` reads the shards.
     """
 
     windows: str
@@ -24,11 +24,11 @@ class Args:
     out: str
     """URL below which the shards are written."""
     corpus: str = ""
-    """URL of the corpus that windows are cut from, in a store that keeps none. Not named: where the store was made."""
+    """URL of the corpus, for a store made with --on-the-fly. Empty: the corpus that the store was made from."""
     splits: tuple[str, ...] = SPLITS
     """Splits to export."""
     shard_windows: int = 8192
-    """Most windows in a shard; a shard never holds windows of two cohorts or splits."""
+    """Largest number of windows in a shard. A shard has windows of one cohort and one split."""
     json: bool = False
     """Print `index.json` instead of a summary."""
 

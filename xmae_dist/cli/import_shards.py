@@ -12,16 +12,16 @@ from xmae_dist.data.exchange.importing import ForeignConfig, import_shards
 
 @dataclass(frozen=True, kw_only=True)
 class Args:
-    """Make a window store of WebDataset shards, so that they are trained on in an exact order.
+    """Create a window store from WebDataset shards, for training in an exact order.
 
-    Shards of `xmae export-shards` give back the windows they came from, ids and order included, in a store of its own
-    (never in the place of a corpus's own windows); the options below `json` are for other shards: samples with
-    `ppg.npy` and `ecg.npy` of one window each, and `json` that names the subject. Prints the URL of the
-    store. The same command again returns at once.
+    Shards of `xmae export-shards` become the same windows with the same ids and order, in a separate store (never in
+    place of the windows of a corpus). The options below `json` are for other shards: each sample has `ppg.npy` and
+    `ecg.npy` of one window, and a `json` that names the subject. Prints the URL of the store. The same command again
+    returns at once.
     """
 
     shards: str
-    """URL below which the .tar files lie."""
+    """URL below which the .tar files are."""
     out: str
     """URL below which window stores are kept."""
     json: bool = False

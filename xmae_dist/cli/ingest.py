@@ -22,54 +22,53 @@ from xmae_dist.storage import uri
 class Args:
     """Read recordings of a device (WFDB, EDF, tables, MATLAB, HDF5, public data sets as downloaded) into a corpus.
 
-    What is new is written in parts, in parallel, and becomes visible as it goes on, by a commit now and then, in the
-    order of the files; the same command again finds nothing to do, and new files are added. A recording that cannot
-    be read is named with its reason in a report, and the rest is kept. Exit status: 0 all kept, 1 some recordings
-    rejected, 2 nothing usable or a wrong option.
+    New recordings are written in parts, in parallel, and become visible with commits during the run, in the order of
+    the files. The same command again adds new files only. A recording that cannot be read is reported with its reason;
+    all others are kept. Exit status: 0 all kept, 1 some recordings rejected, 2 nothing usable or a wrong option.
     """
 
     inputs: Annotated[tuple[str, ...], tyro.conf.Positional]
     """Folders, WFDB records (with or without .hea) or files; paths or URLs (s3://bucket/key)."""
     suggest: str | None = None
-    """Look at this one file (a table, EDF, HDF5 or MATLAB) and print a draft of its mapping: what was found in it, and
-    what could not be told. Nothing is taken in.
+    """Read this one file (a table, EDF, HDF5 or MATLAB) and print a draft of its mapping: what was found, and what you
+    must decide. Nothing is ingested.
     """
     corpus: str = ""
-    """URL of the corpus; made if there is none."""
+    """URL of the corpus; created if it does not exist."""
     cohort: str = ""
     """Name of this campaign of one device: letters, digits, '.', '_' and '-'."""
     mapping: str | None = None
-    """Mapping file (TOML or JSON) that says what the columns of tables mean; docs/mapping.md has every key."""
+    """Mapping file (TOML or JSON) that states what the columns of tables mean; docs/mapping.md lists every key."""
     adapter: str | None = None
-    """Public data set that the folder is a download of: bidmc, dreamt, mimic_perform_af, ppg_dalia, pulsedb, vitaldb
-    or wesad (docs/datasets.md); brings subjects and labels along.
+    """Public data set that was downloaded to the folder: bidmc, dreamt, mimic_perform_af, ppg_dalia, pulsedb, vitaldb
+    or wesad (docs/datasets.md); also reads its subjects and labels.
     """
     labels: str | None = None
-    """CSV manifest with a row per recording; its columns of numbers become labels, the others text labels."""
+    """CSV table with a row per recording; columns of numbers become labels, all others text labels."""
     record_column: str = "record"
-    """Column of the manifest that names the recording."""
+    """Column of the table that names the recording."""
     subject_column: str | None = None
-    """Column of the manifest that names the person. Splits are by person, so give it wherever one made
-    several.
+    """Column of the table that names the person. Splits are by person, so give it whenever one person has several
+    recordings.
     """
     subject_pattern: str | None = None
     """Regular expression whose first group, found in a recording's id (its path without suffix), is the subject:
-    'p(\\d{6})' for WFDB folders of one patient each. A manifest's subject goes before it.
+    'p(\\d{6})' for WFDB folders of one patient each. A subject from the table is preferred.
     """
     update_labels: bool = False
     """Change labels of recordings that are in the corpus to those of the table (--labels, or label_files of the
-    mapping): one commit, no signal is read, nothing is added. Inputs may be left out with --labels.
+    mapping): one commit, no signal is read, nothing is added. With --labels, no input is needed.
     """
     subject_prefix: str = ""
-    """Put before every subject, to keep people of different campaigns apart who share a number."""
+    """Text to put before every subject id, to distinguish people of different campaigns with the same number."""
     header_subjects: bool = False
-    """Take the patient code in the header of EDF, BDF and DICOM files as the subject. Without it nobody looks at it."""
+    """Use the patient code in the header of EDF, BDF and DICOM files as the subject. Otherwise it is ignored."""
     device: str = ""
     """Make or model of the device."""
     body_site: tuple[str, ...] = ()
-    """Where it was worn: one site for all channels, or channel=site for some (ecg=chest ppg=finger)."""
+    """Where the device was worn: one site for all channels, or channel=site for some (ecg=chest ppg=finger)."""
     part_mib: int = 512
-    """Size of the input of one part, in MiB; a part holds one array per channel."""
+    """Largest input of one part, in MiB; a part has one array per channel."""
     json: bool = False
     """Print the report as JSON instead of a table."""
 

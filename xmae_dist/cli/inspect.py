@@ -12,6 +12,7 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
+from xmae_dist.cli.tables import table
 from xmae_dist.storage.corpus import Corpus
 from xmae_dist.storage.inspect import QualitySummary, examples, sample_quality
 from xmae_dist.storage.snapshot import Snapshot
@@ -33,9 +34,9 @@ class Args:
     cohort: str | None = None
     """Only this cohort."""
     picture: Path | None = None
-    """Where a picture goes (hours, quality, example traces), such as corpus.png; none is drawn unless told."""
+    """File for a picture (hours, quality, example traces), such as corpus.png. None: no picture."""
     windows: int = 24
-    """Windows of every channel of every cohort that the quality overview looks at; 0 for no overview."""
+    """Number of windows to sample for the quality overview, for each channel and cohort; 0: no overview."""
     json: bool = False
     """Print JSON instead of tables."""
 
@@ -86,7 +87,9 @@ def _show(
     picture: Path | None,
     console: Console,
 ) -> None:
-    console.print(f"corpus {snapshot.url}  snapshot {snapshot.version}  fingerprint {snapshot.fingerprint}")
+    console.print(
+        f"corpus {snapshot.url}  snapshot {snapshot.version}  fingerprint {snapshot.fingerprint}", soft_wrap=True
+    )
     if not cohorts:
         console.print("no recordings yet: `xmae ingest` or `xmae simulate` puts some in")
         return
@@ -104,26 +107,24 @@ def _show(
 
 
 def _cohort_table(cohorts: list[CohortSummary], subjects: int) -> Table:
-    table = Table("cohort", title="cohorts", title_justify="left")
-    for heading in ("hours", "subjects", "recordings", "parts"):
-        table.add_column(heading, justify="right")
+    counts = ("hours", "subjects", "recordings", "parts")
+    shown = table("cohorts", ("cohort", *counts), numbers=counts)
     for one in cohorts:
-        table.add_row(one.cohort, f"{one.hours:.2f}", str(one.subjects), str(one.recordings), str(one.parts))
+        shown.add_row(one.cohort, f"{one.hours:.2f}", str(one.subjects), str(one.recordings), str(one.parts))
     if len(cohorts) > 1:
-        table.add_section()
+        shown.add_section()
         recordings, parts = sum(one.recordings for one in cohorts), sum(one.parts for one in cohorts)
         hours = sum(one.hours for one in cohorts)
-        table.add_row("all", f"{hours:.2f}", str(subjects), str(recordings), str(parts))
-    return table
+        shown.add_row("all", f"{hours:.2f}", str(subjects), str(recordings), str(parts))
+    return shown
 
 
 def _channel_table(cohorts: list[CohortSummary]) -> Table:
-    table = Table("cohort", "channel", "rate (Hz)", "unit", "device", "site", title="channels", title_justify="left")
-    table.add_column("hours", justify="right")
-    table.add_column("gaps", justify="right")
+    columns = ("cohort", "channel", "rate (Hz)", "unit", "device", "site", "hours", "gaps")
+    shown = table("channels", columns, numbers=("hours", "gaps"))
     for cohort in cohorts:
         for one in cohort.channels:
-            table.add_row(
+            shown.add_row(
                 cohort.cohort,
                 one.channel,
                 ", ".join(f"{rate:g}" for rate in one.rates_hz),
@@ -133,26 +134,24 @@ def _channel_table(cohorts: list[CohortSummary]) -> Table:
                 f"{one.hours:.2f}",
                 f"{one.gap_fraction:.1%}",
             )
-    return table
+    return shown
 
 
 def _quality_table(quality: list[QualitySummary]) -> Table:
-    table = Table("cohort", "channel", title="quality of sampled 10 s windows", title_justify="left")
     judgements = ("windows", "good", "missing", "flat", "clipped", "damaged")
-    for heading in judgements:
-        table.add_column(heading, justify="right")
+    title = "sampled 10 s windows by defect (good: none of these; noise and motion are not looked for)"
+    shown = table(title, ("cohort", "channel", *judgements), numbers=judgements)
     for one in quality:
-        table.add_row(one.cohort, one.channel, *(str(getattr(one, name)) for name in judgements))
-    return table
+        shown.add_row(one.cohort, one.channel, *(str(getattr(one, name)) for name in judgements))
+    return shown
 
 
 def _label_table(cohorts: list[CohortSummary]) -> Table:
-    table = Table("cohort", "label", "values", title="labels", title_justify="left")
-    table.add_column("recordings", justify="right")
+    shown = table("labels", ("cohort", "label", "values", "recordings"), numbers=("recordings",))
     for cohort in cohorts:
         for label in cohort.labels:
-            table.add_row(cohort.cohort, label.name, _values(label), str(label.recordings))
-    return table
+            shown.add_row(cohort.cohort, label.name, _values(label), str(label.recordings))
+    return shown
 
 
 def _values(label: LabelSummary) -> str:

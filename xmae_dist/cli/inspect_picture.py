@@ -17,11 +17,11 @@ from xmae_dist.storage.snapshot import Snapshot
 from xmae_dist.storage.summary import CohortSummary
 
 _JUDGEMENTS = {
-    "good": "#2a9d8f",
-    "missing": "#bdbdbd",
-    "flat": "#457b9d",
-    "clipped": "#f4a261",
-    "damaged": "#d62828",
+    "good": ("no defect found", "#2a9d8f"),
+    "missing": ("missing", "#bdbdbd"),
+    "flat": ("flat", "#457b9d"),
+    "clipped": ("clipped", "#f4a261"),
+    "damaged": ("damaged", "#d62828"),
 }
 _LINE = "#264653"
 _MOST_EXAMPLES = 8
@@ -39,7 +39,7 @@ def draw(
     shown = examples[:_MOST_EXAMPLES]
     traces = sum(min(_MOST_TRACES, len(one.traces)) for one in shown)
     bars = max(2.0, 0.35 * max(len(cohorts), len(quality) / 2))
-    figure = Figure(figsize=(13, 1.4 + bars + 1.15 * traces), layout="constrained")
+    figure = Figure(figsize=(10.5, 1.6 + bars + 1.15 * traces), layout="constrained")
     grid = GridSpec(1 + traces, 3, figure=figure, height_ratios=[bars] + [1.0] * traces)
     _draw_hours(figure.add_subplot(grid[0, 0]), cohorts)
     _draw_subjects(figure.add_subplot(grid[0, 1]), cohorts)
@@ -49,8 +49,17 @@ def draw(
         for channel, trace in list(example.traces.items())[:_MOST_TRACES]:
             _draw_trace(figure.add_subplot(grid[row, :]), example, channel, trace)
             row += 1
-    figure.suptitle(f"{snapshot.url}   snapshot {snapshot.version}   {snapshot.fingerprint}", fontsize=10)
-    figure.savefig(path, dpi=110)
+    people = len(snapshot.subjects())
+    figure.suptitle(f"{_name(snapshot.url)}: {people:,} subjects in {len(cohorts)} cohort(s)", fontsize=11)
+    figure.supxlabel(
+        f"{snapshot.url}, snapshot {snapshot.version}, {snapshot.fingerprint}", fontsize=6, color="#777777"
+    )
+    figure.savefig(path, dpi=130)
+
+
+def _name(url: str) -> str:
+    """The last part of a URL."""
+    return f"Corpus “{url.rstrip('/').rsplit('/', 1)[-1]}”"
 
 
 def _draw_hours(axes: Axes, cohorts: list[CohortSummary]) -> None:
@@ -62,17 +71,16 @@ def _draw_hours(axes: Axes, cohorts: list[CohortSummary]) -> None:
         places = [place + (i - (len(channels) - 1) / 2) * height for place in range(len(cohorts))]
         axes.barh(places, hours, height=height, label=name, color=colours(i % 10))
     _name_cohorts(axes, cohorts)
-    axes.set_xlabel("hours recorded, by channel")
-    axes.legend(fontsize=6, ncols=5, loc="lower center", bbox_to_anchor=(0.5, 1.0))
+    _plain(axes, "hours recorded, by channel")
+    axes.legend(fontsize=6, ncols=4, loc="lower center", bbox_to_anchor=(0.5, 1.0), frameon=False)
 
 
 def _draw_subjects(axes: Axes, cohorts: list[CohortSummary]) -> None:
-    bars = axes.barh(range(len(cohorts)), [cohort.subjects for cohort in cohorts], color=_LINE)
-    said = [f" {cohort.subjects} in {cohort.recordings} recordings" for cohort in cohorts]
-    axes.bar_label(bars, said, fontsize=7)
-    axes.margins(x=0.6)  # room for the words beside the longest bar
-    _name_cohorts(axes, cohorts)
-    axes.set_xlabel("subjects")
+    axes.barh(range(len(cohorts)), [cohort.subjects for cohort in cohorts], height=0.8, color=_LINE)
+    names = [f"{one.cohort}\n{one.subjects:,} in {one.recordings:,} recordings" for one in cohorts]
+    axes.set_yticks(range(len(cohorts)), names, fontsize=7)
+    axes.invert_yaxis()
+    _plain(axes, "subjects")
 
 
 def _name_cohorts(axes: Axes, cohorts: list[CohortSummary]) -> None:
@@ -82,15 +90,21 @@ def _name_cohorts(axes: Axes, cohorts: list[CohortSummary]) -> None:
 
 def _draw_quality(axes: Axes, quality: list[QualitySummary]) -> None:
     left = [0.0] * len(quality)
-    for judgement, colour in _JUDGEMENTS.items():
+    for judgement, (label, colour) in _JUDGEMENTS.items():
         shares = [100 * getattr(one, judgement) / max(1, one.windows) for one in quality]
-        axes.barh(range(len(quality)), shares, left=left, color=colour, label=judgement)
+        axes.barh(range(len(quality)), shares, left=left, color=colour, label=label)
         left = [start + share for start, share in zip(left, shares, strict=True)]
     axes.set_yticks(range(len(quality)), [f"{one.cohort} {one.channel}" for one in quality], fontsize=7)
     axes.invert_yaxis()
     axes.set_xlim(0, 100)
-    axes.set_xlabel("quality of sampled 10 s windows (%)")
-    axes.legend(fontsize=6, ncols=len(_JUDGEMENTS), loc="lower center", bbox_to_anchor=(0.5, 1.0))
+    _plain(axes, "sampled 10 s windows (%): missing, flat and\nclipped only, not noise or motion")
+    axes.legend(fontsize=6, ncols=3, loc="lower center", bbox_to_anchor=(0.4, 1.0), frameon=False)
+
+
+def _plain(axes: Axes, label: str) -> None:
+    axes.set_xlabel(label, fontsize=8)
+    axes.tick_params(axis="x", labelsize=7)
+    axes.spines[["top", "right"]].set_visible(False)
 
 
 def _draw_trace(axes: Axes, example: Example, channel: str, trace: tuple) -> None:  # type: ignore[type-arg]

@@ -8,7 +8,9 @@ is not enough, `parse(argv) -> args`. Modules are imported only when called, so 
 from __future__ import annotations
 
 import importlib
+import shutil
 import sys
+import textwrap
 from collections.abc import Sequence
 
 from xmae_dist.cli.ending import ended
@@ -18,32 +20,32 @@ COMMANDS: dict[str, str] = {
     "simulate": "write a simulated multi-device cohort with known physiology into a corpus",
     "ingest": "read recordings of a device (WFDB, CSV, Parquet, public data sets) into a corpus on object storage",
     "inspect": "show what a corpus holds: cohorts, hours, subjects, channels, quality; table and picture",
-    "verify": "read every stored byte of a corpus and check it against its digest",
-    "withdraw": "take subjects out of a corpus; says what would go unless told to apply",
-    "readmit": "take subjects off the list of the withdrawn, which ingests leave out; shows the list",
-    "repair": "name recordings that two ingests left in a corpus twice, and drop one copy",
-    "vacuum": "remove bytes that no snapshot needs; says what would go unless told to apply",
-    "align": "bring devices with clocks of their own onto one clock by their heart beats; table and pictures",
+    "verify": "read every stored byte of a corpus and compare it with its digest",
+    "withdraw": "remove subjects from a corpus; changes nothing without --apply",
+    "readmit": "list withdrawn subjects, or allow their recordings to be ingested again",
+    "repair": "list recordings that are stored twice, and drop one copy of each",
+    "vacuum": "delete bytes that no snapshot needs; changes nothing without --apply",
+    "align": "align recordings of devices with different clocks by their heart beats; estimates and pictures",
     "windows": "cut aligned, cleaned windows out of a corpus snapshot into a window store",
-    "export-shards": "write a window store as WebDataset tar shards, for others to train on",
-    "import-shards": "make a window store of WebDataset tar shards, ours or others'",
-    "plan": "show which windows a rank sees at a step",
-    "audit": "list the steps at which a subject was seen",
-    "pretrain": "pretrain an xMAE with Ray Train and DeepSpeed; resumes the newest complete checkpoint",
+    "export-shards": "write a window store as WebDataset tar shards",
+    "import-shards": "create a window store from WebDataset tar shards",
+    "plan": "show which windows a rank uses at a step",
+    "audit": "list the training steps that used a subject",
+    "pretrain": "pretrain an xMAE with Ray Train and DeepSpeed, or continue from the newest complete checkpoint",
     "submit": "run one of these commands as a job on a Ray cluster, and follow its log",
     "export": "write the encoder of a run as a bundle: safetensors, configuration, model card",
-    "export-encoder": "write the encoder of a bundle as one file for other programs: ONNX, or a torch.export program",
+    "export-encoder": "write the encoder of a bundle as one file: ONNX, or a torch.export program",
     "evaluate": "probe encoders on downstream tasks in parallel, with controls and subject-wise intervals",
-    "report": "make the evaluation report again from its stored results",
+    "report": "write the evaluation report again from stored results",
     "ppg-bench": "write what the PPG-Bench program needs to evaluate an exported encoder",
-    "serve-encoder": "an exported encoder as a program: raw PPG windows in, embeddings out, over a pipe",
-    "embed": "embed one cohort into the embedding table, in one commit",
-    "reembed": "embed whatever is new since the last time; does nothing where nothing is",
+    "serve-encoder": "run an encoder as a program: raw PPG windows in, embeddings out, over a pipe",
+    "embed": "write embeddings of one cohort to the embedding table, in one commit",
+    "reembed": "write embeddings of all new recordings to the embedding table; made for a schedule",
     "neighbours": "find the windows of an embedding table nearest to those of a recording",
-    "embedding-map": "draw a bundle's embeddings in two dimensions, by device, person, quality and label",
-    "promote": "let an alias of an embedding table mean a bundle, if it is no worse than what it means now",
+    "embedding-map": "draw embeddings in two dimensions, by device, person, quality and label",
+    "promote": "let an alias of an embedding table mean a bundle, if it is no worse than the present one",
     "models": "list the aliases of an embedding table and the bundles with rows in it",
-    "retire": "take all rows of a bundle out of an embedding table; says what would go unless told to apply",
+    "retire": "remove all rows of a bundle from an embedding table; changes nothing without --apply",
 }
 
 
@@ -90,17 +92,26 @@ def _parse(args_type: type, name: str, argv: list[str]) -> object:
 
 
 def _overview() -> str:
-    width = max(map(len, COMMANDS))
-    rows = "\n".join(f"  {name:<{width}}  {what}" for name, what in COMMANDS.items())
+    names = max(map(len, COMMANDS)) + 4
+    columns = min(shutil.get_terminal_size().columns, 120)
+
+    def folded(text: str, first: str = "", others: str = "") -> str:
+        return textwrap.fill(text, columns, initial_indent=first, subsequent_indent=others, break_on_hyphens=False)
+
+    rows = "\n".join(folded(what, f"  {name}".ljust(names), " " * names) for name, what in COMMANDS.items())
+    stores = (
+        "`xmae COMMAND --help` explains each command. A store is a URL (s3://bucket/path, gs://…, file:///path) or a "
+        "path. Endpoint and credentials come from the standard AWS environment or profile, or from Google's default "
+        "credentials; they are never options."
+    )
+    status = (
+        "Exit status: 0 done, 1 failed, 2 bad usage or input, 143 terminated by a signal. XMAE_TRACEBACK=1 shows where "
+        "an error arose."
+    )
     return (
         "usage: xmae COMMAND [options]\n\n"
         "Pretrain biosignal foundation models on Ray, from recordings on object storage.\n\n"
-        f"commands:\n{rows}\n\n"
-        "`xmae COMMAND --help` explains each. Stores are URLs (s3://bucket/path, gs://…, file:///path or a\n"
-        "path); endpoint and credentials come from the standard AWS environment or profile, or Google's default\n"
-        "credentials, never from options.\n"
-        "Exit status: 0 done, 1 failed, 2 bad usage or input, 143 terminated by a signal. XMAE_TRACEBACK=1 shows\n"
-        "where an error arose."
+        f"commands:\n{rows}\n\n{folded(stores)}\n\n{folded(status)}"
     )
 
 

@@ -14,18 +14,18 @@ from xmae_dist.storage import uri
 
 @dataclass(frozen=True, kw_only=True)
 class OrderOptions:
-    """An order. `--run` alone suffices; otherwise `--windows` and the options that determine an order."""
+    """Give --run, or --windows with the options that determine the order."""
 
     run: str | None = None
-    """URL of a pretraining run: its window store and its order are meant."""
+    """URL of a pretraining run, whose window store and order are used."""
     windows: str | None = None
     """URL of a window store (as `xmae windows` prints it)."""
     seed: int = 0
     global_batch: int = 256
-    """Windows in one step over all ranks."""
+    """Windows in one step, all ranks together."""
     split: str = "train"
     read_windows: int | None = None
-    """Neighbouring windows read in one request; None: those of a chunk."""
+    """Neighbouring windows read in one request; None: one chunk."""
     block_steps: int | None = None
     """Steps fed by the same stretches; None: `read_windows`."""
     mixture: MixtureConfig = field(default_factory=MixtureConfig)

@@ -10,9 +10,9 @@ from typing import Annotated, Any, Literal
 import numpy as np
 import tyro
 from rich.console import Console
-from rich.table import Table
 
 from xmae_dist.cli.order_of_run import Order, OrderOptions, order_from
+from xmae_dist.cli.tables import table
 from xmae_dist.data.order.shuffle_quality import KnownSubjects, ShuffleQuality, shuffle_quality
 from xmae_dist.data.store.window_store import Segment
 
@@ -21,26 +21,26 @@ _SAMPLED_PARTS = 32
 
 @dataclass(frozen=True, kw_only=True)
 class Args:
-    """Show which windows a rank sees at a step, without reading any, and how diverse batches are.
+    """Show which windows a rank uses at a step, and how well batches are shuffled. No window is read.
 
-    The order is a function of the store, the seed, the batch and the mixture alone: a step holds the same windows
-    for every number of ranks. Exit status: 0 shown, 2 no such store, run, step or rank.
+    The order depends only on store, seed, batch and mixture, so a step has the same windows for any number of ranks.
+    Exit status: 0 shown, 2 no such store, run, step or rank.
     """
 
     action: Annotated[Literal["show", "fingerprint"], tyro.conf.Positional]
-    """show: the windows of a step; fingerprint: what names the order."""
+    """show: the windows of a step; fingerprint: an identifier of the order."""
     order: tyro.conf.OmitArgPrefixes[OrderOptions]
     step: int = 0
     """First step to show."""
     steps: int = 1
-    """How many steps to show."""
+    """Number of steps to show."""
     world: int = 1
     """Number of ranks."""
     rank: int = 0
-    """Rank whose share is shown."""
+    """Rank to show."""
     quality: Literal["none", "sample", "all"] = "sample"
-    """Say how good the shuffle is: from the subjects of a sample of parts, or of all, which reads the subject of every
-    window of the store."""
+    """Also show how well batches are shuffled, from the subjects of a sample of parts, or of all parts (reads the
+    subject of every window)."""
     json: bool = False
     """Print one JSON object."""
 
@@ -93,12 +93,13 @@ def _show(order: Order, args: Args, ids_KB: np.ndarray, console: Console) -> Non
             f"{found.cohorts:.1f} of {len(plan.cohorts)} cohorts (a perfect one: {found.perfect_cohorts:.1f}); "
             f"a batch draws on {found.stretches} stretches of {found.stretch_windows} windows"
         )
-    table = Table("step", "epoch", "cohorts", "window ids", title=f"rank {args.rank} of {args.world}")
+    columns = ("step", "epoch", "cohorts", "window ids")
+    shown = table(f"rank {args.rank} of {args.world}", columns, numbers=("step", "epoch"))
     for k, ids_B in enumerate(ids_KB):
         cohorts = ", ".join(f"{name} {n}" for name, n in sorted(_cohorts(order, ids_B).items()))
         step = args.step + k
-        table.add_row(f"{step:,}", str(plan.epoch_of(step)), cohorts, " ".join(map(str, ids_B.tolist())))
-    console.print(table)
+        shown.add_row(f"{step:,}", str(plan.epoch_of(step)), cohorts, " ".join(map(str, ids_B.tolist())))
+    console.print(shown)
 
 
 def _quality(order: Order, args: Args) -> ShuffleQuality:

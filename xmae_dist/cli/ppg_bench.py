@@ -18,8 +18,8 @@ from xmae_dist.storage import uri
 
 @dataclass(frozen=True, kw_only=True)
 class Args:
-    """Write a model description and a port for PPG-Bench, a harness of its own (GPL-3.0), which then runs the encoder
-    as a program in this environment and talks to it over a pipe. docs/datasets.md shows the commands.
+    """Write a model description and an adapter for PPG-Bench, a separate evaluation program (GPL-3.0). PPG-Bench then
+    runs the encoder as a program in this environment, over a pipe. docs/datasets.md shows the commands.
     """
 
     bundle: Annotated[str, tyro.conf.Positional]
@@ -27,9 +27,9 @@ class Args:
     out: str
     """Folder for xmae.yaml and xmae_port.py."""
     name: str = "xMAE"
-    """Name of the model in the harness's results."""
+    """Name of the model in the results of PPG-Bench."""
     rate_hz: int | None = None
-    """Rate at which the harness gives windows (its --fs); that of the bundle unless told."""
+    """Sampling rate of the windows from PPG-Bench (its --fs); that of the bundle if not given."""
 
 
 def run(args: Args) -> int:

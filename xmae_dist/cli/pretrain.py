@@ -5,7 +5,8 @@ from __future__ import annotations
 import dataclasses
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 from xmae_dist.recipes import RECIPES, recipe
 from xmae_dist.train.config import PretrainConfig
@@ -18,7 +19,7 @@ class Args:
     recipe: str
     config: PretrainConfig
     dry_run: bool = False
-    """Print the resolved configuration and stop."""
+    """Print the whole configuration as JSON and stop."""
     json: bool = False
     """Print the outcome as JSON."""
 
@@ -36,7 +37,8 @@ def parse(argv: Sequence[str]) -> Args:
     config = tyro.cli(
         PretrainConfig,
         prog=f"xmae pretrain {name}",
-        description=f"{RECIPES[name][0]}. Also: --dry-run prints the configuration only; --json the outcome.",
+        description=f"Recipe {name}: {RECIPES[name][0]}\n\n--dry-run prints the whole configuration and stops; --json "
+        "prints the outcome as JSON.",
         default=default,
         args=[word for word in rest if word not in flags],
     )
@@ -46,17 +48,37 @@ def parse(argv: Sequence[str]) -> Args:
 def run(args: Args) -> int:
     from xmae_dist.train.launch import config_dict, pretrain
 
-    print(f"recipe {args.recipe}\n{json.dumps(config_dict(args.config), indent=1)}", file=sys.stderr, flush=True)
     if args.dry_run:
+        print(json.dumps(config_dict(args.config), indent=1))
         return 0
+    differing = changed(config_dict(args.config), config_dict(recipe(args.recipe)))
+    kept = f"whole configuration: {args.config.run.rstrip('/')}/run.json, or --dry-run"
+    print("\n".join([f"recipe {args.recipe}", *differing, kept]), file=sys.stderr, flush=True)
     outcome = pretrain(args.config)
     if args.json:
         print(json.dumps(dataclasses.asdict(outcome)))
-    else:
-        print(f"run {outcome.run}: step {outcome.step}, loss {outcome.loss}")
-        for url in outcome.figures:
-            print(f"figure {url}")
+        return 0
+    print(f"run {outcome.run}: step {outcome.step}, loss {outcome.loss}")
+    if outcome.verdict is not None:
+        print(outcome.verdict)
+    for url in outcome.figures:
+        print(f"figure {url}")
     return 0
+
+
+def changed(chosen: dict[str, Any], usual: dict[str, Any]) -> list[str]:
+    """A line for each option whose value is not the usual one, as it would be typed."""
+    default = dict(_flat(usual))
+    return [f"  --{name.replace('_', '-')} {value}" for name, value in _flat(chosen) if value != default.get(name)]
+
+
+def _flat(values: dict[str, Any], before: str = "") -> Iterator[tuple[str, Any]]:
+    """Options by their dotted names."""
+    for name, value in values.items():
+        if isinstance(value, dict):
+            yield from _flat(value, f"{before}{name}.")
+        else:
+            yield before + name, value
 
 
 def _overview() -> str:
@@ -65,6 +87,6 @@ def _overview() -> str:
     return (
         "usage: xmae pretrain RECIPE --corpus URL --run URL [--windows URL] [--section.option value ...]\n\n"
         f"recipes:\n{rows}\n\n"
-        "`xmae pretrain RECIPE --help` lists every option with the recipe's values. The same command again goes on\n"
-        "from the newest complete checkpoint."
+        "`xmae pretrain RECIPE --help` lists every option with the recipe's values. The same command again\n"
+        "continues from the newest complete checkpoint."
     )

@@ -14,10 +14,10 @@ from xmae_dist.storage.corpus import Corpus
 
 @dataclass(frozen=True, kw_only=True)
 class Args:
-    """Take subjects off a corpus's list of the withdrawn, so that their recordings may be taken in again.
+    """Remove subjects from the list of withdrawn people, so that their recordings can be ingested again.
 
-    Nothing comes back by itself: ingest their files again. Without --apply nothing is changed. Without --subject it
-    shows who is on the list.
+    Recordings do not come back by themselves: ingest their files again. Without --apply nothing is changed. Without
+    --subject the command shows the list.
     """
 
     corpus: Annotated[str, tyro.conf.Positional]
@@ -25,7 +25,7 @@ class Args:
     subject: tuple[str, ...] = ()
     """Subjects to readmit."""
     apply: bool = False
-    """Do it."""
+    """Make the change."""
     json: bool = False
     """Print one JSON object."""
 

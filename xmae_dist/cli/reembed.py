@@ -19,13 +19,13 @@ from xmae_dist.storage import uri
 
 @dataclass(frozen=True, kw_only=True)
 class Args:
-    """Embed whatever is new since the last time: one commit per cohort with something new.
+    """Write embeddings of all recordings that are new or changed: one commit for each cohort with something new.
 
-    With nothing new it reads what the logs of corpus and table state, no rows, says so and exits 0, so it may run as
-    often as you like: from cron, as a KubeRay RayCronJob, or after every ingest. Whoever was withdrawn from the corpus
-    leaves the rows of every bundle in the table, not only of this one. What is new is compared with the cohorts that
-    the table knows (docs/drift.md). The last line is for schedulers (docs/schedule.md). Exit status: 0 all is embedded,
-    1 some cohort or the tick failed, 2 bad usage or input, 3 some cohort is held back, or behind with --look.
+    If nothing is new, only the logs of corpus and table are read and the exit status is 0. So it may run as often as
+    you like: from cron, as a KubeRay RayCronJob, or after every ingest. Rows of people who were withdrawn from the
+    corpus are removed, for every bundle in the table. New recordings are compared with the cohorts in the table
+    (docs/drift.md). The last line is for schedulers (docs/schedule.md). Exit status: 0 all is embedded, 1 a cohort or
+    the tick failed, 2 bad usage or input, 3 a cohort is held back, or behind with --look.
     """
 
     corpus: str
@@ -37,18 +37,18 @@ class Args:
     table: str
     """URL of the embedding table; made if there is none."""
     max_actors: int = 64
-    """Encoding actors at most; there are never more than batches of recordings."""
+    """Largest number of encoding processes (Ray actors); never more than batches of recordings."""
     gpus: float | None = None
-    """GPUs of each actor, which Ray must give it (0.25 packs four actors on one); 0: CPUs alone. None: 0.25 where the
-    cluster has GPUs that are free, else 0."""
+    """GPUs of each process: 0.25 places four on one GPU; 0: CPUs only. None: 0.25 if the cluster has free GPUs, else
+    0."""
     hold_on_drift: bool = False
-    """Do not commit what is like no known cohort; `xmae embed` commits it after you have looked."""
+    """Do not commit cohorts that are like no known cohort; `xmae embed` commits one after you have looked."""
     look: bool = False
-    """Embed nothing: say which cohorts are behind, and for how long."""
+    """Embed nothing: report which cohorts are behind, and for how long."""
     metrics: str = ""
     """Also write gauges to this file, for node_exporter's textfile collector (a name that ends in .prom)."""
     report: str = ""
-    """Also write a page of this tick, with a map of the embeddings, into this folder or URL."""
+    """Also write a page about this tick, with a map of the embeddings, to this folder or URL."""
     json: bool = False
     """Print what was done as JSON."""
 

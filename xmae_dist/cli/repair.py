@@ -16,19 +16,20 @@ from xmae_dist.storage.duplicates import Duplicate, drop, duplicates
 
 @dataclass(frozen=True, kw_only=True)
 class Args:
-    """Name recordings that stand in a corpus twice, and drop one copy of each.
+    """List recordings that are stored twice, and drop one copy of each.
 
-    Two ingests at once of overlapping files could leave such a corpus, which nobody can read; now they cannot. Without
-    --apply nothing is changed. Copies that are equal are one as good as the other; where they differ, --keep says which
-    stays. The samples of the dropped copy go with `xmae vacuum`. Exit status 1 where copies are left to decide on.
+    Earlier versions could store a recording twice if two ingests of overlapping files ran at once; such a corpus cannot
+    be read. Without --apply nothing is changed. Of equal copies, either is dropped; if copies differ, --keep states
+    which one stays. `xmae vacuum` deletes the samples later. Exit status: 1 if copies differ and --keep does not
+    decide.
     """
 
     corpus: Annotated[str, tyro.conf.Positional]
     """URL of the corpus."""
     keep: tuple[str, ...] = ()
-    """Parts whose copies stay where copies differ, as this command names them: COHORT/PART."""
+    """Parts whose copies stay if copies differ, as listed by this command: COHORT/PART."""
     apply: bool = False
-    """Do it."""
+    """Make the change."""
     json: bool = False
     """Print one JSON object."""
 

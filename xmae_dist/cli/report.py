@@ -13,14 +13,14 @@ from xmae_dist.storage import uri
 
 @dataclass(frozen=True, kw_only=True)
 class Args:
-    """Make the report (report.html, report.json, results.parquet) from the results of an evaluation."""
+    """Write the report (report.html, report.json, results.parquet) again from the stored results of an evaluation."""
 
     evaluation: Annotated[str, tyro.conf.Positional]
     """URL given to `xmae evaluate --out`."""
     out: str = ""
     """Folder or URL for the files; by default EVALUATION/report."""
     run: str = ""
-    """URL of the pretraining run whose figures the report shows."""
+    """URL of a pretraining run, to include its figures in the report."""
 
 
 def run(args: Args) -> int:

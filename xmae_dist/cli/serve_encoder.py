@@ -22,7 +22,7 @@ class Args:
     bundle: Annotated[str, tyro.conf.Positional]
     """URL of an encoder bundle."""
     rate_hz: float
-    """Rate of the windows that will come."""
+    """Sampling rate of the windows that will be sent."""
 
 
 def run(args: Args) -> int:

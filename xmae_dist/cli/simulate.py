@@ -21,21 +21,21 @@ from xmae_dist.storage import uri
 class Args:
     """Write a simulated multi-device cohort with known physiology into a corpus.
 
-    Subjects, their devices' clocks, gaps and artefacts follow from the options and the seed alone: the same
-    command again finds nothing to do, and a larger one adds the subjects that are missing. Devices that are worn
-    together become a cohort each (patch_watch-chest_patch, patch_watch-smartwatch).
+    Subjects, clocks of their devices, gaps and artefacts depend only on the options and the seed: the same command
+    again does nothing, and a larger one adds the missing subjects. Devices that are worn together become one cohort
+    each (patch_watch-chest_patch, patch_watch-smartwatch).
     """
 
     preset: Annotated[str, tyro.conf.Positional]
     """What is worn and by whom: bedside, patch_watch, patch_ring, ring, night, sleep_lab or telemetry."""
     corpus: str
-    """URL of the corpus; made if there is none."""
+    """URL of the corpus; created if it does not exist."""
     cohort: str | None = None
-    """Name of the cohort; that of the preset unless told."""
+    """Name of the cohort; the name of the preset if not given."""
     subjects: int | None = None
-    """Number of people; that of the preset unless told."""
+    """Number of people; that of the preset if not given."""
     hours: float | None = None
-    """Hours of recording in all, instead of a number of subjects."""
+    """Total hours of recording, instead of a number of subjects."""
     minutes: float | None = None
     """Length of one recording."""
     recordings: int | None = None

@@ -25,17 +25,17 @@ JOBS = ("pretrain", "windows", "ingest", "simulate", "align", "verify", "export"
 class Args:
     """Run `xmae COMMAND …` as a job on a Ray cluster and follow its log.
 
-    The package's source and files that the command names travel with the job; data is read from URLs, with the
-    credentials of the cluster's machines. Ctrl-C lets go of the log and leaves the job running. The exit status is the
-    job's (143: it was stopped).
+    The job is sent the source of this package and the files that the command names. Data is read from URLs, with the
+    credentials of the cluster's machines. Ctrl-C stops following the log; the job continues. The exit status is that of
+    the job (143: it was stopped).
     """
 
     address: str = ""
-    """URL of the cluster's dashboard, http://HEAD:8265; else RAY_API_SERVER_ADDRESS or RAY_ADDRESS."""
+    """URL of the cluster's dashboard, http://HEAD:8265. Empty: RAY_API_SERVER_ADDRESS or RAY_ADDRESS."""
     name: str = ""
-    """Name of the job, to find it again by; made up unless given. No two jobs of a cluster share one."""
+    """Name of the job, unique in the cluster; a name is generated if not given."""
     follow: bool = True
-    """Show the log until the job ends; else return when it is submitted."""
+    """Show the log until the job ends; otherwise return after submitting."""
     attach: str = ""
     """Submit nothing: follow the job of this name."""
     command: Annotated[tuple[str, ...], tyro.conf.Suppress] = ()
@@ -58,7 +58,8 @@ def parse(argv: Sequence[str]) -> Args:
 
 
 def _help() -> str:
-    return f"{inspect.cleandoc(Args.__doc__ or '')}\n\nCOMMAND: {', '.join(JOBS)}; options of ours stand before it."
+    commands = f"COMMAND: {', '.join(JOBS)}; options of `xmae submit` come before it."
+    return f"{inspect.cleandoc(Args.__doc__ or '')}\n\n{commands}"
 
 
 def run(args: Args) -> int:

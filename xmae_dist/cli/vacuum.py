@@ -22,22 +22,22 @@ _OLD_VERSIONS = (
 
 @dataclass(frozen=True, kw_only=True)
 class Args:
-    """Remove what no snapshot of a corpus needs: withdrawn samples and estimates, half-written parts.
+    """Delete what no snapshot of a corpus needs: samples and estimates of withdrawn people, unfinished parts.
 
-    Without --apply nothing is changed: it says what would go. Parts that also hold others' samples are first copied
-    without the withdrawn ones; the old part goes with the first vacuum that runs after the grace period. Safe to
-    interrupt, to repeat, and to run beside ingests.
+    Without --apply nothing is changed; the command shows what would be deleted. A part that also holds samples of other
+    people is first copied without the withdrawn ones; the first vacuum after the grace period deletes the old part. The
+    command may be interrupted, repeated, and run beside ingests.
     """
 
     corpus: Annotated[str, tyro.conf.Positional]
     """URL of the corpus."""
     grace_hours: float = GRACE_S / 3600
-    """Nothing younger is touched. Longer than the longest ingest of a part, and than readers hold an old snapshot."""
+    """Nothing younger is deleted. Must be longer than the ingest of a part, and than readers use an old snapshot."""
     table: tuple[str, ...] = ()
-    """URLs of embedding tables made from the corpus: what jobs that died left there goes too, and the files that hold
-    whoever left the table."""
+    """URLs of embedding tables of this corpus: also delete there what failed jobs left, and files with rows of people
+    who were removed."""
     apply: bool = False
-    """Do it."""
+    """Make the change."""
     json: bool = False
     """Print one JSON object."""
 

@@ -19,10 +19,10 @@ from xmae_dist.storage.verify import Finding, size_mib, verify
 
 @dataclass(frozen=True, kw_only=True)
 class Args:
-    """Read every stored byte of a corpus and check it against its checksum and its digest.
+    """Read every stored byte of a corpus and compare it with its checksum and its digest.
 
-    Damage is told as part, array and chunk, with the recordings that it touches. Exit status: 0 all is as it
-    was written, 1 something is damaged or missing, 2 the corpus cannot be reached.
+    Damage is reported with part, array and chunk, and the recordings concerned. Exit status: 0 everything is as it was
+    written, 1 something is damaged or missing, 2 the corpus cannot be reached.
     """
 
     corpus: Annotated[str, tyro.conf.Positional]

@@ -9,8 +9,8 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from rich.console import Console
-from rich.table import Table
 
+from xmae_dist.cli.tables import table
 from xmae_dist.data.store.materialise import StoreConfig, materialise, missing_channel_hint
 from xmae_dist.data.store.window_store import WindowStore
 from xmae_dist.data.windows.spec import WindowSpec
@@ -23,9 +23,9 @@ from xmae_dist.storage.corpus import Corpus
 class Args:
     """Cut aligned, cleaned windows out of a corpus snapshot into a window store.
 
-    The store lies below `out` under a name made from the snapshot and every option below: the same command
-    again finds it and returns at once. Prints its URL, and the windows kept and dropped by cohort, split
-    and reason. A recording lacks a channel, as in a cohort of PPG alone: `--require ppg`.
+    The name of the store, below --out, is computed from the snapshot and all options that follow: the same command
+    again finds the store and returns at once. Prints its URL, and the windows kept and dropped by cohort, split and
+    reason. For a cohort with PPG alone use `--require ppg`.
     """
 
     corpus: str
@@ -33,20 +33,20 @@ class Args:
     out: str
     """URL below which window stores are kept."""
     snapshot: int | None = None
-    """Version of the corpus to cut; the newest if not given."""
+    """Version of the corpus; the newest if not given."""
     allow_withdrawn: bool = False
-    """Cut an old snapshot although some of its subjects were withdrawn since."""
+    """Allow an old snapshot with subjects that were withdrawn later."""
     cohorts: tuple[str, ...] = ()
-    """Cohorts to take; none named takes all."""
+    """Cohorts to use; all if none is given."""
     chunk_windows: int = 64
     """Windows in a chunk, the unit of reading and of the block shuffle."""
     on_the_fly: bool = False
-    """Keep no signals, only where windows lie: they are cut out of the recordings whenever they are read."""
+    """Store only the positions of windows; they are cut from the recordings when they are read."""
     tasks: int | None = None
-    """Parts written at once; as many as there are CPUs if not given. The result is the same."""
+    """Number of parts written at once; the number of CPUs if not given. The result is the same."""
     by: tuple[str, ...] = ()
-    """Labels by whose values the share of windows kept is told, since cleaning may prefer some hearts to others. None
-    named: rhythm, af, ectopy_per_min and frequent_ectopy, where recordings have them."""
+    """Labels for which the share of windows kept is shown by value, because the quality threshold may remove some
+    rhythms more than others. If none is given: rhythm, af, ectopy_per_min and frequent_ectopy, if present."""
     json: bool = False
     """Print one JSON object instead of tables."""
     spec: WindowSpec = field(default_factory=WindowSpec)
@@ -103,19 +103,21 @@ def _summary(store: WindowStore, by: tuple[str, ...]) -> dict[str, Any]:
 
 def _show(store: WindowStore, console: Console, by: tuple[str, ...]) -> None:
     counts = store.counts()
-    table = Table("cohort", "split", "kept", "hours", "dropped", "by reason", title="Windows")
+    columns = ("cohort", "split", "kept", "hours", "dropped", "by reason")
+    windows = table("Windows", columns, numbers=("kept", "hours", "dropped"))
     for (cohort, split), reasons in store.dropped().items():
         kept = counts.get((cohort, split), 0)
         # Overlapping windows share samples: hours are those covered at least once, near enough.
         hours = kept * min(store.spec.stride_s, store.spec.window_s) / 3600
         by_reason = ", ".join(f"{name} {n}" for name, n in sorted(reasons.items(), key=lambda item: -item[1]))
-        table.add_row(cohort, split, f"{kept:,}", f"{hours:.1f}", f"{sum(reasons.values()):,}", by_reason)
-    console.print(table)
+        windows.add_row(cohort, split, f"{kept:,}", f"{hours:.1f}", f"{sum(reasons.values()):,}", by_reason)
+    console.print(windows)
     if groups := store.kept(by):
-        table = Table("label", "value", "recordings", "people", "kept", "low quality", "other", title="Kept, by label")
+        shares_of = ("recordings", "people", "kept", "low quality", "other")
+        labels = table("Kept, by label", ("label", "value", *shares_of), numbers=shares_of)
         for group in groups:
             possible = max(group.kept + group.low_quality + group.other, 1)
             shares = (f"{n / possible:.1%}" for n in (group.kept, group.low_quality, group.other))
-            table.add_row(group.label, group.group, f"{group.recordings:,}", f"{group.subjects:,}", *shares)
-        console.print(table)
+            labels.add_row(group.label, group.group, f"{group.recordings:,}", f"{group.subjects:,}", *shares)
+        console.print(labels)
     console.print(f"{store.n_windows:,} windows in {store.url}", soft_wrap=True)

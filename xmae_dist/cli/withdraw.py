@@ -17,26 +17,26 @@ from xmae_dist.storage.snapshot import Recording
 
 @dataclass(frozen=True, kw_only=True)
 class Args:
-    """Take subjects out of a corpus: a new snapshot without them, after which old ones that hold them do not open.
+    """Remove subjects from a corpus: creates a snapshot without them. Older snapshots that hold them no longer open.
 
-    They are put on the corpus's list of the withdrawn: later files of theirs are left out until `xmae readmit`. Without
-    --apply nothing is changed: it says what would go. The bytes go with `xmae vacuum`. Whatever was made from the
-    recordings earlier (window stores, models) is not touched: window stores beside the corpus are listed, `xmae audit`
-    says which steps of a run saw them. --table here, or the next `xmae reembed`, takes them out of an embedding table.
+    The subjects are added to the list of withdrawn people: later ingests leave out their files until `xmae readmit`.
+    Without --apply nothing is changed; the command shows what would be removed. `xmae vacuum` deletes the bytes later.
+    Window stores and models made earlier are not changed: window stores beside the corpus are listed, and `xmae audit`
+    lists the steps of a run that used a subject. --table, or the next `xmae reembed`, removes rows of embedding tables.
     """
 
     corpus: Annotated[str, tyro.conf.Positional]
     """URL of the corpus."""
     subject: tuple[str, ...]
-    """Subjects to withdraw."""
+    """Ids of the subjects to withdraw."""
     reason: str = ""
-    """Kept in the history of the index."""
+    """Reason, stored in the history of the index."""
     table: tuple[str, ...] = ()
-    """URLs of embedding tables made from the corpus: their rows go too, of every bundle, with --apply."""
+    """URLs of embedding tables of this corpus: with --apply, rows of these subjects are removed, for every bundle."""
     absent: bool = False
-    """Also subjects of whom nothing is here: they are put on the list, so that files of theirs stay out."""
+    """Accept subjects that are not in the corpus: they are added to the list, so that later ingests leave them out."""
     apply: bool = False
-    """Do it."""
+    """Make the change."""
     json: bool = False
     """Print one JSON object."""
 

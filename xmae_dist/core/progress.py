@@ -63,8 +63,8 @@ class Progress:
         rate = self._rate()
         of = f"/{self.total:g}" if self.total else ""
         left = ""
-        # The first of many things say little of how long all take.
-        if self.total and self.total > self.done >= self.total * _TELLING_SHARE:
+        # The first of many things says little of how long all take: it waits for what is starting up.
+        if self.total and self.total > self.done >= self.total * _TELLING_SHARE and self.done > self._first[1]:
             left = f", {(self.total - self.done) / rate:.0f} s left"
         return (
             f"{self.what}: {self.done:g}{of} {self.unit}, {rate:.3g} {self.unit}/s{left}{' — ' + note if note else ''}"

@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from xmae_dist.core.errors import InputError
+from xmae_dist.core.errors import InputError, some_of
 from xmae_dist.evaluate.tasks import Task
 
 Floats = NDArray[np.float64]
@@ -84,8 +84,8 @@ def no_such_label(task: Task, tables: Iterable[pa.Table]) -> InputError:
     return InputError(
         f"task {task.name}: label column",
         value=f"no {task.label!r}",
-        expected="one of " + ", ".join(available_labels(tables)),
-        fix="correct `label` in the task file, or ingest recordings that carry it",
+        expected=f"one of {some_of(available_labels(tables))}",
+        fix="correct `label` in the task file (`xmae inspect` lists all labels), or ingest recordings that carry it",
     )
 
 

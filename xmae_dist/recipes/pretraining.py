@@ -18,7 +18,7 @@ from xmae_dist.train.step.schedule import ScheduleConfig
 
 RECIPES: dict[str, tuple[str, PretrainConfig]] = {
     "debug_cpu2": (
-        "a few steps of a tiny model on two workers: does everything run?",
+        "a few steps of a tiny model on two workers, to check that everything runs",
         PretrainConfig(
             model=ModelConfig(preset="tiny"),
             train=TrainConfig(steps=20, global_batch=16, micro_batch=8),
@@ -28,7 +28,7 @@ RECIPES: dict[str, tuple[str, PretrainConfig]] = {
         ),
     ),
     "demo_cpu2": (
-        "what `make demo` runs: a tiny model that learns to rebuild ECG from PPG within minutes on two cores",
+        "what `make demo` runs: a tiny model that learns to reconstruct ECG from PPG in minutes, on two cores",
         PretrainConfig(
             model=ModelConfig(preset="tiny"),
             train=TrainConfig(steps=300, global_batch=64, micro_batch=32),
@@ -53,7 +53,7 @@ RECIPES: dict[str, tuple[str, PretrainConfig]] = {
         ),
     ),
     "paper_h100x1": (
-        "the published model with its defects mended (a seventh of its size), on one GPU",
+        "the published model without its defects (a seventh of its size), on one GPU",
         PretrainConfig(
             model=ModelConfig(preset="paper"),
             train=TrainConfig(

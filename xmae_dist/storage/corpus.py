@@ -240,7 +240,7 @@ class Corpus:
             raise InputError(
                 f"subjects of {self.url}",
                 value=f"{', '.join(withdrawn[:5])}{', …' if len(withdrawn) > 5 else ''}: withdrawn",
-                expected="nobody who was withdrawn",
+                expected="only people who were not withdrawn",
                 fix="leave them out (`xmae ingest` does), or `xmae readmit` them first",
             )
 

@@ -81,7 +81,7 @@ _DIAGNOSES = (
             "Anonymous caller",
         ),
         value="no credentials",
-        expected="credentials in the standard chain of the store's maker",
+        expected="credentials where the store's own tools find them (environment, profile or role)",
         fix=_CREDENTIALS_FIX,
         gs_fix=_GS_CREDENTIALS_FIX,
     ),

@@ -88,9 +88,9 @@ def _check_token(token: str | None) -> None:
     if os.environ.get("AWS_SESSION_TOKEN") and not token:
         raise StorageError(
             "AWS_SESSION_TOKEN",
-            value="a token beside keys that have none",
+            value="a session token for keys that do not use one",
             expected="the token of the keys that are used, or none",
-            fix="unset AWS_SESSION_TOKEN: the keys come from elsewhere (a profile)",
+            fix="unset AWS_SESSION_TOKEN: it does not belong to these keys (they come from a profile)",
         )
 
 

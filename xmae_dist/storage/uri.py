@@ -474,7 +474,7 @@ def _probe_s3(url: str, path: str) -> None:
             url,
             value="an endpoint that answers, but not as an S3 store",
             expected="an S3 protocol server",
-            fix="check AWS_ENDPOINT_URL (and that no proxy stands between)",
+            fix="check AWS_ENDPOINT_URL (and that no proxy answers in its place)",
         ) from error
 
 

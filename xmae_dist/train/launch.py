@@ -31,6 +31,7 @@ from xmae_dist.train.checkpoints.state import Identity
 from xmae_dist.train.config import PretrainConfig, ResourceConfig, check, model_config
 from xmae_dist.train.observe.display import Display
 from xmae_dist.train.observe.startup import Marks, process_started_s
+from xmae_dist.train.observe.verdict import verdict
 from xmae_dist.train.survival.board import Board
 from xmae_dist.train.survival.grace import short_grace
 from xmae_dist.train.survival.lease import Held, hold
@@ -45,6 +46,8 @@ class Outcome:
     run: str
     step: int
     loss: float | None
+    verdict: str | None
+    """Whether the model uses its source, by the last validation; None where there was none."""
     figures: list[str]
 
 
@@ -92,7 +95,8 @@ def _pretrain(config: PretrainConfig, held: Held, marks: Marks) -> Outcome:
     with Shown(config.run, config.train.steps) as shown:
         step = _train(config, store, identity, flops.result(), shown, marks, held)
     _remember(config, store, ended_step=step)
-    return Outcome(run=config.run, step=step, loss=shown.last_loss, figures=draw_run(config.run))
+    said = verdict(shown.last_errors, store.spec.source) if shown.last_errors else None
+    return Outcome(run=config.run, step=step, loss=shown.last_loss, verdict=said, figures=draw_run(config.run))
 
 
 def _normalised(config: PretrainConfig) -> PretrainConfig:
@@ -377,13 +381,15 @@ def _signals() -> Iterator[list[str]]:
 
 
 class Shown:
-    """The rows of a run as they come: shown, the last loss kept, and figures drawn now and then after validations."""
+    """The rows of a run as they come: shown, the last loss and validation kept, and figures drawn now and then after
+    validations."""
 
     def __init__(self, run_url: str, total_steps: int) -> None:
         self._run_url, self._display = run_url, Display(total_steps)
         self._drawing = ThreadPoolExecutor(max_workers=1, thread_name_prefix="figures")
         self._drawn_s = time.monotonic()
         self.last_loss: float | None = None
+        self.last_errors: dict[str, float] | None = None
 
     def __enter__(self) -> Shown:
         return self
@@ -395,6 +401,8 @@ class Shown:
     def row(self, row: dict[str, Any]) -> None:
         if row["kind"] == "step":
             self.last_loss = row["loss"]
+        if row["kind"] == "validation":
+            self.last_errors = {name: row[name] for name in ("own", "other", "none")}
         if row["kind"] == "validation" and time.monotonic() - self._drawn_s > _DRAW_EVERY_S:
             from xmae_dist.train.observe.figures import draw_run
 

@@ -25,6 +25,10 @@ from xmae_dist.model.readout import named
 
 FEATURES_VERSION = "pulse-features/v1"
 BATCH = 256
+MUST_MATCH = ("window_s", "rate_hz", "source", "scaling", "ppg_band_hz")
+"""Fields of a window specification that decide what the source looks like (docs/window-fields.md)."""
+MUST_MATCH_OF_ECG = ("target", "ecg_band_hz")
+"""And those of an encoder that reads the target."""
 
 
 class Encoder(Protocol):
@@ -55,8 +59,7 @@ def resolve(spec: EncoderSpec, windows: WindowSpec) -> EncoderSpec:
 def check_windows(spec: EncoderSpec, bundle: Bundle, windows: WindowSpec) -> None:
     """Raise ConfigError unless what the encoder reads is what it was trained on."""
     trained = WindowSpec.from_dict(bundle.window_spec) if bundle.window_spec else windows
-    of_ecg = ("target", "ecg_band_hz") if bundle.model.embeds == "ecg" else ()
-    for name in ("window_s", "rate_hz", "source", "scaling", "ppg_band_hz", *of_ecg):
+    for name in MUST_MATCH + (MUST_MATCH_OF_ECG if bundle.model.embeds == "ecg" else ()):
         if getattr(trained, name) != getattr(windows, name):
             raise ConfigError(
                 f"{name} of the window store",

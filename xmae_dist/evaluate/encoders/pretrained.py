@@ -36,6 +36,15 @@ class Pretrained:
     """How subjects were divided; None: not stated."""
     cohorts: tuple[str, ...] = ()
     """Cohorts whose windows were taken; empty: not stated."""
+    url: str = ""
+    """Of its bundle."""
+    run: str = ""
+    """URL of the pretraining run; empty: not stated, as all that follows."""
+    snapshot: str = ""
+    """Fingerprint of the corpus snapshot that it was pretrained on."""
+    steps: int | None = None
+    windows: int | None = None
+    """Windows that were trained on, repeats included."""
 
     def people(self, subject_N: NDArray[np.str_]) -> int | None:
         """How many of the people were in the train split of its pretraining; None where that is not known."""
@@ -57,8 +66,16 @@ def pretrained(spec: EncoderSpec) -> Pretrained:
     """Reads the description of a bundle. Raises what that raises."""
     if spec.kind != "bundle":
         return Pretrained(trained=False)
-    known = bundle.describe(spec.url)["pretrained_on"]
-    return _from_dict({"trained": True, "cohorts": (), **known})
+    document = bundle.describe(spec.url)
+    lineage = document.get("lineage", {})
+    stated = {
+        "url": spec.url,
+        "run": lineage.get("run", ""),
+        "snapshot": lineage.get("snapshot_fingerprint", ""),
+        "steps": lineage.get("step"),
+        "windows": lineage.get("windows_seen"),
+    }
+    return _from_dict({"trained": True, "cohorts": (), **stated, **document["pretrained_on"]})
 
 
 def check_unseen(
@@ -112,8 +129,10 @@ def recalled(out_url: str) -> dict[str, Pretrained]:
 
 
 def _from_dict(values: Mapping[str, Any]) -> Pretrained:
+    stated = {name: values[name] for name in ("url", "run", "snapshot", "steps", "windows") if name in values}
     return Pretrained(
         trained=values["trained"],
         split=SplitConfig.from_dict(values.get("split") or {}),
         cohorts=tuple(values["cohorts"]),
+        **stated,
     )

@@ -6,11 +6,11 @@ tones and open markers, so a print in black and white still tells them apart.
 
 import textwrap
 
-import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from xmae_dist.evaluate.report.compare import Comparison
+from xmae_dist.evaluate.report.findings import constant
 from xmae_dist.evaluate.results import Result
 from xmae_dist.evaluate.scores.metrics import METRICS, gained
 
@@ -50,7 +50,7 @@ def _score_panel(panel: Axes, group: list[Result], colour_of: dict[str, str], *,
         score = result.headline
         panel.plot([score.low, score.high], [row, row], color=colour_of[result.encoder], lw=2.2, solid_capstyle="butt")
         _marker(panel, score.value, row, result, colour_of)
-    if (level := _without_signal(group[0])) is not None:
+    if (level := constant(group[0])) is not None:
         panel.axvline(level, color=INK, lw=0.8, ls=":")
     panel.set_yticks(range(len(group)), [r.encoder for r in group] if names else [""] * len(group), fontsize=8.5)
     panel.set_ylim(len(group) - 0.4, -0.6)
@@ -60,14 +60,6 @@ def _score_panel(panel: Axes, group: list[Result], colour_of: dict[str, str], *,
     panel.set_xlabel(f"{metric.title}{unit}  ({arrow})", fontsize=8.5)
     panel.margins(x=0.08)
     plain(panel, "x")
-
-
-def _without_signal(result: Result) -> float | None:
-    """The score of a prediction that knows nothing: chance, or for an error that of always saying the mean."""
-    if result.task.metric == "mae":
-        y_N = result.scored.predictions.y_N
-        return float(np.abs(y_N - y_N.mean()).mean())
-    return METRICS[result.task.metric].chance
 
 
 def difference_forest(rows: list[Comparison], titles: dict[str, str], colour_of: dict[str, str]) -> Figure:

@@ -13,6 +13,7 @@ from xmae_dist.evaluate.run import draws_of
 
 MAX_POINTS = 1500
 MAX_LINES = 6
+MOST_BINS, PEOPLE_IN_BIN = 10, 15
 
 
 def shown(group: list[Result], limit: int) -> list[Result]:
@@ -42,7 +43,12 @@ def binary_detail(group: list[Result], colour_of: dict[str, str]) -> Figure:
         calibration.plot(mean, share, marker="o", ms=3.5, **style)
     for panel, x, y, title in (
         (roc, "false positive rate", "true positive rate", "ROC, mean of folds (AUROC)"),
-        (calibration, "predicted probability", "observed share", "Calibration, tenths of predictions"),
+        (
+            calibration,
+            "predicted probability",
+            "observed share",
+            f"Calibration, {calibration_bins(group[0])} bins of equal count",
+        ),
     ):
         panel.plot([0, 1], [0, 1], color=INK, lw=0.8, ls=":")
         panel.set(xlabel=x, ylabel=y, aspect="equal", xlim=(-0.02, 1.02), ylim=(-0.02, 1.02))
@@ -147,16 +153,21 @@ def _mean_roc(result: Result) -> tuple[np.ndarray, np.ndarray]:
     return np.r_[0.0, grid], np.r_[0.0, np.mean(curves, axis=0)]
 
 
+def calibration_bins(result: Result) -> int:
+    """As many bins as leave some people in each: 3 for 56 people, 10 from 150 on."""
+    return int(np.clip(result.n_subjects // PEOPLE_IN_BIN, 2, MOST_BINS))
+
+
 def _calibration(result: Result) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Mean probability and share of positives in each tenth of the predictions, with 95 % bounds over subjects."""
+    """Mean probability and share of positives in each bin of the predictions, with 95 % bounds over subjects."""
     p = result.scored.predictions
     order = np.argsort(p.pred_NC[:, 0])
-    tenths = [part for part in np.array_split(order, 10) if len(part)]
+    bins = [part for part in np.array_split(order, calibration_bins(result)) if len(part)]
     weight_RN = _weights(result)
-    bounds = [np.nanquantile(_share(weight_RN[:, part], p.y_N[part]), [0.025, 0.975]) for part in tenths]
+    bounds = [np.nanquantile(_share(weight_RN[:, part], p.y_N[part]), [0.025, 0.975]) for part in bins]
     low, high = np.array(bounds).T
-    mean = np.array([p.pred_NC[part, 0].mean() for part in tenths])
-    return mean, np.array([p.y_N[part].mean() for part in tenths]), low, high
+    mean = np.array([p.pred_NC[part, 0].mean() for part in bins])
+    return mean, np.array([p.y_N[part].mean() for part in bins]), low, high
 
 
 def _share(weight_RN: np.ndarray, value_N: np.ndarray) -> np.ndarray:

@@ -2,9 +2,11 @@
 
 from xmae_dist.data.store.kept import KeptGroup
 from xmae_dist.evaluate.encoders.pretrained import Pretrained
-from xmae_dist.evaluate.report import figures, page
-from xmae_dist.evaluate.report.compare import Comparison, Tally, best, by_task, tallies
+from xmae_dist.evaluate.report import figures, findings, page
+from xmae_dist.evaluate.report.compare import Comparison, best, by_task
 from xmae_dist.evaluate.report.figures_tasks import binary_detail, confusion_detail, regression_detail
+from xmae_dist.evaluate.report.sections_found import MARKS, found_section
+from xmae_dist.evaluate.report.sections_method import encoders_section, methods_section
 from xmae_dist.evaluate.report.sections_shift import degradation_section, few_section, transfer_section
 from xmae_dist.evaluate.results import Result
 from xmae_dist.evaluate.scores.metrics import METRICS, gained
@@ -17,7 +19,6 @@ _FIGURE_CAPTIONS = {
 }
 _PROTOCOL_TITLES = {"knn": "Nearest neighbours", "finetune": "Fine-tuning"}
 _WIDE = 6
-_MARKS = {"better": "▲", "worse": "▼"}
 
 
 def render(
@@ -33,7 +34,7 @@ def render(
     groups, colour_of = by_task(results), figures.colours(results)
     titles = {name: group[0].task.title for name, group in groups.items()}
     parts = {
-        "Scores": [*_summary(groups), *_scores(groups, colour_of)],
+        "Scores": [_cards(results, groups), *_summary(groups), *_scores(groups, colour_of)],
         "Seen in pretraining": _seen(groups, known),
         "Windows kept": _kept(shares.get(results[0].store, [])),
         "Protocols": _protocols(results, groups),
@@ -43,52 +44,34 @@ def render(
         "Degradation": degradation_section(cells, colour_of),
         "Tasks": _details(groups, colour_of),
         "Pretraining": _pretraining(run_pictures),
-        "Method": _methods(results, skipped, known),
+        "Encoders": encoders_section(results, known),
+        "Method": methods_section(results, skipped),
     }
     parts = {name: body for name, body in parts.items() if body}
-    body = [*_heading(results, groups), page.links(parts), *_found(tallies(found))]
+    body = [*_heading(results), page.links(parts), *found_section(groups, found)]
     for name, section in parts.items():
         body += [page.section(name, section)]
     return page.document(f"Evaluation: {results[0].suite_title}", body)
 
 
-def _heading(results: list[Result], groups: dict[str, list[Result]]) -> list[str]:
-    subjects = max(r.n_subjects for r in results)
-    cards = [
-        (str(len(groups)), "tasks"),
-        (str(len({r.encoder for r in results})), "encoders and controls"),
-        (f"{subjects:,}", "people at most in a task"),
-        (f"{sum(r.n_fits for r in results):,}", "models fitted"),
-    ]
-    boxes = "".join(f'<div class="card"><b>{page.text(n)}</b><span>{page.text(what)}</span></div>' for n, what in cards)
+def _heading(results: list[Result]) -> list[str]:
     return [
         f"<h1>{page.text(results[0].suite_title)}</h1>",
         '<p class="quiet">How well frozen encoders of the pulse wave (PPG) predict what is known of a person, '
         "on people whose labels the prediction never saw.</p>",
-        f'<div class="cards">{boxes}</div>',
     ]
 
 
-def _found(found: list[Tally]) -> list[str]:
-    """A row per pair of encoders: on how many tasks a difference is shown, as a bar and in numbers."""
-    rows = [
-        f"<tr><td><b>{page.text(t.encoder)}</b> against {page.text(t.against)}</td>"
-        f"<td>{page.bar((t.better, t.tasks - t.better - t.worse, t.worse))}</td>"
-        f'<td class="n better">▲ {t.better}</td><td class="n">{t.tasks - t.better - t.worse}</td>'
-        f'<td class="n worse">▼ {t.worse}</td><td class="n">{t.better_after_holm}</td></tr>'
-        for t in found
+def _cards(results: list[Result], groups: dict[str, list[Result]]) -> str:
+    """How large the evaluation was."""
+    cards = [
+        (str(len(groups)), "tasks"),
+        (str(len({r.encoder for r in results})), "encoders and controls"),
+        (f"{max(r.n_subjects for r in results):,}", "people at most in a task"),
+        (f"{sum(r.n_fits for r in results):,}", "models fitted"),
     ]
-    if not rows:
-        return []
-    head = ["Comparison", f"{found[0].tasks} tasks", "Better", "Not shown", "Worse", "Better, corrected"]
-    return [
-        "<h2>What was found</h2>",
-        page.table(head, rows, numeric_from=2),
-        '<p class="quiet">“Better” and “worse”: the 95 % interval of the difference, over people, excludes zero. '
-        "“Not shown” is no proof that two are equal. “Corrected”: still better when the number of tasks is allowed for "
-        "(Holm). A random-weight encoder and plain pulse features stand beside every result: an encoder that does "
-        "not beat them has learned nothing that this task needs.</p>",
-    ]
+    boxes = "".join(f'<div class="card"><b>{page.text(n)}</b><span>{page.text(what)}</span></div>' for n, what in cards)
+    return f'<div class="cards">{boxes}</div>'
 
 
 def _pretraining(pictures: list[tuple[str, bytes]]) -> list[str]:
@@ -121,21 +104,22 @@ def _summary(groups: dict[str, list[Result]], title: str = "Scores") -> list[str
     names = list(dict.fromkeys(r.encoder for group in groups.values() for r in group))
     rows = []
     for family, members in _families(groups).items():
-        rows.append(f'<tr class="family"><td colspan="{3 + len(names)}">{page.text(family)}</td></tr>')
+        rows.append(f'<tr class="family"><td colspan="{4 + len(names)}">{page.text(family)}</td></tr>')
         for group in members.values():
             task = group[0].task
-            cells = "".join(_score_cell(next((r for r in group if r.encoder == n), None), best(group)) for n in names)
+            cells = "".join(_score_cell(next((r for r in group if r.encoder == n), None), group) for n in names)
             arrow = "↑" if METRICS[task.metric].higher_is_better else "↓"
             rows.append(
                 f"<tr><td>{page.text(task.title)}<small>{page.text(_how(group[0]))}</small></td>"
                 f"<td>{page.text(METRICS[task.metric].title)} {arrow}<small>{page.text(task.label_unit)}</small></td>"
                 f'<td class="n">{group[0].n_subjects:,}<small>{len(group[0].unit_names):,} {task.unit}s</small></td>'
-                f"{cells}</tr>"
+                f'<td class="n">{_constant(group)}</td>{cells}</tr>'
             )
-    head = ["Task", "Metric", "People", *names]
+    head = ["Task", "Metric", "People", "Constant", *names]
     note = (
         '<p class="quiet">Bold: best point score of the row, whether or not the difference is shown. Below each score '
-        "its 95 % interval over people. ↑ higher is better, ↓ lower is better.</p>"
+        "its 95 % interval over people. Constant: the score of a prediction that knows nothing of the signal (chance, "
+        "or always the mean). ↑ higher is better, ↓ lower is better.</p>"
     )
     return [f"<h2>{page.text(title)}</h2>", page.table(head, rows, numeric_from=2, wide=len(names) > _WIDE), note]
 
@@ -187,12 +171,20 @@ def _parts(group: KeptGroup) -> tuple[float, float, float]:
     return group.kept / possible, group.low_quality / possible, group.other / possible
 
 
-def _score_cell(result: Result | None, winner: Result) -> str:
+def _constant(group: list[Result]) -> str:
+    level = findings.constant(group[0])
+    return "–" if level is None else f"{level:.{findings.decimals(group)}f}"
+
+
+def _score_cell(result: Result | None, group: list[Result]) -> str:
     if result is None:
         return '<td class="n">–</td>'
-    score = result.headline
-    mark = " best" if result is winner else ""
-    return f'<td class="n{mark}">{score.value:.3g}<small>{score.low:.3g} to {score.high:.3g}</small></td>'
+    score, digits = result.headline, findings.decimals(group)
+    mark = " best" if result is best(group) else ""
+    return (
+        f'<td class="n{mark}">{score.value:.{digits}f}'
+        f"<small>{score.low:.{digits}f} to {score.high:.{digits}f}</small></td>"
+    )
 
 
 def _how(result: Result) -> str:
@@ -251,9 +243,9 @@ def _differences(found: list[Comparison], titles: dict[str, str], colour_of: dic
 def _difference_cell(c: Comparison | None) -> str:
     if c is None:
         return '<td class="n">–</td>'
-    d, style = c.difference, c.verdict if c.verdict in _MARKS else "quiet"
+    d, style = c.difference, c.verdict if c.verdict in MARKS else "quiet"
     return (
-        f'<td class="n"><span class="{style}">{_MARKS.get(c.verdict, "")} {d.value:+.3g}</span>'
+        f'<td class="n"><span class="{style}">{MARKS.get(c.verdict, "")} {d.value:+.3g}</span>'
         f"<small>{d.low:+.3g} to {d.high:+.3g}</small><small>{_p(c.p_holm)}</small></td>"
     )
 
@@ -277,40 +269,6 @@ def _details(groups: dict[str, list[Result]], colour_of: dict[str, str]) -> list
         "their 95 % intervals over people as bands; the first encoder beside the best control. A cloud that slopes "
         "down is a prediction drawn towards the mean.</p>",
     ]
-
-
-def _methods(results: list[Result], skipped: dict[str, str], known: dict[str, Pretrained]) -> list[str]:
-    first = results[0]
-    identities = dict.fromkeys((r.encoder, r.encoder_id) for r in results)
-    facts = [
-        ("window store", f"<code>{page.text(first.store)}</code>"),
-        *(
-            (f"encoder {name}", f"<code>{page.text(identity)}</code>{_cohorts(known.get(identity))}")
-            for name, identity in identities
-        ),
-        ("seed, bootstrap draws", f"{first.seed}, {first.n_replicates:,}"),
-    ]
-    left_out = [f"<li><b>{page.text(name)}</b>: {page.text(why)}</li>" for name, why in skipped.items()]
-    return [
-        "<h2>How this was measured</h2>",
-        "<ul><li>The encoder is frozen. Embeddings are standardised on the training subjects; the probe is ridge "
-        "regression or L2 logistic regression. For recording and subject tasks, embeddings of the unit's windows are "
-        "averaged.</li>"
-        "<li>Outer folds share no subject; the penalty is chosen by inner cross-validation, again by subject. "
-        "AUROC and AUPRC compare predictions within a fold only.</li>"
-        "<li>Intervals resample subjects, not windows, and are widened by the measured covariance between folds that "
-        "train on one another; draws are the same for all encoders of a task.</li>"
-        "<li>Pretraining saw signals, never labels. How many of the people of a task it may have seen is told "
-        "above.</li>"
-        "<li>Predictions, folds and their digests are in <code>results.parquet</code>: every figure here can be "
-        "computed again.</li></ul>",
-        page.definitions(facts),
-        *(["<h3>Left out</h3><ul>", *left_out, "</ul>"] if left_out else []),
-    ]
-
-
-def _cohorts(one: Pretrained | None) -> str:
-    return f", pretrained on {page.text(', '.join(one.cohorts))}" if one is not None and one.cohorts else ""
 
 
 def _p(value: float) -> str:

@@ -16,8 +16,10 @@ from xmae_dist.core.errors import InputError
 from xmae_dist.data.store.kept import KeptGroup
 from xmae_dist.evaluate import kept
 from xmae_dist.evaluate.encoders.pretrained import Pretrained, recalled
+from xmae_dist.evaluate.report import findings
 from xmae_dist.evaluate.report.compare import Comparison, comparisons, tallies
 from xmae_dist.evaluate.report.sections import render
+from xmae_dist.evaluate.report.sections_method import named_encoders
 from xmae_dist.evaluate.results import PREDICTION_COLUMNS, Result, ResultTable
 from xmae_dist.evaluate.transfer.matrix import Cell, lost
 from xmae_dist.evaluate.transfer.requests import CellTable, cell_row, home_of
@@ -60,17 +62,34 @@ def as_json(
     cells: list[Cell] | None = None,
     shares: dict[str, list[KeptGroup]] | None = None,
 ) -> dict[str, Any]:
-    """Scores, differences, tallies and matrices for programs; NaN becomes null.
+    """Encoders, scores beside that of a constant, differences, tallies and matrices for programs; NaN becomes null.
 
     `pretrained_subjects` of a result are the people of the task in the train split of the encoder's pretraining, null
     where that is not known; `known` says it by encoder identity. `shares` of windows kept are by window store.
     """
     differences = [dataclasses.asdict(c) | {"verdict": c.verdict} for c in found]
-    document = {"format": "xmae-evaluation/v1", "results": [_plain_row(r.to_row()) | _seen(r, known) for r in results],
+    document = {"format": "xmae-evaluation/v1", "encoders": _encoders(results, known),
+                "results": [_plain_row(r.to_row()) | _seen(r, known) | _against_constant(r) for r in results],
                 "differences": differences, "tallies": [dataclasses.asdict(t) for t in tallies(found)],
                 "transfer": _transfer_rows(cells or [], known), "skipped": skipped,
                 "kept_by_label": _kept(results, shares or {})}  # fmt: skip
     return _finite(document)
+
+
+def _encoders(results: list[Result], known: dict[str, Pretrained]) -> list[dict[str, Any]]:
+    """Name, role and identity of each encoder, its bundle, and what that states of its pretraining."""
+    return [
+        {"name": name, "role": role, "id": identity, **_stated(known.get(identity, Pretrained(trained=True)))}
+        for name, role, identity in named_encoders(results)
+    ]
+
+
+def _stated(one: Pretrained) -> dict[str, Any]:
+    return {name: value for name, value in dataclasses.asdict(one).items() if name != "split"}
+
+
+def _against_constant(result: Result) -> dict[str, Any]:
+    return {"constant": findings.constant(result), "better_than_constant": findings.beats_constant(result)}
 
 
 def _seen(result: Result, known: dict[str, Pretrained]) -> dict[str, Any]:

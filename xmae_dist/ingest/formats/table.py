@@ -129,7 +129,7 @@ def _common_start(strands: Sequence[Strand]) -> tuple[list[int], float]:
             "joined files",
             value="no time that they share",
             expected="[time] with wall times or one clock, or header.start, in each",
-            fix="say where each file tells when it began",
+            fix="state the start of each file: header.start, or [time] with unix = true",
         )
     since_s = known - known.min()
     rates = np.array([strand.rate_hz for strand in strands])

@@ -166,7 +166,7 @@ class Saver:
             f"run {self._run_url}",
             value=f"trained to step {step} of {steps}, which is not stored ({why}); {stored}",
             expected="a store that takes the last checkpoint",
-            fix=f"make room or mend the store, then run the same command again: it goes on from {again}",
+            fix=f"free space or repair the store, then run the same command again: it continues from {again}",
         )
 
     def _stored(self) -> tuple[str, str]:

@@ -23,6 +23,8 @@ _EVENTS = {
     "mean {mean:.4f}",
 }
 _LINE_EVERY_S = 5.0
+_TELLING_STEPS = 5
+"""Steps of a group of workers from which on the time left is told."""
 _WAITING = 0.05
 """Share of the time spent waiting for data above which it is worth a word where there is little room."""
 
@@ -35,6 +37,7 @@ class Display:
         self._progress: Progress | None = None
         self._shown = 0
         self._smooth: dict[str, float] = {}
+        self._steps_of_group = 0
         self._gap: float | None = None
         self._last_line_s = 0.0
         self._live = sys.stderr.isatty()
@@ -45,7 +48,7 @@ class Display:
             self._step(row)
             return
         if row["kind"] == "start":
-            self._smooth = {}  # speeds of another number of workers mean nothing now
+            self._steps_of_group = 0
         if row["kind"] == "validation":
             self._gap = row["other"] / row["own"] - 1
         if row["kind"] in _EVENTS:
@@ -60,6 +63,10 @@ class Display:
             self._progress = None
 
     def _step(self, row: Row) -> None:
+        self._steps_of_group += 1
+        if self._steps_of_group <= 2:
+            # Nothing is known of this group's speed before its first step, and that one says little: it warms up.
+            self._smooth = {}
         for name in ("windows_per_s", "data_stall", "peak_share"):
             if name in row:
                 value = float(row[name])
@@ -73,9 +80,15 @@ class Display:
             self._shown = row["step"]
         elif time.monotonic() - self._last_line_s > _LINE_EVERY_S or row["step"] >= self._total:
             self._last_line_s = time.monotonic()
-            per_step = row["windows_seen"] / row["step"]
-            left_s = (self._total - row["step"]) * per_step / max(self._smooth["windows_per_s"], 1e-9)
-            self._say(f"step {row['step']}/{self._total}  {self._note(row)}  {_duration(left_s)} left")
+            self._say(f"step {row['step']}/{self._total}  {self._note(row)}{self._left(row)}")
+
+    def _left(self, row: Row) -> str:
+        """Time to the last step, once a few steps have shown the speed."""
+        if self._steps_of_group < _TELLING_STEPS:
+            return ""
+        per_step = row["windows_seen"] / row["step"]
+        left_s = (self._total - row["step"]) * per_step / max(self._smooth["windows_per_s"], 1e-9)
+        return f"  {_duration(left_s)} left"
 
     def _note(self, row: Row, *, terse: bool = False) -> str:
         """Loss, speed, how much worse another subject's source is than the own, waits for data, use of the device."""
