@@ -21,9 +21,9 @@ class Args:
 
     Either one file (ONNX, which needs no torch, or a torch.export program), or with --format transformers a folder for
     AutoModel.from_pretrained(folder, trust_remote_code=True). It computes embeddings from windows, at any batch size.
-    Before it is written, its embeddings are compared with those of the model. Windows must be prepared as in pretraining
-    (rate, filter, scaling): the window specification is stored in the file, under the name `xmae`, or in the folder's
-    configuration, under `about`.
+    Before it is written, its embeddings are compared with those of the model. Windows must be prepared as in
+    pretraining (rate, filter, scaling): the window specification is stored in the file, under the name `xmae`, or in
+    the folder's configuration, under `about`.
     """
 
     bundle: Annotated[str, tyro.conf.Positional]
