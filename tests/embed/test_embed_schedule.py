@@ -51,7 +51,7 @@ def test_ticks_of_several_processes_at_once_add_each_window_once(tmp_path: Path)
     for job in jobs:
         assert job.stdout is not None and job.stdout.readline() == b"ready\n"
     for job in jobs:
-        job.communicate(b"go\n", timeout=120)
+        job.communicate(b"go\n", timeout=240)
     assert [job.returncode for job in jobs] == [0] * 4
     assert len(told(table)) == 2 * 2 * 3 and View.of(corpus.url, table).behind(ENCODER) == []
     assert sum(one["operation"] == "WRITE" and "request" in one for one in Table(table).history()) == 2

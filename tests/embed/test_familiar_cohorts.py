@@ -77,6 +77,9 @@ def test_a_cohort_like_nothing_known_is_flagged_with_its_first_explanations(plac
     assert any("signal quality -0.40" in why and "AUC 1.00" in why for why in found.reasons)
     stated = PositionLog(table).stated(Table(table).version())[TRAINED.lineage("odd")].likeness
     assert stated is not None and stated.state == DIFFERENT and stated.nearest == "bedside"
+    (specs,) = json.loads(Table(table).history(1)[0]["xmae_lineages"])["models"].values()
+    (spec,) = specs.values()
+    assert {len(one) for one in spec["cohorts"].values()} == {4}, "what readers of before take whole"
 
 
 def test_a_held_cohort_is_not_seen_until_it_is_embedded_by_name(places: tuple[Corpus, str]) -> None:

@@ -83,7 +83,7 @@ def _moved(args: Args, registry: Registry, model: Model, seen: State, judgement:
             f"bundle {model.bundle}",
             value="; ".join(refusals),
             expected=f"no worse than what {args.alias!r} means now",
-            fix="keep the present one, evaluate with more people, or --force",
+            fix="keep the present one, evaluate both in one command and with more people, or --force",
         )
     return registry.promote(args.alias, model, seen=seen, forced=bool(refusals))
 
@@ -92,18 +92,10 @@ def _judged(args: Args, found: Evidence, present: Move | None, model_id: str) ->
     """None where there is nothing to compare with: no bundle yet, or the same weights at another URL."""
     if present is None or present.model_id == model_id:
         return None
-    margins = Margins(score=args.margin, error_share=args.error_margin)
     try:
-        return judge(found, _evidence_of(present, found), margins)
+        return judge(found, _evidence_of(present, found), Margins(score=args.margin, error_share=args.error_margin))
     except XmaeError as error:
-        if not args.force:
-            raise InputError(
-                f"what {args.alias!r} means now, {present.bundle}",
-                value=f"it cannot be compared ({error})",
-                expected="results of both bundles on the same tasks",
-                fix=f"`xmae evaluate --bundle {args.bundle} --bundle {present.bundle} …`, or --force",
-            ) from error
-        return Judgement(tasks=(), missing=("any task of the present one",))
+        return Judgement(tasks=(), missing=(), failure=str(error))
 
 
 def _evidence_of(present: Move, found: Evidence) -> Evidence:

@@ -65,9 +65,9 @@ class Familiarity:
             return f"drift untested: {'; '.join(self.reasons)}"
         nearest = self.comparisons[0]
         how = f"{nearest.known} (AUC {nearest.auc:.2f}, threshold {nearest.threshold:.2f}, p {nearest.p_value:.3f})"
-        if self.state == ALIKE:
-            return f"like {how}"
         why = f": {'; '.join(self.reasons)}" if self.reasons else ""
+        if self.state == ALIKE:
+            return f"like {how}{why}"
         return f"DRIFT, like no known cohort, nearest {how}{why}"
 
 

@@ -152,9 +152,9 @@ def _by_person(rows: pa.Table, kept: dict[str, _Windows], bounds: Bounds) -> Ite
     encoded = rows["subject_id"].combine_chunks().dictionary_encode()
     names, code_N = encoded.dictionary.to_pylist(), encoded.indices.to_numpy()
     most = max(map(_of_person, kept)) if len(kept) >= bounds.people else None
-    candidates = [i for i, name in enumerate(names) if most is None or _of_person(name) <= most]
-    for person in heapq.nsmallest(bounds.people, candidates, key=lambda i: _of_person(names[i])):
-        yield names[person], _windows(rows, np.flatnonzero(code_N == person), bounds.windows)
+    for key, person in heapq.nsmallest(bounds.people, ((_of_person(name), i) for i, name in enumerate(names))):
+        if most is None or key <= most:
+            yield names[person], _windows(rows, np.flatnonzero(code_N == person), bounds.windows)
 
 
 def _windows(rows: pa.Table, place_N: NDArray[np.int64], n: int) -> _Windows:

@@ -94,6 +94,8 @@ class Judgement:
     tasks: tuple[TaskVerdict, ...]
     missing: tuple[str, ...]
     """Tasks that the present bundle was evaluated on and the new one was not."""
+    failure: str = ""
+    """Why nothing could be compared."""
 
     @property
     def mean_in_margins(self) -> Interval:
@@ -106,6 +108,8 @@ class Judgement:
 
     def refusals(self) -> list[str]:
         """Why the new bundle may not take the place of the present one; empty where it may."""
+        if self.failure:
+            return [f"it cannot be compared: {self.failure}"]
         said = [f"not evaluated on {some_of(self.missing)}, which the present one was"] if self.missing else []
         if worse := [one.task for one in self.tasks if one.verdict == WORSE]:
             said.append(f"worse beyond its margin on {some_of(worse)}")
