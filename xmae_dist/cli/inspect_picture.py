@@ -49,8 +49,8 @@ def draw(
         for channel, trace in list(example.traces.items())[:_MOST_TRACES]:
             _draw_trace(figure.add_subplot(grid[row, :]), example, channel, trace)
             row += 1
-    people = len(snapshot.subjects())
-    figure.suptitle(f"{_name(snapshot.url)}: {people:,} subjects in {len(cohorts)} cohort(s)", fontsize=11)
+    people, named = len(snapshot.subjects()), "1 cohort" if len(cohorts) == 1 else f"{len(cohorts)} cohorts"
+    figure.suptitle(f"{_name(snapshot.url)}: {people:,} subjects in {named}", fontsize=11)
     figure.supxlabel(
         f"{snapshot.url}, snapshot {snapshot.version}, {snapshot.fingerprint}", fontsize=6, color="#777777"
     )
@@ -97,7 +97,7 @@ def _draw_quality(axes: Axes, quality: list[QualitySummary]) -> None:
     axes.set_yticks(range(len(quality)), [f"{one.cohort} {one.channel}" for one in quality], fontsize=7)
     axes.invert_yaxis()
     axes.set_xlim(0, 100)
-    _plain(axes, "sampled 10 s windows (%): missing, flat and\nclipped only, not noise or motion")
+    _plain(axes, "% of sampled 10 s windows\n(noise and motion not checked)")
     axes.legend(fontsize=6, ncols=3, loc="lower center", bbox_to_anchor=(0.4, 1.0), frameon=False)
 
 

@@ -45,7 +45,7 @@ def draw_all(out: Path) -> list[Path]:
     _xmae(
         *("evaluate", "--windows", windows, "--bundle", bundle, "--suite", "simulated", "--skip-unusable"),
         *("--run", run, "--out", evaluation, "--protocols", "linear", "few", "--degrade", "noise"),
-        *("--tasks", "heart_rate", "af", "pulse_arrival", "--max-windows-per-recording", "8"),
+        *("--tasks", "heart_rate", "hypertension", "pulse_arrival", "--max-windows-per-recording", "8"),
     )
     shutil.copy(work / "evaluation/report/report.html", out / "report.html")
     _unpack(out / "report.html", out / "report")
