@@ -26,7 +26,7 @@ def write(path: Path, differences: Path, rows: Sequence[Row], by_arm: ByArm, bud
     arms = [row for row in rows if row["kind"] == "arm" and row["windows"] in (0, budget)]
     parts = [
         _HEAD,
-        _finding(found, ceiling, by_arm),
+        _finding(found, ceiling, by_arm, budget),
         _tally(found),
         _scores(by_arm, ceiling),
         _shares(by_arm, ceiling),
@@ -46,11 +46,12 @@ interval. Reconstruction on an equal budget, `published` and `challenge2015` inc
 [reconstruction-study.md](reconstruction-study.md)."""
 
 
-def _finding(found: Sequence[Difference], ceiling: Mapping[str, float], by_arm: ByArm) -> str:
+def _finding(found: Sequence[Difference], ceiling: Mapping[str, float], by_arm: ByArm, budget: int) -> str:
     if not found or not ceiling:
         return "**No finding yet: chance, a ceiling or an arm to compare is missing.**"
     lead = found[0].arm
-    lines = [f"**`{lead}`, {found[0].seeds} seed{'s' * (found[0].seeds > 1)}, on {len(ceiling)} tasks with headroom:**"]
+    trained = f"{budget:,} windows, {found[0].seeds} seed{'s' * (found[0].seeds > 1)}"
+    lines = [f"**`{lead}` after {trained}, on {len(ceiling)} tasks with headroom:**"]
     for other in dict.fromkeys(one.other for one in found if one.arm == lead):
         lines.append(f"- against `{other}`: {_counted([o for o in found if (o.arm, o.other) == (lead, other)])}.")
     nulls = [name for name in by_arm["constant"] if name not in ceiling]
