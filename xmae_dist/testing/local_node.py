@@ -21,7 +21,8 @@ def options(folder: Path, ip: str, *, num_cpus: float, object_store_mib: int) ->
 
     Ray replaces 127.0.0.1 by the address of a network card, so each node gets a loopback address of its own; the
     default ports (object manager, agents, workers) are the same for every node; and nodes that shared a folder
-    would unpack a job's working directory over one another, under a driver that runs in it.
+    would unpack a job's working directory over one another, under a driver that runs in it. A raylet that is told its
+    agents' ports does not wait for the agents to tell them, and give up after 15 s, as it would on a busy machine.
     """
     return [
         f"--temp-dir={folder}",
@@ -29,6 +30,8 @@ def options(folder: Path, ip: str, *, num_cpus: float, object_store_mib: int) ->
         f"--object-manager-port={free_port()}",
         f"--node-manager-port={free_port()}",
         f"--dashboard-agent-listen-port={free_port()}",
+        f"--dashboard-agent-grpc-port={free_port()}",
+        f"--runtime-env-agent-port={free_port()}",
         f"--metrics-export-port={free_port()}",
         "--min-worker-port=0",
         "--max-worker-port=0",
