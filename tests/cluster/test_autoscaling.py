@@ -28,7 +28,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 ROOT = Path(__file__).resolve().parents[2]
 TRAINER = NodeType(name="trainer", resources={"CPU": 1, "GPU": 1, "trainer": 1}, max_workers=2, boot_s=40)
 TRAINING = (
-    *("--train.steps", "3", "--train.global-batch", "12", "--validation.windows", "0", "--resources.reader", "direct"),
+    *("--train.steps", "3", "--train.global-batch", "24", "--validation.windows", "0", "--resources.reader", "direct"),
     *("--resources.may-grow", "--resources.node-resource", "trainer"),
 )
 
