@@ -28,7 +28,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 ROOT = Path(__file__).resolve().parents[2]
 TRAINER = NodeType(name="trainer", resources={"CPU": 1, "GPU": 1, "trainer": 1}, max_workers=2, boot_s=40)
 TRAINING = (
-    *("--train.steps", "3", "--train.global-batch", "12", "--validation.windows", "0", "--resources.reader", "direct"),
+    *("--train.steps", "3", "--train.global-batch", "24", "--validation.windows", "0", "--resources.reader", "direct"),
     *("--resources.may-grow", "--resources.node-resource", "trainer"),
 )
 
@@ -84,11 +84,10 @@ def test_a_run_says_what_it_waits_for_and_leaves_no_node_behind(
 ) -> None:
     """Its windows are there already, so that a worker's process is the first that reads by Ray Data."""
     words = ("-m", "xmae_dist.cli", "pretrain", "debug_cpu2", "--corpus", corpus, "--run", str(tmp_path / "run"))
-    reading = ("--resources.reader", "ray", "--train.workers", "2")
-    done = driver(growing, *words, *TRAINING, *reading)
+    done = driver(growing, *words, *TRAINING, "--resources.reader", "ray", "--train.workers", "1")
     assert done.returncode == 0, done.stderr
-    assert "waiting since 30 s for 2 workers (1 CPU, 1 trainer each): the nodes there have room for 0" in done.stderr
-    assert "2 trainer starting" in done.stderr
+    assert "waiting since 30 s for 1 workers (1 CPU, 1 trainer each): the nodes there have room for 0" in done.stderr
+    assert "1 trainer starting" in done.stderr
     assert wait_until_only_the_head(growing, 60) < 10 + 15
 
 
@@ -113,7 +112,7 @@ def test_work_on_cpus_stays_off_nodes_with_gpus_and_is_planned_for_nodes_to_come
         NodeType(name="trainer", resources={"CPU": 1, "GPU": 1, "trainer": 1}, min_workers=1),
     )
     with local_cluster(raylets=1, num_cpus=0, object_store_mib=150, node_types=kinds) as cluster:
-        until_s = time.monotonic() + 60
+        until_s = time.monotonic() + 180
         while len(cluster.alive()) < 2 and time.monotonic() < until_s:
             time.sleep(0.5)
         (trainer,) = [node["node_id"] for node in cluster.alive() if node["resources_total"].get("GPU")]

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import os
+import random
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Mapping
 from pathlib import Path
 
 from xmae_dist.testing import beside_parent
-from xmae_dist.testing.s3_server import free_port
 
 RAY = str(Path(sys.executable).with_name("ray"))
 
@@ -21,21 +22,34 @@ def options(folder: Path, ip: str, *, num_cpus: float, object_store_mib: int) ->
 
     Ray replaces 127.0.0.1 by the address of a network card, so each node gets a loopback address of its own; the
     default ports (object manager, agents, workers) are the same for every node; and nodes that shared a folder
-    would unpack a job's working directory over one another, under a driver that runs in it.
+    would unpack a job's working directory over one another, under a driver that runs in it. A raylet that is told its
+    agents' ports does not wait for the agents to tell them, and give up after 15 s, as it would on a busy machine.
     """
     return [
         f"--temp-dir={folder}",
         f"--node-ip-address={ip}",
-        f"--object-manager-port={free_port()}",
-        f"--node-manager-port={free_port()}",
-        f"--dashboard-agent-listen-port={free_port()}",
-        f"--metrics-export-port={free_port()}",
+        f"--object-manager-port={_port(ip)}",
+        f"--node-manager-port={_port(ip)}",
+        f"--dashboard-agent-listen-port={_port(ip)}",
+        f"--dashboard-agent-grpc-port={_port(ip)}",
+        f"--runtime-env-agent-port={_port(ip)}",
+        f"--metrics-export-port={_port(ip)}",
         "--min-worker-port=0",
         "--max-worker-port=0",
         f"--num-cpus={num_cpus:g}",
         f"--object-store-memory={object_store_mib * 2**20}",
         "--disable-usage-stats",
     ]
+
+
+def _port(ip: str) -> int:
+    """A port that nothing listens on, below those that the kernel gives to connections: an agent binds to it seconds
+    later."""
+    while True:
+        port = random.SystemRandom().randrange(12_000, 32_000)
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind((ip, port))
+            return port
 
 
 def start(
