@@ -12,10 +12,19 @@ from xmae_dist.cli import pretrain as command
 from xmae_dist.core.errors import ConfigError, UsageError
 from xmae_dist.data.order.plan import OrderConfig, plan_of
 from xmae_dist.data.store.window_store import Segment
+from xmae_dist.data.windows.spec import WindowSpec
 from xmae_dist.recipes import RECIPES, recipe
 from xmae_dist.train.checkpoints import checkpoint
 from xmae_dist.train.checkpoints.state import Identity
-from xmae_dist.train.config import EngineConfig, PretrainConfig, ResourceConfig, TrainConfig, check, model_config
+from xmae_dist.train.config import (
+    EngineConfig,
+    ModelConfig,
+    PretrainConfig,
+    ResourceConfig,
+    TrainConfig,
+    check,
+    model_config,
+)
 from xmae_dist.train.launch import check_cluster, config_dict, continued
 from xmae_dist.train.order import order_of
 
@@ -191,3 +200,13 @@ def test_readers_that_would_wait_for_ever_are_refused(ray_local: None) -> None:
     check_cluster(config(train=four, resources=ResourceConfig(read_cpus=1, worker_cpus=0.75)))
     with pytest.raises(ConfigError, match=r"--resources\.read-label: got role=reader; expected the label of a node"):
         check_cluster(config(train=four, resources=ResourceConfig(read_label="role=reader")))
+
+
+@pytest.mark.parametrize("preset", ["paper", "published", "clip", "ecg_mae_80", "symmetric"])
+def test_windows_without_the_target_are_for_models_of_the_source(preset: str) -> None:
+    alone = WindowSpec(require=("ppg",))
+    check(config(spec=alone, model=ModelConfig(preset="ppg_mae_75")))
+    with pytest.raises(
+        ConfigError, match=f"spec.require: got ppg; expected ecg and ppg, from which --model.preset {preset}"
+    ):
+        check(config(spec=alone, model=ModelConfig(preset=preset)))

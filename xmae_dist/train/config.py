@@ -267,8 +267,21 @@ def check(config: PretrainConfig) -> None:
     _check_order(config)
     _check_engine(config)
     _check_patience(config)
+    _check_signals(config)
     check_allow_withdrawn(allow_withdrawn=config.allow_withdrawn, on_the_fly=config.on_the_fly)
     config.track.check()
+
+
+def _check_signals(config: PretrainConfig) -> None:
+    """In windows of the source alone the source stands for the target: only a model of the source may have them."""
+    if config.spec.paired or getattr(model_config(config), "objective", None) == "ppg_mae":
+        return
+    raise ConfigError(
+        "--spec.require",
+        value=", ".join(config.spec.require),
+        expected=f"{config.spec.target} and {config.spec.source}, from which --model.preset {config.model.preset} learns",
+        fix="--model.preset ppg_mae_75, which learns from the source alone, or leave --spec.require out",
+    )
 
 
 def _check_patience(config: PretrainConfig) -> None:
