@@ -207,6 +207,6 @@ def test_windows_without_the_target_are_for_models_of_the_source(preset: str) ->
     alone = WindowSpec(require=("ppg",))
     check(config(spec=alone, model=ModelConfig(preset="ppg_mae_75")))
     with pytest.raises(
-        ConfigError, match=f"spec.require: got ppg; expected ecg and ppg, from which --model.preset {preset}"
+        ConfigError, match=f"spec.require: got ppg; expected ecg and ppg: --model.preset {preset}"
     ):
         check(config(spec=alone, model=ModelConfig(preset=preset)))

@@ -279,7 +279,7 @@ def _check_signals(config: PretrainConfig) -> None:
     raise ConfigError(
         "--spec.require",
         value=", ".join(config.spec.require),
-        expected=f"{config.spec.target} and {config.spec.source}, from which --model.preset {config.model.preset} learns",
+        expected=f"{config.spec.target} and {config.spec.source}: --model.preset {config.model.preset} needs both",
         fix="--model.preset ppg_mae_75, which learns from the source alone, or leave --spec.require out",
     )
 
