@@ -206,7 +206,5 @@ def test_readers_that_would_wait_for_ever_are_refused(ray_local: None) -> None:
 def test_windows_without_the_target_are_for_models_of_the_source(preset: str) -> None:
     alone = WindowSpec(require=("ppg",))
     check(config(spec=alone, model=ModelConfig(preset="ppg_mae_75")))
-    with pytest.raises(
-        ConfigError, match=f"spec.require: got ppg; expected ecg and ppg: --model.preset {preset}"
-    ):
+    with pytest.raises(ConfigError, match=f"spec.require: got ppg; expected ecg and ppg: --model.preset {preset}"):
         check(config(spec=alone, model=ModelConfig(preset=preset)))
