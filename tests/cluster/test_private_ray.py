@@ -123,3 +123,32 @@ def test_every_ray_of_the_project_is_started_with_a_token() -> None:
             if opens or (starts and file.name not in ("private_ray.py", "test_prometheus.py")):
                 opened.append(str(file.relative_to(ROOT)))
     assert not opened, f"start Ray with xmae_dist.cluster.private_ray: {opened}"
+
+
+_BUSY_AT_FIRST = """
+import ray
+from xmae_dist.cluster import private_ray
+real, failures = ray.init, iter(__import__("sys").argv[1:])
+def init(*words, **options):
+    if said := next(failures, None):
+        raise Exception(said)
+    return real(*words, **options)
+ray.init = init
+private_ray.start(num_cpus=1)
+print(ray.get(ray.remote(lambda: 6 * 7).remote()))
+"""
+
+
+@pytest.mark.parametrize(
+    ("said", "comes_up"),
+    [
+        (["The current node timed out during startup. This could happen because …"], True),
+        (["The current node timed out during startup."] * 2, False),
+        (["no space left"], False),
+    ],
+)
+def test_a_machine_that_was_too_busy_once_gets_another_try(said: list[str], comes_up: bool) -> None:
+    command = [sys.executable, "-c", _BUSY_AT_FIRST, *said]
+    done = subprocess.run(command, env=_environment(), capture_output=True, text=True, timeout=240, check=False)
+    assert (done.stdout.strip() == "42") == comes_up, done.stderr[-1000:]
+    assert ("RunError: Ray on this machine" in done.stderr) != comes_up

@@ -32,7 +32,7 @@ def test_features_of_no_more_encoders_are_held_than_there_is_room_for(monkeypatc
     planned = plan(Suite(name="s", title="", tasks=(task,)), specs, [table], "store", config)
     embedded: list[str] = []
 
-    def embed(spec: EncoderSpec, members: Any, *_: Any) -> Embedded:
+    def embed(spec: EncoderSpec, members: Any, *_: Any, **__: Any) -> Embedded:
         embedded.append(spec.name)
         return embedded_here(members, ids, np.zeros((len(ids), 10), np.float32))
 

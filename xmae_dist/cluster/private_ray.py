@@ -20,16 +20,35 @@ from xmae_dist.core.errors import RunError
 _MODE, _TOKEN = "RAY_AUTH_MODE", "RAY_AUTH_TOKEN"
 _ROOM_BYTES = 64 * 2**20
 """Sockets, logs and the session's files; what spills or is packaged comes on top."""
+_TRIES = 2
+# What Ray says of a server that took more than its own, fixed patience of 30 s: the machine is busy.
+_TOO_SLOW = "timed out during startup"
 
 
 def start(**options: Any) -> None:
-    """`ray.init("local")` with `options`, open to nobody but this process and its workers.
+    """`ray.init("local")` with `options`, open to nobody but this process and its workers. Tried twice where the
+    machine is too busy for Ray's patience of 30 s.
 
     Raises RunError where Ray's folder cannot be written or is full, or where Ray does not come up.
     """
+    _check_folder()
+    for left in reversed(range(_TRIES)):
+        try:
+            _start(options)
+            return
+        except RunError as error:
+            if not left or not too_slow(error):
+                raise
+
+
+def too_slow(error: RunError) -> bool:
+    """Whether a Ray that did not come up was only given too little time, so that another try may succeed."""
+    return _TOO_SLOW in str(error)
+
+
+def _start(options: dict[str, Any]) -> None:
     import ray
 
-    _check_folder()
     with _own_token():
         try:
             # RAY_ADDRESS may name a job server: "local" has the last word.

@@ -18,11 +18,12 @@ import subprocess
 import tempfile
 import time
 import urllib.request
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from xmae_dist.cluster import private_ray
 from xmae_dist.core.errors import RunError
 from xmae_dist.testing import autoscaling, local_node
 from xmae_dist.testing.autoscaling import NodeType
@@ -195,21 +196,16 @@ def local_cluster(
     )
     scaling, of_the_head = _autoscaler(cluster, node_types, num_cpus, idle_timeout_s, object_store_mib)
     try:
-        head = local_node.start(
-            [
-                "--head",
-                f"--port={gcs_port}",
-                "--dashboard-host=127.0.0.1",
-                f"--dashboard-port={web_port}",
-                f"--ray-client-server-port={free_port()}",
-                *scaling,
-                *local_node.options(folder / "0", _node_ip(0), num_cpus=num_cpus, object_store_mib=object_store_mib),
-            ],
-            folder / "head.log",
-            {**cluster.base_environment, **cluster.environment(), **of_the_head},
-        )
-        cluster.nodes.append(head)
-        _wait_for_node(cluster)
+        words = [
+            "--head",
+            f"--port={gcs_port}",
+            "--dashboard-host=127.0.0.1",
+            f"--dashboard-port={web_port}",
+            f"--ray-client-server-port={free_port()}",
+            *scaling,
+            *local_node.options(folder / "0", _node_ip(0), num_cpus=num_cpus, object_store_mib=object_store_mib),
+        ]
+        _start_head(cluster, words, of_the_head)
         for _ in range(raylets - 1):
             cluster.add_node(num_cpus=num_cpus, object_store_mib=object_store_mib)
         yield cluster
@@ -238,6 +234,20 @@ def _autoscaler(
         object_store_mib=object_store_mib,
     )
     return [f"--autoscaling-config={file}"], autoscaling.head_environment(free_port())
+
+
+def _start_head(cluster: LocalCluster, words: list[str], environment: Mapping[str, str]) -> None:
+    """Tried twice on a machine that is too busy for Ray's patience."""
+    environment = {**cluster.base_environment, **cluster.environment(), **environment}
+    for left in (1, 0):
+        cluster.nodes.append(local_node.start(words, cluster.folder / "head.log", environment))
+        try:
+            _wait_for_node(cluster)
+            return
+        except RunError as error:
+            if not left or not private_ray.too_slow(error):
+                raise
+            local_node.end(cluster.nodes.pop())
 
 
 def _node_ip(index: int) -> str:
