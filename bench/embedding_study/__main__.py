@@ -29,6 +29,7 @@ from bench.embedding_study import ceilings, page, probing, training
 from bench.embedding_study.arms import NAMES, RANDOM, RATES, SEEDLESS, TOGETHER, TRAINED, UNTRAINED, Arm, fitted
 from bench.embedding_study.people import People, made
 from bench.embedding_study.training import Run
+from bench.reconstruction_study.rows import rounded
 from xmae_dist.evaluate.encoders.features import pulse_features
 from xmae_dist.evaluate.results import Result, ResultTable
 from xmae_dist.model import bundle
@@ -74,7 +75,7 @@ class Study:
             row = self._rate(job) if job.kind == "rate" else self._arm(job)
             row = {**asdict(job), "place": self.place, **row, "cpu_s": training.cpu_s() - began}
             with self.args.rows.open("a") as file:
-                file.write(json.dumps(_rounded(row)) + "\n")
+                file.write(json.dumps(rounded(row)) + "\n")
             print(f"   {row['cpu_s']:.0f} s of CPU", flush=True)
             self.write()
 
@@ -224,15 +225,6 @@ def _score(result: Result) -> dict[str, Any]:
 
 def _key(row: Row) -> str:
     return Job(**{name: row[name] for name in Job.__dataclass_fields__}).key
-
-
-def _rounded(value: Any) -> Any:
-    """Floats to six digits, so that rows stay readable."""
-    if isinstance(value, dict):
-        return {key: _rounded(inner) for key, inner in value.items()}
-    if isinstance(value, list):
-        return [_rounded(inner) for inner in value]
-    return float(f"{value:.6g}") if isinstance(value, float) else value
 
 
 def _arguments() -> argparse.Namespace:

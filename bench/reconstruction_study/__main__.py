@@ -24,6 +24,7 @@ import torch
 
 from bench.reconstruction_study.dataset import Dataset, challenge2015, simulated
 from bench.reconstruction_study.measure import Job, measure
+from bench.reconstruction_study.rows import rounded
 from bench.reconstruction_study.table import write
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -51,7 +52,7 @@ def main() -> int:
                 print(f"{job.dataset} {job.preset} seed {job.seed} rate {job.lr:g}", flush=True)
                 row = measure(job, datasets[job.dataset], args.out)
                 with args.rows.open("a") as file:
-                    file.write(json.dumps(_rounded(row)) + "\n")
+                    file.write(json.dumps(rounded(row)) + "\n")
             write(args.table, _rows(args.rows))
             print(f"   {row['seconds']:.0f} s  {row['errors']}  {row['probes']}", flush=True)
             break
@@ -125,15 +126,6 @@ def _claim(out: Path, job: Job) -> Any:
         file.close()
         return None
     return file
-
-
-def _rounded(value: Any) -> Any:
-    """Floats to six digits, so that rows stay readable."""
-    if isinstance(value, dict):
-        return {key: _rounded(inner) for key, inner in value.items()}
-    if isinstance(value, list):
-        return [_rounded(inner) for inner in value]
-    return float(f"{value:.6g}") if isinstance(value, float) else value
 
 
 def _arguments() -> argparse.Namespace:

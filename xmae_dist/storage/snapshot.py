@@ -246,13 +246,17 @@ class Snapshot:
     ) -> Iterator[pa.RecordBatch]:
         """As `batches`, in order of the columns `by`, which must be among `columns`; held and kept as `sorted_rows`.
 
-        Where cohorts come first, they are sorted one after another, or some small ones at a time.
+        Where cohorts come first and all rows are asked for, one cohort is sorted after another, or some small ones at a
+        time. What filters leave is sorted at once: a scan for each cohort would cost more than it spares.
         """
-        together = self._cohorts_together() if by[0] == "cohort" else [None]
+        if by[0] != "cohort" or filters:
+            together: list[list[str] | None] = [None]
+        else:
+            together = self._cohorts_together()
         for cohorts in together:
-            own: Filters = [] if cohorts is None else [("cohort", "in", cohorts)]
+            own: Filters | None = filters if cohorts is None else [("cohort", "in", cohorts)]
             with tempfile.TemporaryDirectory(prefix="xmae-rows-") as folder:
-                yield from self.sorted_rows(folder, by, [*(filters or ()), *own], columns)
+                yield from self.sorted_rows(folder, by, own, columns)
 
     def _cohorts_together(self) -> list[list[str] | None]:
         """The cohorts in order, some small ones at a time; [None] where no commit states how many rows each
