@@ -41,6 +41,7 @@ _PRELOADED = (
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--runs", type=int, default=20, help="of each command on each store")
+    parser.add_argument("--stores", nargs="+", choices=("local", "s3"), default=("local", "s3"))
     parser.add_argument("--busy", type=int, default=os.cpu_count() or 1, help="busy loops beside them")
     parser.add_argument("--json", type=Path, default=None)
     parser.add_argument("--fork", nargs=5, default=None, help=argparse.SUPPRESS)
@@ -51,6 +52,8 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as folder, serve_s3() as server:
         os.environ.update(server.environment())
         for store, base in (("local", f"file://{folder}"), ("s3", server.bucket_url())):
+            if store not in args.stores:
+                continue
             made = _made(base)
             with _busy(args.busy):
                 for name in _works(*made):
