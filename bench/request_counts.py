@@ -90,6 +90,10 @@ def counted(server: S3Server, parts: int, batch: int, ranks: int) -> dict[str, d
     restoring = f"{ranks} ranks restore, {stored / 1e6:.0f} MB in {ranks} files"
     read = count(restoring, lambda: _restore(where, manifest, ranks))
     rows[restoring]["each"] = f"{read / stored:.3f} copies read"
+    # Each rank reads its share of the held-out windows: all together what one process reads of them.
+    starting = [name for name in rows if not name.startswith(("a block", "audit", "subjects of"))]
+    total = sum(rows[name]["requests"] for name in starting)
+    rows[f"{ranks} ranks start: the sum of {len(starting)} rows"] = {"requests": total, "each": ""}
     return rows
 
 
