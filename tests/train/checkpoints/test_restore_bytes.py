@@ -103,7 +103,7 @@ def test_each_block_is_read_once_whatever_ranks_and_stages_wrote(tmp_path: Path)
             assert one["digest"] == pytest.approx(before, rel=1e-12) and one["steps"] == 1
             assert one["bytes"] <= stored / new_world + 4 * BLOCK_BYTES
         assert sum(one["bytes"] for one in found) <= stored
-        if old_world != new_world:
+        if (old, new) == ("zero1", "zero3"):
             slowly = run_ranks(new_world, _restored, tmp_path, url, new, 3 * BLOCK_BYTES)
             assert [one["digest"] for one in slowly] == [one["digest"] for one in found]
             assert sum(one["bytes"] for one in slowly) <= stored, "in many rounds too"
