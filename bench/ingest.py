@@ -15,8 +15,6 @@ through our reader, of the bare library doing the same, and of the whole ingest.
 from __future__ import annotations
 
 import argparse
-import contextlib
-import itertools
 import json
 import os
 import re
@@ -31,9 +29,9 @@ from typing import Any
 
 import numpy as np
 import psutil
+from process_tree import Watch, cpu_s
 
 RATE_HZ, SECONDS = 125, 10
-_LOOK_S, _MEMORY_EVERY = 0.25, 8
 MAPPING = """layout = "columns"
 files = "*.csv"
 rate_hz = 125
@@ -157,50 +155,6 @@ class Lines(threading.Thread):
         return counts[-1] if counts else 0
 
 
-class Watch:
-    """Memory and CPU of a process and of all its children while it runs.
-
-    Memory is looked at every two seconds only: four looks a second took a fifth of a core from what was measured.
-    """
-
-    def __init__(self, process: subprocess.Popen[str]) -> None:
-        self.own_mb = self.tree_mb = 0.0
-        self._cpu_s: dict[int, float] = {}
-        self._pid = process.pid
-        for look in itertools.count():
-            if process.poll() is not None:
-                break
-            if look % _MEMORY_EVERY == 0:
-                self._look_at_memory()
-            self._look_at_cpu()
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                process.wait(_LOOK_S)
-
-    @property
-    def own_cpu_s(self) -> float:
-        return self._cpu_s.get(self._pid, 0.0)
-
-    @property
-    def tree_cpu_s(self) -> float:
-        return sum(self._cpu_s.values())
-
-    def _look_at_memory(self) -> None:
-        own_mb, tree_mb = memory_mb(self._pid)
-        self.own_mb, self.tree_mb = max(self.own_mb, own_mb), max(self.tree_mb, tree_mb)
-
-    def _look_at_cpu(self) -> None:
-        with contextlib.suppress(psutil.Error):
-            parent = psutil.Process(self._pid)
-            for one in [parent, *parent.children(recursive=True)]:
-                with contextlib.suppress(psutil.Error):
-                    self._cpu_s[one.pid] = cpu_s(one)
-
-
-def cpu_s(process: psutil.Process) -> float:
-    times = process.cpu_times()
-    return float(times.user + times.system)
-
-
 def finished(process: subprocess.Popen[str], lines: Lines) -> Watch:
     """Waits for the end of a command. Raises SystemExit with what it said where it failed."""
     watch = Watch(process)
@@ -266,22 +220,6 @@ def interrupted(source: Path, kind: str, corpus: Path, after_s: float) -> dict[s
         "lost": done - kept,
         "lost_s": round((done - kept) / max(rate, 1e-9), 1),
     }
-
-
-def memory_mb(pid: int) -> tuple[float, float]:
-    """Proportional set size of a process, and of it with all its children."""
-    sizes = []
-    try:
-        parent = psutil.Process(pid)
-        processes = [parent, *parent.children(recursive=True)]
-    except psutil.NoSuchProcess:
-        return 0.0, 0.0
-    for process in processes:
-        try:
-            sizes.append(process.memory_full_info().pss / 1e6)
-        except (psutil.NoSuchProcess, psutil.AccessDenied):
-            sizes.append(0.0)
-    return sizes[0], sum(sizes)
 
 
 _READ = """

@@ -1,12 +1,13 @@
 """Loaders over the same windows in one run: windows per second as float32 batches in random order.
 
-    python bench/loader.py [--windows N] [--rounds R] [--json FILE]
+    python bench/loader.py [--windows N] [--rounds R] [--python312 PYTHON] [--without-peers] [--json FILE]
 
 Ours, in one process and through Ray Data, from local files and from an S3 server on loopback, against a file with
 an HDF5 dataset per window, WebDataset tar shards, MosaicML streaming and LitData (in an environment of their own,
-which shares this one's torch), plain sequential reads of the same Zarr arrays (no shuffling), and a gather from memory
-(the limit). Loaders take turns; the median of the rounds is reported, by the clock and by CPU second, which a busy
-machine changes less. The S3 figure to compare with is what the client reads raw: whole objects, nothing decoded.
+which shares this one's torch), zarr-python 3.4 reading the same chunks in the same order (its coalesced reads of
+shards need Python 3.12: `--python312`), plain sequential reads of the same Zarr arrays (no shuffling), and a gather
+from memory (the limit). Loaders take turns; the median of the rounds is reported, by the clock and by CPU second, which
+a busy machine changes less. The S3 figure to compare with is what the client reads raw: whole objects, nothing decoded.
 "512" and "4096" read so many neighbouring windows at a time instead of 64; "copies" keeps segments of the store on
 this machine, fetched in the first pass ("cold") and read from local files in later ones ("warm").
 """
@@ -24,7 +25,6 @@ import sys
 import sysconfig
 import tarfile
 import tempfile
-import venv
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -35,7 +35,7 @@ from peers.rate import rated
 
 from xmae_dist.cluster import private_ray
 from xmae_dist.data.order.plan import OrderConfig, Plan, plan_for
-from xmae_dist.data.store.window_store import WindowStore
+from xmae_dist.data.store.window_store import WindowStore, part_path
 from xmae_dist.data.stream import direct
 from xmae_dist.storage import uri
 from xmae_dist.storage.segment_cache import CacheConfig
@@ -56,17 +56,20 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--windows", type=int, default=65_536)
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--python312", default="python3.12", help="an interpreter of Python 3.12 or later")
+    parser.add_argument("--without-peers", action="store_true", help="install and run nothing of others")
     parser.add_argument("--json", type=Path, default=None)
     args = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="xmae-bench-") as folder, serve_s3() as server:
         os.environ.update(server.environment())
-        results = run(Path(folder), server.bucket_url(), args.windows, args.rounds)
+        results = run(Path(folder), server.bucket_url(), args)
     show(results)
     if args.json:
         args.json.write_text(json.dumps(results, indent=1))
 
 
-def run(folder: Path, bucket: str, windows: int, rounds: int) -> dict[str, Any]:
+def run(folder: Path, bucket: str, args: argparse.Namespace) -> dict[str, Any]:
+    windows, rounds = args.windows, args.rounds
     share = windows // 8
     local = write_window_store(
         f"file://{folder}/windows", {"a": [share * 2, share * 2], "b": [share * 2, share], "c": [share]}
@@ -75,6 +78,8 @@ def run(folder: Path, bucket: str, windows: int, rounds: int) -> dict[str, Any]:
     remote = WindowStore.open(uri.join(bucket, "windows"))
     not_run: dict[str, str] = {}
     loaders = loaders_over(folder, local, remote, not_run)
+    if not args.without_peers:
+        loaders |= peers(folder, local, not_run) | zarr_peers(folder, local, remote, args.python312, not_run)
     measured: dict[str, list[Rates]] = {name: [] for name in loaders}
     for number in range(rounds):
         for name, loader in loaders.items():
@@ -143,13 +148,13 @@ def loaders_over(folder: Path, local: WindowStore, remote: WindowStore, not_run:
         loaders["WebDataset"] = lambda: rated(webdataset_batches(shards))
     else:
         not_run["WebDataset"] = "webdataset is not installed"
-    return loaders | peers(folder, local, not_run)
+    return loaders
 
 
 def peers(folder: Path, local: WindowStore, not_run: dict[str, str]) -> dict[str, Loader]:
     """Loaders of others, each in a process of their environment; without and with two worker processes."""
     names = {"MosaicML streaming": "mosaicml", "LitData": "lightning"}
-    python, why = peers_python()
+    python, why = environment(".venv", "requirements.txt", sys.executable, shared=True)
     if python is None:
         not_run.update(dict.fromkeys(names, why))
         return {}
@@ -174,28 +179,67 @@ def peers(folder: Path, local: WindowStore, not_run: dict[str, str]) -> dict[str
     return loaders
 
 
-def peers_python() -> tuple[str | None, str]:
-    """The interpreter of the peers' environment, made at the first call; or None and why there is none.
+def zarr_peers(
+    folder: Path, local: WindowStore, remote: WindowStore, python312: str, not_run: dict[str, str]
+) -> dict[str, Loader]:
+    """A newer zarr-python than this environment can have, over the chunks that our reader reads, in its order."""
+    python, why = environment(".venv-zarr", "zarr.txt", python312, shared=False)
+    if python is None:
+        not_run["zarr-python 3.4"] = why
+        return {}
 
-    It sees the packages of this environment, so that no second torch is installed.
+    def run_over(store: WindowStore, read_windows: int | None) -> Rates:
+        order = written_order(folder / f"order-{read_windows}.npz", store, read_windows)
+        command = [python, PEERS / "zarr_reads.py", uri.normalise(store.url), order, str(BATCH)]
+        done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, timeout=600)
+        return dict(json.loads(done.stdout.splitlines()[-1]))
+
+    return {
+        "zarr-python 3.4, files": lambda: run_over(local, None),
+        "zarr-python 3.4, S3": lambda: run_over(remote, None),
+        "zarr-python 3.4, S3, 512": lambda: run_over(remote, 512),
+    }
+
+
+def written_order(path: Path, store: WindowStore, read_windows: int | None) -> Path:
+    """Where the windows of an epoch lie, in the plan's order, for a reader that knows no store."""
+    order = OrderConfig(global_batch=BATCH, read_windows=read_windows, block_steps=read_windows and 64)
+    plan = plan_for(store, order)
+    segments = sorted(store.segments("train"), key=lambda one: one.first_id)
+    first = np.array([one.first_id for one in segments])
+    ids_N = plan.ids_of_steps(0, plan.epoch_windows // BATCH).ravel()
+    part_N = np.searchsorted(first, ids_N, side="right") - 1
+    paths = [part_path(one.cohort, "train", one.part) for one in segments]
+    np.savez(path, part=part_N, row=ids_N - first[part_N], paths=paths, block=plan.block_steps * BATCH)
+    return path
+
+
+def environment(name: str, requirements: str, python: str, *, shared: bool) -> tuple[str | None, str]:
+    """The interpreter of an environment of others, made at the first call; or None and why there is none.
+
+    A `shared` one sees the packages of this environment, so that no second torch is installed.
     """
-    home = PEERS / ".venv"
-    python = home / "bin" / "python"
-    wanted = (PEERS / "requirements.txt").read_text()
+    home = PEERS / name
+    inside = home / "bin" / "python"
+    wanted = (PEERS / requirements).read_text()
     done = home / "installed.txt"
     if done.exists() and done.read_text() == wanted:
-        return str(python), ""
-    print("bench: installing the peers, once", file=sys.stderr, flush=True)
-    venv.create(home, with_pip=True, clear=True)
-    packages = Path(sysconfig.get_paths(vars={"base": str(home), "platbase": str(home)})["purelib"])
-    (packages / "shared.pth").write_text(sysconfig.get_paths()["purelib"] + "\n")
-    constraints = Path(__file__).parents[1] / "constraints.txt"
-    command = [str(python), "-m", "pip", "install", "--quiet", "-c", str(constraints)]
-    found = subprocess.run([*command, "-r", str(PEERS / "requirements.txt")], capture_output=True, text=True)
-    if found.returncode:
-        return None, "could not be installed: " + found.stderr.strip().splitlines()[-1]
+        return str(inside), ""
+    print(f"bench: installing {requirements}, once", file=sys.stderr, flush=True)
+    command = [str(inside), "-m", "pip", "install", "--quiet", "-r", str(PEERS / requirements)]
+    try:
+        subprocess.run([python, "-m", "venv", "--clear", str(home)], check=True, capture_output=True, text=True)
+        if shared:
+            packages = Path(sysconfig.get_paths(vars={"base": str(home), "platbase": str(home)})["purelib"])
+            (packages / "shared.pth").write_text(sysconfig.get_paths()["purelib"] + "\n")
+            command += ["-c", str(PEERS.parents[1] / "constraints.txt")]
+        subprocess.run(command, check=True, capture_output=True, text=True)
+    except FileNotFoundError:
+        return None, f"no interpreter {python}"
+    except subprocess.CalledProcessError as error:
+        return None, "could not be installed: " + (error.stderr.strip().splitlines() or ["no reason told"])[-1]
     done.write_text(wanted)
-    return str(python), ""
+    return str(inside), ""
 
 
 def memory(store: WindowStore, plan: Plan, passes: int = 4) -> dict[str, float]:
@@ -317,13 +361,16 @@ def webdataset_batches(shards: list[str]) -> Iterator[int]:
 def ratios(median: dict[str, Rates]) -> list[str]:
     """What is aimed at, by the clock."""
     rate = {name: row["windows_per_s"] for name, row in median.items()}
-    others = {name: r for name, r in rate.items() if name.startswith(("HDF5", "WebDataset", "MosaicML", "LitData"))}
-    files = max(rate["ours, one process, files"], rate["ours, Ray Data, files"])
-    far = {name: r for name, r in rate.items() if name.startswith("ours") and ("S3" in name or "copies" in name)}
-    raw = rate["S3, raw objects"]
-    lines = [f"ours from files / sequential Zarr: {files / rate['Zarr, sequential']:.2f} (aim 0.9)"]
-    lines += [f"ours from files / {name}: {files / r:.1f} (aim 10)" for name, r in others.items()]
-    return lines + [f"{name} / raw S3: {r / raw:.2f} (aim 0.8)" for name, r in far.items()]
+    others = ("HDF5", "WebDataset", "MosaicML", "LitData", "zarr-python 3.4, files")
+    alone, ray_data = rate["ours, one process, files"], rate["ours, Ray Data, files"]
+    lines = [f"ours, one process, files / in-memory gather: {alone / rate['in-memory gather']:.2f} (aim 0.6)"]
+    for name, their in rate.items():
+        if name.startswith(others):
+            aim = " (aim 2)" if name.startswith("LitData") else ""
+            lines.append(f"ours from files / {name}: {max(alone, ray_data) / their:.1f}{aim}")
+        elif "copies" in name or ", S3" in name:
+            lines.append(f"{name} / raw S3: {their / rate['S3, raw objects']:.2f} (aim 0.8)")
+    return lines
 
 
 def show(results: dict[str, Any]) -> None:

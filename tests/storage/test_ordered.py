@@ -20,6 +20,8 @@ names = st.text(alphabet="abµ𝄞", max_size=3)
     run_rows=st.integers(1, 20),
     batch_rows=st.integers(1, 7),
     given_rows=st.integers(1, 9),
+    in_order=st.booleans(),
+    turned=st.booleans(),
 )
 @settings(deadline=None, max_examples=60)
 def test_a_stream_comes_back_sorted(
@@ -28,7 +30,10 @@ def test_a_stream_comes_back_sorted(
     run_rows: int,
     batch_rows: int,
     given_rows: int,
+    in_order: bool,
+    turned: bool,
 ) -> None:
+    rows = sorted(rows) if in_order else rows  # then batches are sorted at most
     columns = {
         "name": pa.array([row[0] for row in rows], pa.string()),
         "at": pa.array([row[1] for row in rows], pa.int64()),
@@ -38,7 +43,11 @@ def test_a_stream_comes_back_sorted(
         small.setattr(ordered, "RUN_ROWS", run_rows)
         small.setattr(ordered, "BATCH_ROWS", batch_rows)
         folder = tmp_path_factory.mktemp("runs")
-        batches = list(Runs(table.to_batches(max_chunksize=given_rows), ["name", "at"], str(folder)))
+        given = table.to_batches(max_chunksize=given_rows)
+        if turned:
+            given.reverse()
+        nothing = pa.RecordBatch.from_pylist([], table.schema)
+        batches = list(Runs([nothing, *given, nothing], ["name", "at"], str(folder)))
     found = [tuple(row.values()) for batch in batches for row in batch.to_pylist()]
     assert [row[:2] for row in found] == sorted(rows)
     assert sorted(row[2] for row in found) == list(range(len(rows))), "each row once, with its other columns"

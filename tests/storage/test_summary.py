@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import math
 import random
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from xmae_dist.core.errors import IntegrityError
-from xmae_dist.storage import index, ordered
+from xmae_dist.storage import index, inspect, ordered
 from xmae_dist.storage.corpus import Corpus
 from xmae_dist.storage.index import IndexRow
 from xmae_dist.storage.snapshot import Recording, Snapshot
@@ -89,6 +92,37 @@ def check_cohort(found: CohortSummary, own: list[Recording]) -> None:
             finite = [value for value in values if math.isfinite(value)]
             assert (label.recordings, label.least, label.most) == (len(finite), min(finite), max(finite))
             assert label.mean == pytest.approx(sum(finite) / len(finite))
+
+
+def test_what_is_drawn_is_that_row_of_all_in_order(snapshot: Snapshot) -> None:
+    rows = list(snapshot.rows())
+    drawn = {key: inspect._Drawn.of(*key, 12, 9, 0) for key in itertools.product("abc", ("ecg", "ppg"))}
+    drawn |= {(cohort, "abp"): inspect._Drawn.of(cohort, "abp", 1, 1, 0) for cohort in "abc"}
+    inspect._find_recordings(snapshot, drawn)
+    for (cohort, channel), one in drawn.items():
+        own = [row for row in rows if (row.cohort, row.channel) == (cohort, channel)]
+        assert one.recordings == {at: own[at].recording_id for at in one.picks}
+        assert one.units == {row.unit for row in own} and one.passed == len(own)
+        found = inspect._rows_of(snapshot, cohort, one.recordings.values())
+        for at in one.picks:
+            assert repr(found[own[at].recording_id, channel]) == repr(own[at]), "NaN is not NaN"
+
+
+def test_recordings_are_found_by_their_place(snapshot: Snapshot) -> None:
+    for cohort in "abc":
+        own = snapshot.cohort(cohort)
+        names = [one.recording_id for one in own.recordings()]
+        assert inspect._recordings_at(own, {0, 13, 39}) == {at: names[at] for at in (0, 13, 39)}
+
+
+def test_summing_up_needs_no_pandas(snapshot: Snapshot) -> None:
+    """It would be half a second and 80 MB of a process that has few."""
+    code = (
+        "import sys; from xmae_dist.storage.corpus import Corpus; from xmae_dist.storage.summary import summarise;"
+        "print(len(summarise(Corpus.open(sys.argv[1]).snapshot())), 'pandas' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code, snapshot.url], stdout=subprocess.PIPE, text=True, check=True)
+    assert done.stdout == "3 False\n"
 
 
 def test_a_channel_that_stands_twice_is_refused(tmp_path: Path) -> None:

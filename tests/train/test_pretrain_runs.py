@@ -106,6 +106,27 @@ def test_killed_and_started_again_it_ends_with_the_same_bits(corpus: str, uninte
 
 
 @pytest.mark.timeout(1800)
+@pytest.mark.parametrize("stage", ["1", "3"])
+def test_a_damaged_checkpoint_is_passed_over_by_all_ranks(corpus: str, tmp_path: Path, stage: str) -> None:
+    run, options = tmp_path / "damaged", ("--engine.zero-stage", stage)
+    process = pretrain(corpus, run, *options)
+    wait_for_checkpoint(run, 12, process)
+    process.kill()
+    process.communicate()
+    first = losses(run)
+    newest, older = checkpoint.list_checkpoints(str(run))[:2]
+    shard = sorted(Path(newest.url.removeprefix("file://")).glob("*.safetensors"))[-1]
+    data = bytearray(shard.read_bytes())
+    data[-1] ^= 1
+    shard.write_bytes(data)
+    status, said = finished(pretrain(corpus, run, *options))
+    assert status == 0 and f"started at step {older.step}" in said, said
+    assert said.count("checkpoint passed over") == 1 and f"{shard.name}, MiB" in said, said
+    again = losses(run)
+    assert sorted(again) == list(range(1, 25)) and {step: again[step] for step in first} == first
+
+
+@pytest.mark.timeout(1800)
 def test_stopped_by_sigterm_it_saves_and_goes_on_later(corpus: str, uninterrupted: Path, tmp_path: Path) -> None:
     run = tmp_path / "stopped"
     process = pretrain(corpus, run)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -16,7 +16,7 @@ from xmae_dist.core.errors import IntegrityError
 from xmae_dist.core.plausible import doubt
 from xmae_dist.storage import index
 from xmae_dist.storage.index import IndexRow
-from xmae_dist.storage.snapshot import Recording, Snapshot, read_row
+from xmae_dist.storage.snapshot import ORDER, Recording, Snapshot, read_row, recording_of
 from xmae_dist.storage.summary import CohortSummary
 
 WINDOW_S = 10.0
@@ -49,15 +49,21 @@ class Example:
 def sample_quality(snapshot: Snapshot, *, windows: int = 24, seed: int = 0) -> list[QualitySummary]:
     """Looks at up to `windows` windows of 10 s of every channel of every cohort; the same ones every time.
 
-    The index is read once, in order: of its rows those are held that are looked at.
+    The index is gone through once, in order and in five of its columns; of its rows those are read whole, and held,
+    that are looked at.
     """
     drawn = [
         _Drawn.of(cohort, channel, rows, windows, seed)
         for cohort, content in snapshot.contents.items()
         for channel, rows in content.channels.items()
     ]
-    _find_rows(snapshot, {(one.cohort, one.channel): one for one in drawn})
-    return [_quality(snapshot.url, one) for one in drawn]
+    _find_recordings(snapshot, {(one.cohort, one.channel): one for one in drawn})
+    quality: list[QualitySummary] = []
+    for cohort, of_it in itertools.groupby(drawn, key=lambda one: one.cohort):
+        own = list(of_it)
+        rows = _rows_of(snapshot, cohort, {name for one in own for name in one.recordings.values()})
+        quality += [_quality(snapshot.url, one, rows) for one in own]
+    return quality
 
 
 @dataclass(kw_only=True)
@@ -68,7 +74,8 @@ class _Drawn:
     channel: str
     picks: Sequence[int]
     starts: Sequence[float]
-    rows: dict[int, IndexRow] = field(default_factory=dict)
+    recordings: dict[int, str] = field(default_factory=dict)
+    """The recording of each pick."""
     units: set[str] = field(default_factory=set)
     passed: int = 0
 
@@ -81,23 +88,32 @@ class _Drawn:
 
     def take(self, rows: pa.RecordBatch) -> None:
         """Keeps what was drawn of the next rows of this channel."""
-        here = sorted({at for at in self.picks if self.passed <= at < self.passed + rows.num_rows})
-        picked = rows.take(pa.array([at - self.passed for at in here], pa.int64()))
-        self.rows.update(zip(here, index.from_arrow(picked), strict=True))
+        here = {at for at in self.picks if self.passed <= at < self.passed + rows.num_rows}
+        self.recordings.update({at: rows["recording_id"][at - self.passed].as_py() for at in here})
         self.units.update(pc.unique(rows["unit"]).to_pylist())
         self.passed += rows.num_rows
 
 
-def _find_rows(snapshot: Snapshot, drawn: Mapping[tuple[str, str], _Drawn]) -> None:
-    for batch in snapshot.ordered():
-        for cohort in pc.unique(batch["cohort"]).to_pylist():
+def _find_recordings(snapshot: Snapshot, drawn: Mapping[tuple[str, str], _Drawn]) -> None:
+    for batch in snapshot.ordered((*ORDER, "unit")):
+        for cohort in pc.unique(batch["cohort"]):
             own = batch.filter(pc.equal(batch["cohort"], cohort))
-            for channel in pc.unique(own["channel"]).to_pylist():
-                drawn[cohort, channel].take(own.filter(pc.equal(own["channel"], channel)))
+            for channel in pc.unique(own["channel"]):
+                drawn[cohort.as_py(), channel.as_py()].take(own.filter(pc.equal(own["channel"], channel)))
 
 
-def _quality(url: str, drawn: _Drawn) -> QualitySummary:
-    looked = [_judge_row(url, drawn.rows[pick], at) for pick, at in zip(drawn.picks, drawn.starts, strict=True)]
+def _rows_of(snapshot: Snapshot, cohort: str, recordings: Iterable[str]) -> dict[tuple[str, str], IndexRow]:
+    """All channels of some recordings of a cohort, by recording and channel: one scan, in which other columns are
+    decoded where it finds them.
+    """
+    found = snapshot.cohort(cohort).table(filters=[("recording_id", "in", sorted(set(recordings)))])
+    return {(row.recording_id, row.channel): row for row in index.from_arrow(found)}
+
+
+def _quality(url: str, drawn: _Drawn, rows: Mapping[tuple[str, str], IndexRow]) -> QualitySummary:
+    """`rows`: by recording and channel, all that were drawn."""
+    picked = [rows[drawn.recordings[pick], drawn.channel] for pick in drawn.picks]
+    looked = [_judge_row(url, row, at) for row, at in zip(picked, drawn.starts, strict=True)]
     seen = Counter(judgement for judgement, _ in looked)
     return QualitySummary(
         cohort=drawn.cohort,
@@ -148,14 +164,28 @@ def judge(signal: np.ndarray) -> str:
 
 def examples(snapshot: Snapshot, summaries: Sequence[CohortSummary], *, seed: int = 0, tries: int = 8) -> list[Example]:
     """For every cohort of `summaries` the span of 10 s, among some tried, whose channels are best."""
-    drawn = {one.cohort: _tries(one, seed, tries) for one in summaries}
-    found: dict[tuple[str, int], Recording] = {}
-    for cohort, recordings in itertools.groupby(snapshot.recordings(), key=lambda one: one.cohort):
-        wanted = {at for at, _ in drawn[cohort]}
-        found |= {(cohort, at): one for at, one in enumerate(recordings) if at in wanted}
-    return [
-        _best_example(cohort, [(found[cohort, at], where) for at, where in places]) for cohort, places in drawn.items()
-    ]
+    return [_example(snapshot, one.cohort, _tries(one, seed, tries)) for one in summaries]
+
+
+def _example(snapshot: Snapshot, cohort: str, places: Sequence[tuple[int, float]]) -> Example:
+    names = _recordings_at(snapshot.cohort(cohort), {at for at, _ in places})
+    rows = sorted(_rows_of(snapshot, cohort, names.values()).items())
+    channels = itertools.groupby((row for _, row in rows), key=lambda row: row.recording_id)
+    found = {name: recording_of(list(own), snapshot.url) for name, own in channels}
+    return _best_example(cohort, [(found[names[at]], where) for at, where in places])
+
+
+def _recordings_at(snapshot: Snapshot, places: set[int]) -> dict[int, str]:
+    """The recordings that stand at these places, in order, of all of one cohort."""
+    found: dict[int, str] = {}
+    passed, last = 0, None
+    for batch in snapshot.ordered(ORDER):
+        names = pc.run_end_encode(batch["recording_id"]).values
+        if names[0].as_py() == last:
+            names = names.slice(1)
+        found |= {at: names[at - passed].as_py() for at in places if passed <= at < passed + len(names)}
+        passed, last = passed + len(names), batch["recording_id"][-1].as_py()
+    return found
 
 
 def _tries(summary: CohortSummary, seed: int, tries: int) -> list[tuple[int, float]]:

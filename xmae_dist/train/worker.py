@@ -11,7 +11,6 @@ import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +19,7 @@ import ray.train
 import ray.train.torch
 import torch
 
-from xmae_dist.core.errors import StorageError, XmaeError
+from xmae_dist.core.errors import IntegrityError, StorageError, XmaeError
 from xmae_dist.data.order.plan import Plan, plan_for
 from xmae_dist.data.store.window_store import WindowStore
 from xmae_dist.data.stream import direct, read_ahead
@@ -28,7 +27,6 @@ from xmae_dist.data.stream.collate import TensorBatch, tensor_batches
 from xmae_dist.model import kinds, presets
 from xmae_dist.train.checkpoints import checkpoint
 from xmae_dist.train.checkpoints.retention import RetentionConfig
-from xmae_dist.train.checkpoints.saved import Unbroken
 from xmae_dist.train.checkpoints.state import Identity, TrainState
 from xmae_dist.train.checkpoints.upload import Saver
 from xmae_dist.train.config import PretrainConfig, model_config
@@ -222,14 +220,13 @@ class _Worker:
         while (chosen := self._newest(passed_over)) is not None:
             url, manifest = chosen
             state = TrainState(**manifest["state"])
-            opened = partial(checkpoint.open_saved, url, manifest, folder)
-            saved = Unbroken(opened, state.optimizer_steps)
             batches = self._batches_from(store, plan, state)
-            engine = self._build_engine(model, saved)
-            if not any(self._ranks.gather(saved.damage is not None)):
+            try:
+                engine = self._build_engine(model, checkpoint.open_saved(url, manifest, folder, self._ranks))
                 return engine, state, dict(manifest.get("validated", ())), batches
-            if saved.damage is not None:
-                self._note_passed(url, str(saved.damage))
+            except IntegrityError as error:  # on all ranks alike
+                if self._ranks.rank == 0:
+                    self._note_passed(url, str(error))
             passed_over.add(url)
         batches = self._batches_from(store, plan, TrainState())
         return self._build_engine(model, None), TrainState(), {}, batches

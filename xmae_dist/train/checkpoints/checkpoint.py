@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,11 +27,12 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save
 
-from xmae_dist.core.errors import IntegrityError, XmaeError
+from xmae_dist.core.errors import IntegrityError
 from xmae_dist.core.fingerprint import sha256_hex
 from xmae_dist.storage import uri
 from xmae_dist.train.checkpoints.saved import SavedRanges, described
 from xmae_dist.train.engines.protocol import Piece, Saved, Slice
+from xmae_dist.train.step.collective import Ranks
 
 FORMAT = "xmae-checkpoint/v2"
 _WHOLE = "xmae-checkpoint/v1"
@@ -139,16 +141,23 @@ def newest_complete(
     return None
 
 
-def open_saved(url: str, manifest: Mapping[str, Any], folder: Path) -> Saved:
-    """The tensors of a complete checkpoint. One of format v1 is brought to `folder` first, whole.
+def open_saved(url: str, manifest: Mapping[str, Any], folder: Path, ranks: Ranks | None = None) -> Saved:
+    """The tensors of a complete checkpoint, for `ranks` that load together. One of format v1 is brought to `folder`
+    first, whole, by each rank.
 
-    Raises IntegrityError, at once or when it comes to them, for bytes that are not those that were written.
+    Raises IntegrityError, at once or when it comes to them, for bytes that are not those that were written: on all
+    ranks, so that none waits for another that gave up.
     """
-    return (
-        SavedFiles(_fetch(url, manifest, folder), manifest)
-        if manifest["format"] == _WHOLE
-        else SavedRanges(url, manifest)
-    )
+    ranks = ranks or Ranks()
+    if manifest["format"] != _WHOLE:
+        return SavedRanges(url, manifest, ranks)
+    damage: IntegrityError | None = None
+    try:
+        saved = SavedFiles(_fetch(url, manifest, folder), manifest)
+    except IntegrityError as error:
+        damage = error
+    ranks.raise_first(damage)
+    return saved
 
 
 def _fetch(url: str, manifest: Mapping[str, Any], folder: Path) -> Path:
@@ -196,6 +205,9 @@ class SavedFiles:
             for key in file.keys():  # noqa: SIM118  (safe_open is no mapping)
                 kind, name, start = key.split("|")
                 self._slices.setdefault((kind, name), []).append((int(start), number, key))
+        for (kind, name), slices in self._slices.items():
+            slices.sort()
+            self._check_covered(kind, name, slices)
 
     @property
     def optimizer_steps(self) -> int:
@@ -206,27 +218,22 @@ class SavedFiles:
             yield self._full(one.kind, one.name)[one.start : one.stop]
 
     def _full(self, kind: str, name: str) -> torch.Tensor:
-        """The whole flattened tensor. Raises IntegrityError where the slices do not cover it."""
-        shape = self._manifest["shapes"].get(name)
-        slices = sorted(self._slices.get((kind, name), []))
-        parts = [(start, self._files[number].get_tensor(key)) for start, number, key in slices]
+        """The whole flattened tensor."""
+        if (kind, name) not in self._slices:
+            raise _gap(kind, name, 0)
+        return torch.cat([self._files[number].get_tensor(key) for _, number, key in self._slices[kind, name]])
+
+    def _check_covered(self, kind: str, name: str, slices: Sequence[tuple[int, int, str]]) -> None:
         end = 0
-        for start, part in parts:
+        for start, number, key in slices:
             if start != end:
-                raise self._gap(kind, name, end)
-            end = start + part.numel()
-        if shape is None or end != _elements(shape):
-            raise self._gap(kind, name, end)
-        return torch.cat([part for _, part in parts])
-
-    def _gap(self, kind: str, name: str, at: int) -> XmaeError:
-        return IntegrityError(
-            f"checkpoint tensor {kind} of {name}", value=f"slices that end at element {at}", expected="all elements"
-        )
+                raise _gap(kind, name, end)
+            end = start + math.prod(self._files[number].get_slice(key).get_shape())
+        if end != math.prod(self._manifest["shapes"].get(name, [-1])):
+            raise _gap(kind, name, end)
 
 
-def _elements(shape: list[int]) -> int:
-    count = 1
-    for size in shape:
-        count *= size
-    return count
+def _gap(kind: str, name: str, at: int) -> IntegrityError:
+    return IntegrityError(
+        f"checkpoint tensor {kind} of {name}", value=f"slices that end at element {at}", expected="all elements"
+    )

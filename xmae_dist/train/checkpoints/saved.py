@@ -1,32 +1,31 @@
-"""The tensors of a checkpoint where they lie: a rank fetches the blocks that hold what it asks for, no others.
+"""The tensors of a checkpoint where they lie: ranks fetch the blocks that hold what they ask for, each block once.
 
 The manifest says of every file where its pieces are and what each block of a MiB digests to, so that neither a header
-nor a whole file has to be read to trust a slice of it. Checkpoints of format v1 say neither: those are fetched whole.
+nor a whole file has to be read to trust a slice of it. Ranks that load together tell one another what they want, read a
+share of the blocks each, and send on what others want of it: one copy of the checkpoint is read in all, whatever ranks
+and stages wrote it and read it. Checkpoints of format v1 say no places: every rank fetches those whole.
 """
 
 from __future__ import annotations
 
+import bisect
 import hashlib
 import itertools
 import json
-from collections import OrderedDict
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import torch
 
-from xmae_dist.core.errors import IntegrityError
+from xmae_dist.core.errors import IntegrityError, StorageError
 from xmae_dist.storage import uri
-from xmae_dist.train.engines.protocol import Saved, Slice
+from xmae_dist.storage.diagnose import NOTHING_THERE
+from xmae_dist.train.checkpoints.blocks import BLOCK_BYTES, Block, Cut, Readers
+from xmae_dist.train.engines.protocol import Slice
+from xmae_dist.train.step.collective import Ranks
 
-BLOCK_BYTES = 2**20
-_AHEAD_BYTES = 2**28
-"""Most that is fetched at once, and held, of what is asked for."""
-_KEPT_BLOCKS = 32
-"""Blocks that are kept for what is asked for next, of those that were asked for in part: slices of a tensor divided
-among many ranks are smaller than a block, and their neighbours follow.
-"""
+_AT_ONCE_BYTES = 2**27
+"""Most that a rank asks for at once; it holds as much of what it reads, sends and gets."""
 _DIGEST = 64
 _TYPES = {
     "F64": torch.float64,
@@ -59,8 +58,7 @@ def described(data: bytes) -> dict[str, Any]:
     return {"pieces": pieces, "blocks": "".join(hashlib.sha256(block).hexdigest() for block in blocks)}
 
 
-@dataclass(frozen=True)
-class _Stored:
+class _Stored(NamedTuple):
     """Elements `start … stop` of a flattened tensor, in a file from byte `first` on."""
 
     start: int
@@ -70,27 +68,27 @@ class _Stored:
     dtype: torch.dtype
 
 
-@dataclass(frozen=True)
-class _Cut:
-    """A part of a piece: `bytes` of a file that are elements `at …` of what was asked for."""
+class _Part(NamedTuple):
+    """Elements of one type, and where their bytes lie."""
 
-    file: int
-    first: int
-    last: int
-    at: int
+    cut: Cut
     dtype: torch.dtype
 
 
 class SavedRanges:
-    """See `engines.protocol.Saved`. Raises IntegrityError where slices do not cover a tensor or bytes are not right."""
+    """See `engines.protocol.Saved`. Raises IntegrityError, on all ranks, where slices do not cover a tensor, or bytes
+    are not right.
+    """
 
-    def __init__(self, url: str, manifest: Mapping[str, Any]) -> None:
-        self._url, self._manifest = url, manifest
+    def __init__(self, url: str, manifest: Mapping[str, Any], ranks: Ranks | None = None) -> None:
+        """`ranks`: those that load together; one by itself unless given."""
+        self._url, self._manifest, self._ranks = url, manifest, ranks or Ranks()
         self._files: list[dict[str, Any]] = list(manifest["files"])
         self._pieces: dict[tuple[str, str], list[_Stored]] = {}
-        self._kept: OrderedDict[tuple[int, int], bytes] = OrderedDict()
+        self._readers = Readers(self._ranks.world, [file["size"] for file in self._files])
+        self._held: dict[Block, bytes] = {}
         self.bytes_read = 0
-        """So far; blocks that were fetched twice count twice."""
+        """By this rank, so far."""
         for number, file in enumerate(self._files):
             for key, where in file["pieces"].items():
                 kind, name, start = key.split("|")
@@ -106,23 +104,24 @@ class SavedRanges:
         return int(self._manifest["state"]["optimizer_steps"])
 
     def parts(self, wanted: Sequence[Slice]) -> Iterator[torch.Tensor]:
-        cuts = [self._cuts(one) for one in wanted]
-        for group in _grouped(list(zip(wanted, cuts, strict=True))):
-            blocks = self._fetch([cut for _, parts in group for cut in parts])
-            for one, parts in group:
-                yield _joined(one, parts, blocks)
+        asked = self._ranks.gather([tuple(one) for one in wanted])
+        # What all want is looked up by all, so that what is not there is missed by all.
+        turns = [list(_grouped([self._lying(Slice(*one)) for one in theirs])) for theirs in asked]
+        for now in itertools.zip_longest(*turns, fillvalue=[]):
+            yield from self._exchanged(now)
 
-    def _cuts(self, wanted: Slice) -> list[_Cut]:
+    def _lying(self, wanted: Slice) -> list[_Part]:
         """Where the elements of a slice lie. Raises IntegrityError where they are not all there."""
-        at, cuts = wanted.start, []
-        for piece in self._pieces.get((wanted.kind, wanted.name), []):
-            if piece.stop <= at or at >= wanted.stop:
-                continue
-            if piece.start > at:
+        at, parts = wanted.start, []
+        pieces = self._pieces.get((wanted.kind, wanted.name), [])
+        for piece in pieces[max(0, bisect.bisect_right(pieces, at, key=lambda one: one.start) - 1) :]:
+            if piece.start > at or at >= wanted.stop:
                 break
+            if piece.stop <= at:
+                continue
             stop, size = min(piece.stop, wanted.stop), piece.dtype.itemsize
             first = piece.first + (at - piece.start) * size
-            cuts.append(_Cut(piece.file, first, first + (stop - at) * size, at - wanted.start, piece.dtype))
+            parts.append(_Part(Cut(piece.file, first, first + (stop - at) * size), piece.dtype))
             at = stop
         if at < wanted.stop:
             raise IntegrityError(
@@ -130,48 +129,55 @@ class SavedRanges:
                 value=f"slices that end at element {at}",
                 expected=f"elements up to {wanted.stop}",
             )
-        return cuts
+        return parts
 
-    def _fetch(self, cuts: Sequence[_Cut]) -> dict[tuple[int, int], bytes]:
-        """The blocks that hold these, by file and number, each digest compared."""
-        held = dict(self._kept)
-        by_file: dict[int, set[int]] = {}
+    def _exchanged(self, asked: Sequence[list[list[_Part]]]) -> list[torch.Tensor]:
+        """What this rank asked for, one tensor a slice. `asked`: slices of each rank."""
+        cuts = [[part.cut for parts in theirs for part in parts] for theirs in asked]
+        kept = {*self._readers.kept}
+        readers = self._readers.assign(itertools.chain.from_iterable(cuts))
+        mine = {block for block, reader in readers.items() if reader == self._ranks.rank}
+        self._read(sorted(mine - kept))
+        sent = [b"".join(self._bytes_of(theirs, mine)) for theirs in cuts]
+        self._held = {block: data for block, data in self._held.items() if block in self._readers.kept}
+        streams = [memoryview(data) for data in self._ranks.exchange(sent)]
+        return [_joined(parts, readers, streams) for parts in asked[self._ranks.rank]]
+
+    def _bytes_of(self, cuts: Iterable[Cut], mine: set[Block]) -> Iterator[memoryview]:
         for cut in cuts:
-            blocks = range(cut.first // BLOCK_BYTES, -(-cut.last // BLOCK_BYTES))
-            by_file.setdefault(cut.file, set()).update(number for number in blocks if (cut.file, number) not in held)
-        for file, numbers in by_file.items():
-            runs = _runs(sorted(numbers))
-            if not runs:
-                continue
-            for (first, last), data in zip(runs, self._read(file, runs), strict=True):
-                for number in range(first, last):
-                    at = (number - first) * BLOCK_BYTES
-                    held[file, number] = self._checked(file, number, data[at : at + BLOCK_BYTES])
-        self._keep(cuts, held)
-        return held
+            for block, span in cut.by_block():
+                if block in mine:
+                    yield memoryview(self._held[block])[span]
 
-    def _keep(self, cuts: Sequence[_Cut], held: Mapping[tuple[int, int], bytes]) -> None:
-        for cut in cuts:
-            for edge in (cut.first, cut.last):
-                place = cut.file, edge // BLOCK_BYTES
-                if edge % BLOCK_BYTES and place in held:
-                    self._kept[place] = held[place]
-                    self._kept.move_to_end(place)
-        while len(self._kept) > _KEPT_BLOCKS:
-            self._kept.popitem(last=False)
+    def _read(self, blocks: Sequence[Block]) -> None:
+        """Fetches blocks and holds them. Raises, on all ranks, what is wrong with those of any rank."""
+        damage: IntegrityError | None = None
+        try:
+            for file, own in itertools.groupby(blocks, key=lambda block: block[0]):
+                self._held.update(self._fetched(file, [number for _, number in own]))
+        except IntegrityError as error:
+            damage = error
+        self._ranks.raise_first(damage)
 
-    def _read(self, file: int, runs: Sequence[tuple[int, int]]) -> list[bytes]:
+    def _fetched(self, file: int, numbers: Sequence[int]) -> Iterator[tuple[Block, bytes]]:
         entry = self._files[file]
         url = uri.join(self._url, entry["name"])
-        # A file that is gone is damage, which an older checkpoint cures; a store that is gone must never look like it.
-        if not uri.exists(url):
-            raise IntegrityError(url, value="nothing there", expected="a part of a complete checkpoint")
+        runs = _runs(numbers)
         starts = [first * BLOCK_BYTES for first, _ in runs]
         stops = [min(last * BLOCK_BYTES, entry["size"]) for _, last in runs]
-        with uri.storage_errors(url):
-            found = uri.read_ranges(url, starts, stops)
-        self.bytes_read += sum(map(len, found))
-        return found
+        try:
+            with uri.storage_errors(url):
+                found = uri.read_ranges(url, starts, stops)
+        except StorageError as error:
+            # A file that is gone is damage, which an older checkpoint cures; a store that is gone is none.
+            if error.value != NOTHING_THERE:
+                raise
+            raise IntegrityError(url, value=NOTHING_THERE, expected="a part of a complete checkpoint") from error
+        for (first, last), data in zip(runs, found, strict=True):
+            self.bytes_read += len(data)
+            for number in range(first, last):
+                at = (number - first) * BLOCK_BYTES
+                yield (file, number), self._checked(file, number, data[at : at + BLOCK_BYTES])
 
     def _checked(self, file: int, number: int, block: bytes) -> bytes:
         entry = self._files[file]
@@ -187,15 +193,15 @@ class SavedRanges:
         return block
 
 
-def _grouped(wanted: list[tuple[Slice, list[_Cut]]]) -> Iterator[list[tuple[Slice, list[_Cut]]]]:
-    """Slices in their order, so many together as may be held at once."""
-    group, size = list[tuple[Slice, list[_Cut]]](), 0
-    for one, cuts in wanted:
-        bytes_ = sum(cut.last - cut.first for cut in cuts)
-        if group and size + bytes_ > _AHEAD_BYTES:
+def _grouped(slices: Iterable[list[_Part]]) -> Iterator[list[list[_Part]]]:
+    """Slices in their order, so many together as a rank asks for at once."""
+    group, size = list[list[_Part]](), 0
+    for parts in slices:
+        bytes_ = sum(part.cut.last - part.cut.first for part in parts)
+        if group and size + bytes_ > _AT_ONCE_BYTES:
             yield group
             group, size = [], 0
-        group.append((one, cuts))
+        group.append(parts)
         size += bytes_
     if group:
         yield group
@@ -208,42 +214,14 @@ def _runs(numbers: Sequence[int]) -> list[tuple[int, int]]:
     return [(run[0], run[-1] + 1) for run in runs]
 
 
-def _joined(wanted: Slice, cuts: Sequence[_Cut], blocks: Mapping[tuple[int, int], bytes]) -> torch.Tensor:
-    parts = []
-    for cut in cuts:
-        first = cut.first // BLOCK_BYTES
-        numbers = range(first, -(-cut.last // BLOCK_BYTES))
-        data = b"".join(blocks[cut.file, number] for number in numbers)
-        view = bytearray(data[cut.first - first * BLOCK_BYTES : cut.last - first * BLOCK_BYTES])
-        parts.append(torch.frombuffer(view, dtype=cut.dtype) if view else torch.empty(0, dtype=cut.dtype))
-    return torch.cat(parts) if parts else torch.empty(0)
-
-
-class Unbroken:
-    """Another `Saved` whose damage is kept for later and not raised: for ranks that load together.
-
-    A rank that stopped in mid-load would leave the others in a collective. From the first damage on it gives zeros; who
-    loads from it must ask for `damage` before anything is done with them.
-    """
-
-    def __init__(self, open_saved: Callable[[], Saved], optimizer_steps: int) -> None:
-        self.optimizer_steps = optimizer_steps
-        self.damage: IntegrityError | None = None
-        self._saved: Saved | None = None
-        try:
-            self._saved = open_saved()
-        except IntegrityError as error:
-            self.damage = error
-
-    def parts(self, wanted: Sequence[Slice]) -> Iterator[torch.Tensor]:
-        found = iter(()) if self._saved is None else self._saved.parts(wanted)
-        for one in wanted:
-            yield self._next(found, one)
-
-    def _next(self, found: Iterator[torch.Tensor], wanted: Slice) -> torch.Tensor:
-        if self.damage is None:
-            try:
-                return next(found)
-            except IntegrityError as error:
-                self.damage = error
-        return torch.zeros(wanted.stop - wanted.start)
+def _joined(parts: Sequence[_Part], readers: Mapping[Block, int], streams: list[memoryview]) -> torch.Tensor:
+    """The elements of a slice, taken from the front of what each rank sent."""
+    tensors = []
+    for cut, dtype in parts:
+        data = bytearray()
+        for block, span in cut.by_block():
+            reader, size = readers[block], span.stop - span.start
+            data += streams[reader][:size]
+            streams[reader] = streams[reader][size:]
+        tensors.append(torch.frombuffer(data, dtype=dtype) if data else torch.empty(0, dtype=dtype))
+    return torch.cat(tensors) if tensors else torch.empty(0)

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -85,7 +85,7 @@ class DeepSpeedEngine:
         self._shapes = {n: list(getattr(t, "ds_shape", t.shape)) for n, t in module.state_dict(keep_vars=True).items()}
         module.to(self._device)
         if saved is not None:
-            _load_weights(module, saved, self._device)
+            _load_weights(module, saved)
         self._module = module
         compile_in_place(module, compile)
         computing = Autocast(module, self._device, bf16=bf16)
@@ -195,8 +195,7 @@ class DeepSpeedEngine:
     def _partition_stage3(self, p: Any, kind: str) -> tuple[int, torch.Tensor]:
         key = None if kind == WEIGHT else kind
         view, _ = p._z3_optimizer._get_fp32_opt_state_partition(p, release_swap_buffers=True, optim_state_key=key)
-        start = p.ds_tensor.ds_numel * dist.get_rank()
-        return start, view[: max(0, min(view.numel(), p.ds_numel - start))]
+        return _without_padding(p, view)
 
     def _load_moments(self, saved: Saved) -> None:
         self._steps_applied = saved.optimizer_steps
@@ -211,11 +210,7 @@ class DeepSpeedEngine:
             targets = [(kind, name, inner.state[p][kind]) for kind in MOMENTS for name, p in self._named]
             load_replicated(targets, saved, rank=dist.get_rank(), world=dist.get_world_size())
             return
-        places = [(kind, name, *self._partition(p, kind)) for kind in MOMENTS for name, p in self._named]
-        places = [place for place in places if place[3].numel()]
-        wanted = [Slice(kind, name, start, start + view.numel()) for kind, name, start, view in places]
-        for (_, _, _, view), part in zip(places, saved.parts(wanted), strict=True):
-            view.data.copy_(part)
+        _fill([(kind, name, *self._partition(p, kind)) for kind in MOMENTS for name, p in self._named], saved)
 
     def _optimizer_tensors(self, inner: torch.optim.Optimizer) -> list[torch.Tensor]:
         if self._zero.stage == 3:
@@ -233,24 +228,28 @@ def divided(build: Callable[[], nn.Module], zero: ZeroConfig, device: torch.devi
         return build()
 
 
-def _load_weights(module: nn.Module, saved: Saved, device: torch.device) -> None:
-    """Weights of a module that may be divided: then one whole tensor at a time, read by one rank for all."""
-    targets, rank, world = weights_of(module), dist.get_rank(), dist.get_world_size()
+def _load_weights(module: nn.Module, saved: Saved) -> None:
+    """Weights of a module that may be divided: of what is, each rank reads its own part."""
+    targets = weights_of(module)
     divided = [(name, tensor) for _, name, tensor in targets if hasattr(tensor, "ds_id")]
-    load_replicated([one for one in targets if not hasattr(one[2], "ds_id")], saved, rank=rank, world=world)
-    mine = divided[rank::world]
-    parts = saved.parts(
-        [
-            Slice(WEIGHT, name, 0, tensor.ds_numel)  # type: ignore[attr-defined]
-            for name, tensor in mine
-        ]
-    )
-    with torch.no_grad():
-        for place, (_, tensor) in enumerate(divided):
-            reader = place % world
-            with _deepspeed(device).zero.GatheredParameters([tensor], modifier_rank=reader):
-                if rank == reader:
-                    tensor.copy_(next(parts).view(tensor.shape))
+    whole = [one for one in targets if not hasattr(one[2], "ds_id")]
+    load_replicated(whole, saved, rank=dist.get_rank(), world=dist.get_world_size())
+    if divided:
+        _fill([(WEIGHT, name, *_without_padding(p, p.ds_tensor)) for name, p in divided], saved)  # type: ignore[attr-defined]
+
+
+def _without_padding(p: Any, partition: torch.Tensor) -> tuple[int, torch.Tensor]:
+    """(first element, view) of this rank's slice of a tensor that DeepSpeed divided, given with what fills it up."""
+    start = p.ds_tensor.ds_numel * dist.get_rank()
+    return start, partition[: max(0, min(partition.numel(), p.ds_numel - start))]
+
+
+def _fill(places: Sequence[tuple[str, str, int, torch.Tensor]], saved: Saved) -> None:
+    """Fills slices that this rank alone holds: kind, name, first element, view."""
+    held = [place for place in places if place[3].numel()]
+    wanted = [Slice(kind, name, start, start + view.numel()) for kind, name, start, view in held]
+    for (_, _, _, view), part in zip(held, saved.parts(wanted), strict=True):
+        view.data.copy_(part)
 
 
 def _initialize(

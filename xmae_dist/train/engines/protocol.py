@@ -60,7 +60,11 @@ class Slice(NamedTuple):
 
 
 class Saved(Protocol):
-    """A saved state that an engine loads from (a checkpoint, or another engine in a test)."""
+    """A saved state that an engine loads from (a checkpoint, or another engine in a test).
+
+    Where ranks load together `parts` is collective: each of them calls it, with what it wants itself, and takes all
+    parts (until there is none) before any other collective.
+    """
 
     @property
     def optimizer_steps(self) -> int: ...
@@ -164,14 +168,14 @@ def load_replicated(targets: Sequence[Target], saved: Saved, *, rank: int = 0, w
     Collective with more ranks than one; the tensors are then where the process group can send them from.
     """
     owned = _owned([(kind, name, tensor.numel()) for kind, name, tensor in targets], world)
-    mine = saved.parts([one for owner, _, one in owned if owner == rank])
+    shares = [(owner, targets[place][2].view(-1)[one.start : one.stop]) for owner, place, one in owned]
+    mine = [share for owner, share in shares if owner == rank]
     with torch.no_grad():
-        for owner, place, one in owned:
-            part = targets[place][2].view(-1)[one.start : one.stop]
-            if owner == rank:
-                part.copy_(next(mine))
-            if world > 1:
-                dist.broadcast(part, owner)
+        for share, part in zip(mine, saved.parts([one for owner, _, one in owned if owner == rank]), strict=True):
+            share.copy_(part)
+        if world > 1:
+            for owner, share in shares:
+                dist.broadcast(share, owner)
 
 
 def _owned(sizes: Sequence[tuple[str, str, int]], world: int) -> list[tuple[int, int, Slice]]:

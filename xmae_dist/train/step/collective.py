@@ -17,6 +17,7 @@ _TIMED = (
     "all_gather",
     "all_gather_into_tensor",
     "all_reduce",
+    "all_to_all_single",
     "barrier",
     "broadcast",
     "reduce",
@@ -66,9 +67,33 @@ class Ranks:
         """Rank 0's `value`, on every rank."""
         return self.gather(value if self.rank == 0 else None)[0]
 
+    def raise_first(self, error: Exception | None) -> None:
+        """Raises, on every rank, the error of the first rank that has one."""
+        for one in self.gather(error):
+            if one is not None:
+                raise one
+
+    def exchange(self, sent: Sequence[bytes]) -> list[bytes]:
+        """Sends `sent[r]` to each rank r; returns what each rank sent here, in order of rank."""
+        if self.world == 1:
+            return list(sent)
+        to = [len(one) for one in sent]
+        came = torch.empty(self.world, dtype=torch.int64, device=self.device)
+        dist.all_to_all_single(came, torch.tensor(to, dtype=torch.int64, device=self.device))
+        sizes: list[int] = came.tolist()
+        received = torch.empty(sum(sizes), dtype=torch.uint8, device=self.device)
+        dist.all_to_all_single(received, _bytes(sent).to(self.device), sizes, to)
+        return [part.numpy().tobytes() for part in received.cpu().split(sizes)]
+
     def barrier(self) -> None:
         if self.world > 1:
             dist.barrier()
+
+
+def _bytes(pieces: Sequence[bytes]) -> torch.Tensor:
+    """All of them, one after another; uint8 (n,)."""
+    joined = bytearray().join(pieces)
+    return torch.frombuffer(joined, dtype=torch.uint8) if joined else torch.empty(0, dtype=torch.uint8)
 
 
 class Summed:
