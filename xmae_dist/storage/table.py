@@ -297,6 +297,10 @@ class Table:
 
         return self.patiently(merged)
 
+    def checkpoint(self) -> None:
+        """Writes a checkpoint of the newest version: all that it holds, in one object of the log."""
+        self.patiently(lambda: self._loaded().create_checkpoint())
+
     def vacuum(self, *, retention_hours: int, dry_run: bool = False, keep_versions: Sequence[int] = ()) -> list[str]:
         """Removes data files that no version younger than `retention_hours` needs, nor one of `keep_versions`, and
         those that writers left which died or were refused; returns their paths.
