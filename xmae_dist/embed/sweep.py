@@ -21,6 +21,7 @@ from dataclasses import dataclass, field
 from xmae_dist.core.errors import StorageError
 from xmae_dist.embed import manifest
 from xmae_dist.embed.backlog import swept_id
+from xmae_dist.embed.part import refuse_other_table
 from xmae_dist.embed.positions import PositionLog, embedding_table
 from xmae_dist.embed.request import OvertakenError
 from xmae_dist.storage import uri
@@ -53,7 +54,8 @@ class SweepReport:
 def sweep(table_url: str, *, grace_s: float, dry_run: bool = False) -> SweepReport:
     """Removes what no version of the grace period needs; safe to interrupt, repeat, and run beside jobs and readers.
 
-    `grace_s` must be longer than a job goes without finishing a batch, and than any reader holds a version.
+    `grace_s` must be longer than a job goes without finishing a batch, and than any reader holds a version. Raises
+    InputError for a table that is no embedding table.
     """
     report = SweepReport()
     table = embedding_table(table_url)  # its URL is the one that listings use
@@ -62,6 +64,7 @@ def sweep(table_url: str, *, grace_s: float, dry_run: bool = False) -> SweepRepo
     main = table.newest()
     if main is None:
         return report
+    refuse_other_table(main.schema, table.url)
     for request, objects in found.dead.items():
         if dry_run or _is_given_up(table, request, found):
             report.dead_requests.append(request)

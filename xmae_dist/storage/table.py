@@ -454,6 +454,11 @@ class PinnedTable:
     def _scanned(self, columns: Sequence[str] | None, filters: Filters | None) -> Iterator[pa.RecordBatch]:
         return parquet.stream(self._loaded, columns, sql_of(filters) if filters else None)
 
+    @property
+    def schema(self) -> pa.Schema:
+        """Columns and their types."""
+        return pa.schema(self._loaded.schema().to_arrow())
+
     def transaction_version(self, app_id: str) -> int | None:
         """The version last committed under this application id, as of this version of the table."""
         return self._loaded.transaction_version(app_id)

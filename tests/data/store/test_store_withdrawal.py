@@ -39,7 +39,6 @@ def test_an_interrupted_removal_leaves_a_store_that_does_not_open_and_is_found(
     store_url: str, objects: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ring = store_below(store_url, "ring")
-    somebody = ring.meta("train", ["subject_id"])["subject_id"][0].as_py()
     delete, left = uri.delete, [objects]
 
     def dies(url: str, recursive: bool = False) -> None:
