@@ -6,6 +6,7 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from tests.data.corpora import corpus_of
@@ -15,7 +16,6 @@ from xmae_dist.cli.main import main
 from xmae_dist.core.errors import ConfigError, IntegrityError
 from xmae_dist.data.windows.spec import WindowSpec
 from xmae_dist.embed.encode import LoadedEncoder
-from xmae_dist.embed.part import SCHEMA
 from xmae_dist.embed.request import read_encoder
 from xmae_dist.model import bundle, presets
 from xmae_dist.storage import uri
@@ -49,7 +49,7 @@ def test_a_half_written_bundle(place: str, object_name: str, how: str, capsys: p
     if how == "cut off":
         uri.write_bytes(url, data[: len(data) // 2])
     if (object_name, how) == ("weights.safetensors", "cut off"):  # whoever loads them sees it
-        with pytest.raises(IntegrityError, match="weights of bundle .*; fix: export the model again"):
+        with pytest.raises(IntegrityError, match=r"weights of bundle .*; fix: export the model again"):
             LoadedEncoder.open(read_encoder(f"{place}/bundle"))
         return
     said = refused(place, capsys, bundle=f"{place}/bundle")
@@ -75,8 +75,8 @@ def test_a_model_that_embeds_another_signal(place: str) -> None:
 def test_a_cohort_without_the_signal_and_an_unknown_one(place: str, capsys: pytest.CaptureFixture[str]) -> None:
     corpus = Corpus.open(f"{place}/corpus")
     with corpus.begin_part("chest", "part") as part:
-        ecg = part.channel("ecg", dtype=SCHEMA.field("quality").type.to_pandas_dtype(), rate_hz=250.0, unit="mV")
-        row = ecg.add([0.0] * 500, subject_id="x", recording_id="x", clock_id="x")
+        ecg = part.channel("ecg", dtype=np.float32, rate_hz=250.0, unit="mV")
+        row = ecg.add(np.zeros(500, np.float32), subject_id="x", recording_id="x", clock_id="x")
     corpus.commit_part([row], "chest")
     said = refused(place, capsys, bundle=f"{place}/bundle", cohort="chest")
     assert "no recording with a 'ppg' channel" in said and "fix: embed another cohort" in said
