@@ -34,7 +34,6 @@ def test_bytes_paths_and_every_kind_of_text_column(store_url: str) -> None:
         *(("rows.parquet", f"patient-{n}", True) for n in (6, 7, 8, 9)),
         *((path, name, False) for path, name, in_rows in found(url, *names) if path == "rows.parquet" and not in_rows),
     }
-    assert found(url, "patient") == set() or ("log.json", "patient", False) in found(url, "patient")
 
 
 def test_a_name_inside_another_is_none_and_short_names_are_whole_values(store_url: str) -> None:

@@ -3,15 +3,15 @@
 Pages of Parquet are compressed, so a name in them is in no byte: their text columns are decoded. A name counts where no
 letter or digit is next to it, so that `s1` is not found in `s10`. Names of fewer than four characters would be found in
 any number: of these only whole values of Parquet count. Other compressed objects (samples, pictures, archives) are
-looked through as bytes alone. Every object is read whole, one at a time on each of a few threads: time and requests as
-the bytes of the store, memory as its largest objects.
+looked through as bytes alone. Every object is read whole, one at a time on each of a few threads: requests as objects,
+time as the bytes of the store times the names, memory as the largest objects.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import re
+import string
 import urllib.parse
 from collections.abc import Collection, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -29,6 +29,7 @@ from xmae_dist.storage.uri import StoredObject
 SHORT = 4
 """Names of fewer characters are looked for as whole values only."""
 _AT_ONCE = 4
+_LETTERS_AND_DIGITS = frozenset((string.ascii_letters + string.digits).encode())
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,14 +60,11 @@ class Names:
 
     def __init__(self, names: Collection[str]) -> None:
         self._all = pa.array(sorted(set(names)), pa.string())
-        self._of_spelling = {spelling: name for name in names if len(name) >= SHORT for spelling in _spellings(name)}
-        # The longest first: of two that begin at one place it is the one that is meant.
-        spellings = sorted(self._of_spelling, key=len, reverse=True)
-        either = "|".join(map(re.escape, spellings))
-        self._pattern = re.compile(f"(?<![A-Za-z0-9])(?:{either})(?![A-Za-z0-9])".encode()) if either else None
+        self._spellings = [(spelling, name) for name in names if len(name) >= SHORT for spelling in _spellings(name)]
 
     def in_bytes(self, data: bytes) -> set[str]:
-        return {self._of_spelling[found.decode()] for found in self._pattern.findall(data)} if self._pattern else set()
+        """A pass over `data` for each spelling of each name, at some GB/s."""
+        return {name for spelling, name in self._spellings if _stands_alone(spelling, data)}
 
     def in_rows(self, data: bytes) -> set[str]:
         """In the text columns of a Parquet object."""
@@ -119,9 +117,20 @@ def _looked_through(url: str, stored: StoredObject, names: Names) -> tuple[str, 
     return path, len(data), sha256_hex(data), sightings
 
 
-def _spellings(name: str) -> set[str]:
+def _spellings(name: str) -> set[bytes]:
     """As it is, as JSON has it, and as paths in logs have it."""
-    return {name, json.dumps(name)[1:-1], urllib.parse.quote(name, safe="")}
+    return {one.encode() for one in (name, json.dumps(name)[1:-1], urllib.parse.quote(name, safe=""))}
+
+
+def _stands_alone(word: bytes, data: bytes) -> bool:
+    """Whether it stands somewhere with no letter or digit next to it."""
+    place = data.find(word)
+    while place >= 0:
+        around = data[max(0, place - 1) : place] + data[place + len(word) : place + len(word) + 1]
+        if not any(one in _LETTERS_AND_DIGITS for one in around):
+            return True
+        place = data.find(word, place + 1)
+    return False
 
 
 def _texts(values: pa.Array) -> Iterator[pa.Array]:
