@@ -84,7 +84,7 @@ def places(tmp_path: Path, ray_local: None) -> Places:
     (tmp_path / "suite.toml").write_text(SUITE)
     words = ["--windows", store, "--bundle", f"{tmp_path}/first", "--suite", str(tmp_path / "suite.toml")]
     assert main(["evaluate", *words, "--out", made.evaluation, "--replicates", "50"]) == 0
-    train = {"seed": 2, "global_batch": 16, "steps": 9, "read_windows": 16, "block_steps": 8}
+    train = {"seed": 2, "global_batch": 16, "steps": 9}
     mixture = {"weights": {}, "repeats": {}, "temperature": 1.0, "epoch_windows": None}
     run = {"store": store, "config": {"train": train, "mixture": mixture}}
     uri.write_bytes(f"{made.run}/run.json", json.dumps(run).encode())
@@ -178,9 +178,9 @@ def test_not_a_byte_is_left(places: Places, tmp_path: Path, capsys: pytest.Captu
     assert {what for what, _ in left} == {PERSON, RECORDING}, "the list of the withdrawn names whom to keep out"
     check_proof(Path(proof), uri.normalise(places.run))
 
-    uri.write_bytes(f"{places.table}/notes.txt", f"call {PERSON}".encode())
+    uri.write_bytes(f"{places.evaluation}/notes.txt", f"call {PERSON}".encode())
     assert main(vacuum) == 1
-    assert f"{uri.normalise(places.table)}/notes.txt" in capsys.readouterr().out
+    assert f"{uri.normalise(places.evaluation)}/notes.txt" in capsys.readouterr().out
     assert json.loads(Path(proof).read_text())["erased"] is False
 
 

@@ -91,7 +91,7 @@ def embedded(
                 wanted = next(disturbing, None)
             if Table(table).exists():
                 rows_seen.add(len(Table(table).read(columns=["start_s"])))
-            time.sleep(0.05)
+            time.sleep(0.1)
     finally:
         driver.kill()
     assert driver.returncode == 0, log.read_text()[-3000:]

@@ -7,6 +7,7 @@ import re
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -70,9 +71,20 @@ def input_requests(server: S3Server) -> int:
     return len(re.findall(rb"GET \S*/corpus/signals/\S* HTTP", server.log.read_bytes()))
 
 
+def finished(table: str) -> list[str]:
+    """Facts of finished batches, once nobody adds to them any more."""
+    before: list[str] | None = None
+    while True:
+        facts = [url for url in uri.list_urls(f"{table}/_staging", recursive=True) if "/done/" in url]
+        if facts == before:
+            return facts
+        before = facts
+        time.sleep(3)
+
+
 def undo_all_but(table: str, done: int) -> None:
     """Leaves `done` batches finished: how many others the actors finished before they noticed is up to chance."""
-    facts = [url for url in uri.list_urls(f"{table}/_staging", recursive=True) if "/done/" in url]
+    facts = finished(table)
     assert len(facts) >= done
     for url in facts[done:]:
         uri.delete(url)

@@ -102,7 +102,8 @@ def _applied(args: Args, corpus: Corpus, outcome: _Outcome) -> _Outcome:
     """The proof is begun first: whoever goes on after an interruption would not find the recordings any more."""
     if args.proof:
         begin_proof(args.proof, corpus, outcome.theirs, outcome.absent, _without_names(outcome.models))
-    version = corpus.withdraw(args.subject, reason=args.reason)
+    listed = corpus.withdrawn.read().subjects.intersection(outcome.absent)
+    version = corpus.withdraw([one for one in args.subject if one not in listed], reason=args.reason)
     left = {url: _left(corpus.url, url) for url in map(uri.checked_place, args.table)}
     results = {url: _taken_out(url, args.subject) for url in map(uri.checked_place, args.evaluation)}
     return replace(outcome, version=version, left=left, results=results)
