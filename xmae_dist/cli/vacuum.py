@@ -97,7 +97,7 @@ class _Beside:
 def _vacuum_beside(args: Args, corpus: Corpus, until_s: float) -> _Beside:
     withdrawn = corpus.withdrawn.read(until_s)
     places = _windows(args, corpus) if withdrawn.subjects else []
-    stores = [url for place in places for url in stores_with(place, withdrawn.subjects, until_s=until_s)]
+    stores = [url for place in places for url in stores_with(place, withdrawn.recordings, until_s=until_s)]
     if not args.apply:
         return _Beside(window_stores=stores, reports=0, evaluations={})
     for url in stores:

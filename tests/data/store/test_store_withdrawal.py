@@ -23,14 +23,15 @@ def store_below(url: str, cohort: str) -> WindowStore:
 
 def test_only_stores_that_hold_them_go(store_url: str) -> None:
     ring, watch = store_below(store_url, "ring"), store_below(store_url, "watch")
-    somebody = ring.meta("train", ["subject_id"])["subject_id"][0].as_py()
-    assert list(stores_with(store_url, ["nobody"], until_s=LONG_AGO)) == []
-    assert list(stores_with(store_url, ["nobody", somebody], until_s=LONG_AGO)) == [ring.url]
-    assert list(stores_with(watch.url, [somebody], until_s=LONG_AGO)) == []
-    assert list(stores_with(ring.url, [somebody], until_s=LONG_AGO)) == [ring.url]
+    name = ring.meta("train", ["recording_id"])["recording_id"][0].as_py()
+    theirs, namesake, nobody = ("ring", name), ("watch", name), ("ring", "nobody")
+    assert list(stores_with(store_url, [nobody, namesake], until_s=LONG_AGO)) == []
+    assert list(stores_with(store_url, [nobody, theirs], until_s=LONG_AGO)) == [ring.url]
+    assert list(stores_with(watch.url, [theirs, namesake], until_s=LONG_AGO)) == []
+    assert list(stores_with(ring.url, [theirs], until_s=LONG_AGO)) == [ring.url]
     remove_store(ring.url)
     assert uri.list_urls(ring.url, recursive=True) == []
-    assert list(stores_with(store_url, [somebody], until_s=LONG_AGO)) == []
+    assert list(stores_with(store_url, [theirs], until_s=LONG_AGO)) == []
     assert WindowStore.open(watch.url).n_windows == 40
 
 
@@ -53,7 +54,7 @@ def test_an_interrupted_removal_leaves_a_store_that_does_not_open_and_is_found(
     monkeypatch.setattr(uri, "delete", delete)
     with pytest.raises(StorageError, match="no complete window store"):
         WindowStore.open(ring.url)
-    assert list(stores_with(store_url, ["nobody"], until_s=time.time() + 1)) == [ring.url]
+    assert list(stores_with(store_url, [("ring", "nobody")], until_s=time.time() + 1)) == [ring.url]
     remove_store(ring.url)
     assert uri.list_urls(ring.url, recursive=True) == []
 
@@ -63,6 +64,6 @@ def test_what_a_dead_job_left_goes_and_what_a_living_one_writes_does_not(store_u
     uri.delete(f"{ring.url}/index", recursive=True)
     for name in ("sources.parquet", "meta.parquet"):
         uri.delete(f"{ring.url}/parts/ring/train/p000000/{name}")
-    assert list(stores_with(store_url, ["nobody"], until_s=LONG_AGO)) == []
-    assert list(stores_with(store_url, ["nobody"], until_s=time.time() + 1)) == [ring.url]
+    assert list(stores_with(store_url, [("ring", "nobody")], until_s=LONG_AGO)) == []
+    assert list(stores_with(store_url, [("ring", "nobody")], until_s=time.time() + 1)) == [ring.url]
     assert WindowStore.open(watch.url).n_windows == 40

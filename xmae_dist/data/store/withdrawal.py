@@ -20,15 +20,15 @@ from xmae_dist.storage import parquet, uri
 _TELLS_OF_ALL, _TELLS_OF_KEPT = SOURCES, "meta.parquet"
 
 
-def stores_with(url: str, subjects: Collection[str], *, until_s: float) -> Iterator[str]:
-    """URLs of the stores that hold one of `subjects`, or did drop all windows of one, and of stores that are not
-    complete and have no object younger than `until_s` (seconds since 1970): the store at `url`, or those directly below
-    it. A listing of each store, and up to three requests for each of its parts.
+def stores_with(url: str, recordings: Collection[tuple[str, str]], *, until_s: float) -> Iterator[str]:
+    """URLs of the stores that hold windows of one of `recordings` (cohort, name), or dropped all that it has, and of
+    stores that are not complete and have no object younger than `until_s` (seconds since 1970): the store at `url`, or
+    those directly below it. A listing of each store, and up to three requests for each of its parts.
     """
-    wanted = pa.array(sorted(subjects), pa.string())
+    wanted = pa.array(["\0".join(one) for one in sorted(recordings)], pa.string())
     for store in _stores_at(uri.checked_place(url)):
         if _is_dead(store, until_s) or any(
-            pc.any(pc.is_in(names, value_set=wanted)).as_py() for names in _subjects_of(store)
+            pc.any(pc.is_in(names, value_set=wanted)).as_py() for names in _recordings_of(store)
         ):
             yield store
 
@@ -58,8 +58,8 @@ def _is_dead(store: str, until_s: float) -> bool:
     return all(one.modified_s <= until_s for one in uri.list_details(store))
 
 
-def _subjects_of(store: str) -> Iterator[pa.ChunkedArray]:
-    """The subjects of each part, its dropped ones among them where the part tells of these."""
+def _recordings_of(store: str) -> Iterator[pa.ChunkedArray]:
+    """Cohort and name of the recordings of each part, the dropped ones among them where the part tells of these."""
     parts: dict[str, set[str]] = {}
     for one in uri.list_urls(uri.join(store, "parts"), recursive=True):
         part, _, name = one.rpartition("/")
@@ -67,5 +67,6 @@ def _subjects_of(store: str) -> Iterator[pa.ChunkedArray]:
     for part, names in sorted(parts.items()):
         for name in (_TELLS_OF_ALL, _TELLS_OF_KEPT):
             if name in names:
-                yield parquet.read_columns(uri.join(part, name), ["subject_id"])["subject_id"]
+                rows = parquet.read_columns(uri.join(part, name), ["cohort", "recording_id"])
+                yield pc.binary_join_element_wise(rows["cohort"], rows["recording_id"], "\0")
                 break
