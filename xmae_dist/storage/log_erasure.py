@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import re
 import urllib.parse
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
@@ -41,9 +41,12 @@ def forget_files(table: Table, paths: Collection[str], *, everywhere: bool = Fal
     if not paths and not everywhere:
         return 0
     gone = _Gone(paths=set(paths), there=_data_files(table) - set(paths) if everywhere else None)
-    # The newest checkpoint is made anew, of files that are there; others are rewritten in place.
-    table.checkpoint()
-    return _rewrite_entries(table, gone) + _rewrite_checkpoints(table, gone)
+    log = uri.list_urls(uri.join(table.url, "_delta_log"))
+    checkpoints = [url for url in log if _CHECKPOINT.search(url)]
+    if checkpoints:  # readers go by the newest one's size: a newer one is made, and those before it written again
+        table.checkpoint()
+    written = _rewrite_entries([url for url in log if _ENTRY.search(url)], gone)
+    return written + sum(_rewrite_checkpoint(url, gone) for url in checkpoints)
 
 
 def _data_files(table: Table) -> set[str]:
@@ -63,8 +66,7 @@ class _Gone:
         return path in self.paths if self.there is None else path not in self.there
 
 
-def _rewrite_entries(table: Table, gone: _Gone) -> int:
-    urls = [url for url in uri.list_urls(uri.join(table.url, "_delta_log")) if _ENTRY.search(url)]
+def _rewrite_entries(urls: Sequence[str], gone: _Gone) -> int:
     met: set[str] = set()
     written = 0
     with ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="log-erasure") as pool:
@@ -105,11 +107,6 @@ def _counted(stats: str | None) -> str | None:
     if not {"minValues", "maxValues"} & set(known):
         return stats
     return canonical_json({"numRecords": known.get("numRecords")}).decode()
-
-
-def _rewrite_checkpoints(table: Table, gone: _Gone) -> int:
-    urls = [url for url in uri.list_urls(uri.join(table.url, "_delta_log")) if _CHECKPOINT.search(url)]
-    return sum(_rewrite_checkpoint(url, gone) for url in urls)
 
 
 def _rewrite_checkpoint(url: str, gone: _Gone) -> bool:
