@@ -56,7 +56,7 @@ FLOORS: dict[str, list[set[str]]] = {
     ],
     "evaluate": [
         {"promotion"},
-        {"fanout", "report"},
+        {"fanout", "report", "withdrawal"},
         {"embedding", "finetune", "transfer"},
         {"run"},
         {"protocols"},
@@ -69,7 +69,7 @@ FLOORS: dict[str, list[set[str]]] = {
     ],
     "ingest": [
         {"run", "simulated"},
-        {"commits", "report"},
+        {"commits", "report", "withdrawal"},
         {"gather", "relabel"},
         {"noted", "register"},
         {"convert", "grouping", "suggest", "outcomes"},

@@ -6,15 +6,13 @@ import os
 import signal
 import subprocess
 import sys
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from tests.embed.jobs import ENCODER, embed, told
+from tests.embed.polling import polled
 from xmae_dist.embed.backlog import View
 from xmae_dist.embed.sweep import sweep
 from xmae_dist.storage.corpus import Corpus
@@ -56,26 +54,6 @@ def record(corpus: Corpus, part_id: str, people: dict[str, int], cohort: str = "
 def job(corpus: str, table: str, write: int, when: str) -> int:
     command = [sys.executable, "-c", JOB, corpus, table, str(write), when]
     return subprocess.run(command, cwd=Path(__file__).parents[2], env={**os.environ, "OMP_NUM_THREADS": "1"}).returncode
-
-
-@contextmanager
-def polled(table: str, states: list[dict[tuple[str, str, float], float]]) -> Iterator[None]:
-    """While the block runs a reader reads; every state that it sees must be one of `states`."""
-    stop, wrong = threading.Event(), []
-
-    def poll() -> None:
-        while not stop.wait(0.05):
-            if (seen := told(table)) not in states:
-                wrong.append(seen)
-
-    reader = threading.Thread(target=poll)
-    reader.start()
-    try:
-        yield
-    finally:
-        stop.set()
-        reader.join()
-    assert not wrong
 
 
 def killed_and_resumed(root: str, writes: list[int], when: str) -> list[int]:

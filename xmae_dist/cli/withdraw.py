@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from dataclasses import dataclass
-from typing import Annotated
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import Annotated, Any
 
 import tyro
 
+from xmae_dist.cli.withdrawal_proof import begin_proof
 from xmae_dist.core.errors import InputError
+from xmae_dist.core.fingerprint import sha256_hex
 from xmae_dist.storage import uri
 from xmae_dist.storage.corpus import Corpus
 from xmae_dist.storage.snapshot import Recording
@@ -20,9 +23,10 @@ class Args:
     """Remove subjects from a corpus: creates a snapshot without them. Older snapshots that hold them no longer open.
 
     The subjects are added to the list of withdrawn people: later ingests leave out their files until `xmae readmit`.
-    Without --apply nothing is changed; the command shows what would be removed. `xmae vacuum` deletes the bytes later.
-    Window stores and models made earlier are not changed: window stores beside the corpus are listed, and `xmae audit`
-    lists the steps of a run that used a subject. --table, or the next `xmae reembed`, removes rows of embedding tables.
+    Without --apply nothing is changed; the command shows what would be removed. Rows leave the corpus, the embedding
+    tables (--table) and the results of evaluations (--evaluation) at once, in a commit each; interrupted, the same
+    command goes on. `xmae vacuum` deletes the bytes later, and window stores that hold the subjects. Models cannot
+    forget: --run names the checkpoints that saw a subject.
     """
 
     corpus: Annotated[str, tyro.conf.Positional]
@@ -33,6 +37,13 @@ class Args:
     """Reason, stored in the history of the index."""
     table: tuple[str, ...] = ()
     """URLs of embedding tables of this corpus: with --apply, rows of these subjects are removed, for every bundle."""
+    evaluation: tuple[str, ...] = ()
+    """URLs of evaluations (--out of `xmae evaluate`): with --apply, predictions of these subjects are removed from
+    their results; scores stay."""
+    run: tuple[str, ...] = ()
+    """URLs of pretraining runs: say which of their checkpoints saw these subjects. Needs their window stores."""
+    proof: str = ""
+    """With --apply: file or URL of the proof, a JSON document. `xmae vacuum --proof` completes it."""
     absent: bool = False
     """Accept subjects that are not in the corpus: they are added to the list, so that later ingests leave them out."""
     apply: bool = False
@@ -46,18 +57,13 @@ def run(args: Args) -> int:
     corpus = Corpus.open(args.corpus)
     theirs = list(corpus.snapshot().recordings([("subject_id", "in", sorted(set(args.subject)))]))
     unknown = sorted(set(args.subject) - {one.subject_id for one in theirs})
-    if unknown and not args.absent:
-        raise InputError(
-            f"--subject of {corpus.url}",
-            value=", ".join(unknown),
-            expected="subjects of the newest snapshot",
-            fix="see `xmae inspect`; who was withdrawn before is not there any more (`xmae readmit` lists them); "
-            "--absent to keep out who is not here",
-        )
+    _check_known(corpus, unknown, args.absent)
     stores = [url for url in uri.list_urls(uri.join(corpus.url, "windows")) if uri.exists(uri.join(url, "store.json"))]
-    version = corpus.withdraw(args.subject, reason=args.reason) if args.apply else None
-    left = {url: _left(corpus.url, url) for url in map(uri.checked_place, args.table)} if args.apply else {}
-    outcome = _Outcome(theirs=theirs, absent=unknown, stores=stores, applied=args.apply, version=version, left=left)
+    # Before anything is taken away: which windows a run saw is worked out from its store.
+    models = [_models(run, subject) for run in args.run for subject in sorted(set(args.subject))]
+    outcome = _Outcome(theirs=theirs, absent=unknown, stores=stores, models=models, applied=args.apply)
+    if args.apply:
+        outcome = _applied(args, corpus, outcome)
     if args.json:
         print(json.dumps(_summary(outcome)))
     else:
@@ -70,10 +76,56 @@ class _Outcome:
     theirs: list[Recording]
     absent: list[str]
     stores: list[str]
+    models: list[dict[str, Any]]
     applied: bool
-    version: int | None
-    left: dict[str, int]
+    version: int | None = None
+    left: dict[str, int] = field(default_factory=dict)
     """Recordings that left each embedding table."""
+    results: dict[str, int] = field(default_factory=dict)
+    """Results of each evaluation from which predictions were taken."""
+
+
+def _check_known(corpus: Corpus, unknown: list[str], absent: bool) -> None:
+    """Whoever is on the list already was withdrawn by this command, which was perhaps interrupted."""
+    strangers = sorted(set(unknown) - corpus.withdrawn.read().subjects) if unknown and not absent else []
+    if strangers:
+        raise InputError(
+            f"--subject of {corpus.url}",
+            value=", ".join(strangers),
+            expected="subjects of the newest snapshot, or withdrawn ones",
+            fix="see `xmae inspect`, and `xmae readmit` for who was withdrawn before; --absent to keep out who is not "
+            "here",
+        )
+
+
+def _applied(args: Args, corpus: Corpus, outcome: _Outcome) -> _Outcome:
+    """The proof is begun first: whoever goes on after an interruption would not find the recordings any more."""
+    if args.proof:
+        begin_proof(args.proof, corpus, outcome.theirs, outcome.absent, _without_names(outcome.models))
+    listed = corpus.withdrawn.read().subjects.intersection(outcome.absent)
+    version = corpus.withdraw([one for one in args.subject if one not in listed], reason=args.reason)
+    left = {url: _left(corpus.url, url) for url in map(uri.checked_place, args.table)}
+    results = {url: _taken_out(url, args.subject) for url in map(uri.checked_place, args.evaluation)}
+    return replace(outcome, version=version, left=left, results=results)
+
+
+def _taken_out(evaluation_url: str, subjects: Sequence[str]) -> int:
+    from xmae_dist.evaluate.withdrawal import take_out  # needs SciPy, which a corpus does not
+
+    return take_out(evaluation_url, subjects)
+
+
+def _models(run: str, subject: str) -> dict[str, Any]:
+    from xmae_dist.cli.audit import checkpoints_that_saw  # needs torch, which a corpus does not
+
+    return {"subject": subject, **checkpoints_that_saw(run, subject)}
+
+
+def _without_names(models: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [
+        {"person": sha256_hex(one["subject"].encode()), **{name: one[name] for name in one if name != "subject"}}
+        for one in models
+    ]
 
 
 def _left(corpus_url: str, table_url: str) -> int:
@@ -93,6 +145,8 @@ def _summary(done: _Outcome) -> dict[str, object]:
         "hours": round(sum(one.duration_s for one in done.theirs) / 3600, 3),
         "window_stores": done.stores,
         "embedding_tables": done.left,
+        "evaluations": done.results,
+        "models": done.models,
     }
 
 
@@ -106,10 +160,15 @@ def _show(done: _Outcome) -> None:
     for subject in done.absent:
         print(f"{subject}: nothing here; files of theirs {'are' if done.applied else 'would be'} left out from now on")
     if done.stores:
-        print("window stores that may hold their windows (delete them, and make them again):")
+        print("window stores that may hold their windows (`xmae vacuum --windows` deletes those that do):")
         print("\n".join(f"  {url}" for url in done.stores))
     for url, recordings in done.left.items():
         print(f"{url}: {recordings} embedded recording(s) left the table")
+    for url, results in done.results.items():
+        print(f"{url}: predictions for them left {results} result(s); scores stay")
+    for one in done.models:
+        steps = " ".join(str(row["step"]) for row in one["checkpoints"]) or "none"
+        print(f"{one['run']}: {one['subject']} seen {one['seen_windows']} times; checkpoints that saw them: {steps}")
     if not done.applied:
         print("nothing was changed: add --apply to do it")
     elif done.version is not None:

@@ -14,6 +14,7 @@ import pyarrow as pa
 from xmae_dist.core.errors import InputError
 from xmae_dist.embed import manifest
 from xmae_dist.embed.difference import Difference, difference
+from xmae_dist.embed.part import refuse_other_table
 from xmae_dist.embed.positions import Position, PositionLog
 from xmae_dist.embed.request import GONE, NOT_WANTED, Encoder, Lineage, Request, Seen, name_of
 from xmae_dist.storage import uri
@@ -34,10 +35,12 @@ class View:
     @classmethod
     def of(cls, corpus_url: str, table_url: str) -> View:
         """The newest of both. The table comes first: no commit in it can then have seen a later corpus, of which this
-        one would lack what was added.
+        one would lack what was added. Raises InputError for a table that is no embedding table.
         """
         table_url = uri.checked_place(table_url)
         main = Table(table_url).newest()
+        if main is not None:
+            refuse_other_table(main.schema, table_url)
         positions = PositionLog(table_url).stated(main.version) if main else {}
         return cls(table_url=table_url, main=main, positions=positions, snapshot=Corpus.open(corpus_url).snapshot())
 

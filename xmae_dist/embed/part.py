@@ -14,7 +14,7 @@ from collections.abc import Mapping
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from xmae_dist.core.errors import IntegrityError
+from xmae_dist.core.errors import InputError, IntegrityError
 from xmae_dist.core.fingerprint import sha256_hex
 from xmae_dist.storage import parquet, uri
 from xmae_dist.storage.file_actions import DataFile, statistics
@@ -36,6 +36,25 @@ SCHEMA = pa.schema(
 )
 """Columns of the embedding table, a row a window; docs/embedding-table.md says what they mean."""
 _WITH_STATISTICS = ("subject_id", "recording_id", "start_s", "start_time_ns", "quality", "spec_id")
+
+
+def refuse_other_table(found: pa.Schema, table_url: str) -> None:
+    """Raises InputError for a table whose rows are no embeddings; columns that others added are let be."""
+    for wanted in SCHEMA:
+        column = found.field(wanted.name) if wanted.name in found.names else None
+        if column is None or _kind(column.type) != _kind(wanted.type):
+            told = "no such column" if column is None else f"of type {column.type}"
+            raise InputError(
+                f"table {table_url}",
+                value=f"column {wanted.name!r}: {told}",
+                expected=f"an embedding table, where it is of type {wanted.type}",
+                fix="name the table that `xmae embed` made, or a place where there is none yet",
+            )
+
+
+def _kind(kind: pa.DataType) -> str:
+    """A type as readers see it: libraries call the values of a list by different names."""
+    return f"list of {_kind(kind.value_type)}" if pa.types.is_list(kind) else str(kind)
 
 
 def put_part(

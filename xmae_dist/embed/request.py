@@ -7,9 +7,11 @@ is recognised as the same thing, and what a killed job had finished is found.
 
 from __future__ import annotations
 
-import json
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
+from xmae_dist.core.errors import InputError, IntegrityError
 from xmae_dist.core.fingerprint import digest_json
 from xmae_dist.data.windows.spec import WindowSpec
 from xmae_dist.embed.difference import Difference
@@ -104,8 +106,33 @@ def name_of(lineage: Lineage, generation: int, difference: Difference) -> str:
 
 
 def read_encoder(bundle_url: str) -> Encoder:
-    """The bundle's id and the windows of its source signal. Raises InputError when it does not embed that signal."""
-    document = json.loads(uri.read_bytes(uri.join(bundle_url, "config.json")))
+    """The bundle's id and the windows of its source signal.
+
+    Raises StorageError where there is no bundle, IntegrityError for one of which something is missing or cut off,
+    InputError for a model that does not take the bundle's own windows. Weights are compared with the id when they are
+    loaded, by whoever encodes.
+    """
+    from xmae_dist.model.bundle import WEIGHTS, describe  # needs torch, which a vacuum does not
+
+    bundle_url = uri.normalise(bundle_url)
+    document = describe(bundle_url)
+    if not uri.exists(uri.join(bundle_url, WEIGHTS)):
+        raise IntegrityError(
+            f"bundle {bundle_url}", value=f"no {WEIGHTS}", expected="a bundle that was written to its end",
+            fix="export it again (`xmae export`)",
+        )  # fmt: skip
     spec = WindowSpec.from_dict(document["window_spec"]).source_only()
-    cohorts = tuple(document.get("pretrained_on", {}).get("cohorts", ()))
-    return Encoder(url=uri.normalise(bundle_url), model_id=document["bundle_id"], spec=spec, pretrained_on=cohorts)
+    _check_length(bundle_url, document, spec)
+    cohorts = tuple(document["pretrained_on"].get("cohorts", ()))
+    return Encoder(url=bundle_url, model_id=document["bundle_id"], spec=spec, pretrained_on=cohorts)
+
+
+def _check_length(bundle_url: str, document: Mapping[str, Any], spec: WindowSpec) -> None:
+    takes = document["model"].get("length")
+    if takes is not None and takes != spec.length:
+        raise InputError(
+            f"bundle {bundle_url}",
+            value=f"windows of {spec.length} samples, a model that takes {takes}",
+            expected="the windows that the model was trained on",
+            fix="export it again from its run (`xmae export`), which knows them",
+        )

@@ -21,11 +21,13 @@ from dataclasses import dataclass, field
 from xmae_dist.core.errors import StorageError
 from xmae_dist.embed import manifest
 from xmae_dist.embed.backlog import swept_id
+from xmae_dist.embed.part import refuse_other_table
 from xmae_dist.embed.positions import PositionLog, embedding_table
 from xmae_dist.embed.request import OvertakenError
 from xmae_dist.storage import uri
 from xmae_dist.storage.diagnose import NOTHING_THERE
 from xmae_dist.storage.file_actions import FileChange
+from xmae_dist.storage.log_erasure import forget_files
 from xmae_dist.storage.table import PinnedTable, Table
 from xmae_dist.storage.uri import StoredObject
 
@@ -52,7 +54,8 @@ class SweepReport:
 def sweep(table_url: str, *, grace_s: float, dry_run: bool = False) -> SweepReport:
     """Removes what no version of the grace period needs; safe to interrupt, repeat, and run beside jobs and readers.
 
-    `grace_s` must be longer than a job goes without finishing a batch, and than any reader holds a version.
+    `grace_s` must be longer than a job goes without finishing a batch, and than any reader holds a version. Raises
+    InputError for a table that is no embedding table.
     """
     report = SweepReport()
     table = embedding_table(table_url)  # its URL is the one that listings use
@@ -61,18 +64,19 @@ def sweep(table_url: str, *, grace_s: float, dry_run: bool = False) -> SweepRepo
     main = table.newest()
     if main is None:
         return report
+    refuse_other_table(main.schema, table.url)
     for request, objects in found.dead.items():
         if dry_run or _is_given_up(table, request, found):
             report.dead_requests.append(request)
             found.forget(request)
             _delete(report.count(objects), dry_run)
     alive = set(found.staged)
-    _delete(report.count(_unneeded(table, main, found.data, alive, grace_s)), dry_run)
+    _delete_files(table, report.count(_unneeded(table, main, found.data, alive, grace_s)), dry_run)
     if (manifests := manifest.manifest_table(table_url)).exists():
         report.manifest_rows = _settled(table, manifests, dry_run)
         listed = [one for one in uri.list_details(manifests.url) if "/_delta_log/" not in one.url]
         newest = manifests.at(manifests.version())
-        _delete(report.count(_unneeded(manifests, newest, listed, alive, grace_s)), dry_run)
+        _delete_files(manifests, report.count(_unneeded(manifests, newest, listed, alive, grace_s)), dry_run)
         _delete(report.count(_carried_over(found.v1, newest)), dry_run)
     return report
 
@@ -169,6 +173,13 @@ def _carried_over(v1: Sequence[StoredObject], there: PinnedTable) -> Iterator[St
     for lineage, objects in by_lineage:
         if there.transaction_version(lineage) is not None:
             yield from objects
+
+
+def _delete_files(table: Table, files: Sequence[StoredObject], dry_run: bool) -> None:
+    """Data files, and what the log says of the values in them, which are names too."""
+    if not dry_run:
+        forget_files(table, [one.url.removeprefix(table.url).lstrip("/") for one in files])
+    _delete(files, dry_run)
 
 
 def _delete(objects: Iterable[StoredObject], dry_run: bool) -> None:

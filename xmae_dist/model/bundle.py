@@ -33,6 +33,7 @@ from xmae_dist.signals.beat_statistics import STATISTICS
 from xmae_dist.storage import uri
 
 FORMAT = "xmae-bundle/v2"
+WEIGHTS = "weights.safetensors"
 _READ = ("xmae-bundle/v1", FORMAT)
 
 
@@ -74,7 +75,7 @@ def save(
         "pretrained_on": dict(pretrained_on or {}),
     }
     with tempfile.TemporaryDirectory() as folder:
-        Path(folder, "weights.safetensors").write_bytes(weights)
+        Path(folder, WEIGHTS).write_bytes(weights)
         Path(folder, "config.json").write_text(json.dumps(document, indent=2) + "\n")
         Path(folder, "README.md").write_text(_card(document, model))
         uri.upload_tree(folder, url)
@@ -82,9 +83,16 @@ def save(
 
 
 def describe(url: str) -> dict[str, Any]:
-    """A bundle's ``config.json``, without its weights; IntegrityError for another format, StorageError where it is not
-    there."""
-    document: dict[str, Any] = json.loads(uri.read_bytes(uri.join(url, "config.json")))
+    """A bundle's ``config.json``, without its weights; IntegrityError for another format or half a file, StorageError
+    where it is not there."""
+    data = uri.read_bytes(uri.join(url, "config.json"))
+    try:
+        document: dict[str, Any] = json.loads(data)
+    except ValueError as error:
+        raise IntegrityError(
+            f"config.json of bundle {url}", value=f"{len(data)} bytes that are no JSON ({error})",
+            expected="a bundle that was written to its end", fix="export the model again",
+        ) from error  # fmt: skip
     if document.get("format") not in _READ:
         raise IntegrityError(f"bundle {url}", value=document.get("format"), expected=" or ".join(_READ))
     return {"pretrained_on": {}, **document}
@@ -93,7 +101,7 @@ def describe(url: str) -> dict[str, Any]:
 def load(url: str) -> Bundle:
     """Read a bundle; IntegrityError where weights and id disagree, StorageError where it is not there."""
     document = describe(url)
-    weights = uri.read_bytes(uri.join(url, "weights.safetensors"))
+    weights = uri.read_bytes(uri.join(url, WEIGHTS))
     config = kinds.from_dict(document["model"])
     model = kinds.from_config(config)
     if "readout" in document:

@@ -21,7 +21,7 @@ import pyarrow.compute as pc
 
 from xmae_dist.core.errors import IntegrityError
 from xmae_dist.core.fingerprint import sha256_hex
-from xmae_dist.storage import compaction, index, uri
+from xmae_dist.storage import compaction, index, log_erasure, uri
 from xmae_dist.storage.corpus import Corpus
 from xmae_dist.storage.index import IndexRow
 from xmae_dist.storage.part import PartWriter
@@ -106,7 +106,7 @@ def vacuum(corpus: Corpus, *, grace_s: float = GRACE_S, dry_run: bool = False) -
         estimates=estimates,
         old_versions=uri.keeps_old_versions(corpus.url),
         table_files=sum(
-            _vacuumed(table, grace_s, dry_run, kept)
+            vacuum_table(table, grace_s=grace_s, dry_run=dry_run, keep_versions=kept)
             for table, kept in (
                 (corpus.index, _before_merges(corpus.index)),
                 (corpus.alignments, ()),
@@ -130,12 +130,18 @@ def _before_merges(index: Table) -> list[int]:
     return kept
 
 
-def _vacuumed(table: Table, grace_s: float, dry_run: bool, keep_versions: Sequence[int]) -> int:
-    """How many files a vacuum of a table removes."""
+def vacuum_table(table: Table, *, grace_s: float, dry_run: bool = False, keep_versions: Sequence[int] = ()) -> int:
+    """Removes the files of a table that no version of the grace period needs (rounded up to hours), nor one of
+    `keep_versions`, and what its log says of the values in them; returns how many files they are.
+    """
     if not table.exists():
         return 0
     hours = math.ceil(max(0.0, grace_s) / 3600)
-    return len(table.vacuum(retention_hours=hours, dry_run=dry_run, keep_versions=keep_versions))
+    found = table.vacuum(retention_hours=hours, dry_run=True, keep_versions=keep_versions)
+    if found and not dry_run:
+        log_erasure.forget_files(table, found)
+        table.vacuum(retention_hours=hours, keep_versions=keep_versions)
+    return len(found)
 
 
 def _forget_estimates(corpus: Corpus, dry_run: bool) -> int:

@@ -297,6 +297,10 @@ class Table:
 
         return self.patiently(merged)
 
+    def checkpoint(self) -> None:
+        """Writes a checkpoint of the newest version: all that it holds, in one object of the log."""
+        self.patiently(lambda: self._loaded().create_checkpoint())
+
     def vacuum(self, *, retention_hours: int, dry_run: bool = False, keep_versions: Sequence[int] = ()) -> list[str]:
         """Removes data files that no version younger than `retention_hours` needs, nor one of `keep_versions`, and
         those that writers left which died or were refused; returns their paths.
@@ -449,6 +453,11 @@ class PinnedTable:
 
     def _scanned(self, columns: Sequence[str] | None, filters: Filters | None) -> Iterator[pa.RecordBatch]:
         return parquet.stream(self._loaded, columns, sql_of(filters) if filters else None)
+
+    @property
+    def schema(self) -> pa.Schema:
+        """Columns and their types."""
+        return pa.schema(self._loaded.schema().to_arrow())
 
     def transaction_version(self, app_id: str) -> int | None:
         """The version last committed under this application id, as of this version of the table."""

@@ -9,6 +9,7 @@ it, with whoever its index still tells of, when it is first asked.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
@@ -53,10 +54,11 @@ class WithdrawnList:
         self.table, self._index = table, index
         self._begun = False
 
-    def read(self) -> Withdrawn:
-        """Who is withdrawn now."""
+    def read(self, until_s: float = math.inf) -> Withdrawn:
+        """Who is withdrawn now; of these, who was by a time (seconds since 1970)."""
         self._begin()
-        rows = self.table.read(columns=["subject_id", "cohort", "recording_id"]).to_pylist()
+        there = self.table.read(columns=["subject_id", "cohort", "recording_id", "withdrawn_s"]).to_pylist()
+        rows = [row for row in there if row["withdrawn_s"] <= until_s]
         return Withdrawn(
             subjects=frozenset(row["subject_id"] for row in rows if row["subject_id"]),
             recordings=frozenset((row["cohort"], row["recording_id"]) for row in rows if row["recording_id"]),

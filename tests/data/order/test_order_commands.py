@@ -15,6 +15,7 @@ from xmae_dist.data.store.window_store import WindowStore
 from xmae_dist.data.windows.spec import WindowSpec
 from xmae_dist.storage import parquet, uri
 from xmae_dist.testing.window_store import write_window_store
+from xmae_dist.train.checkpoints import checkpoint
 
 SPEC = WindowSpec(window_s=1.0, stride_s=1.0)
 
@@ -108,8 +109,16 @@ def test_audit_of_a_run_lists_every_step_that_saw_a_subject(
         if np.isin(ids, own).any()
     ]
     assert audited["steps"] == expected and audited["windows"] == 30
+    assert audited["checkpoints"] == []
+    first = expected[0]["step"]
+    for step in (first, first + 1, 70):  # one of `first` steps saw those before
+        checkpoint.commit(checkpoint.step_url(str(tmp_path), step), [], {})
+    uri.write_bytes(uri.join(checkpoint.step_url(str(tmp_path), first + 2), "manifest.json"), b"not complete")
+    audited = asked(capsys, "audit", "--subject", subject, "--run", str(tmp_path))
+    assert [one["step"] for one in audited["checkpoints"]] == [first + 1, 70]  # type: ignore[attr-defined,index]
     assert main(["audit", "--subject", subject, "--run", str(tmp_path)]) == 0
-    assert f"at {len(expected)} of 70 steps" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert f"at {len(expected)} of 70 steps" in said and f"checkpoints that saw them: {first + 1} 70" in said
 
 
 @pytest.mark.parametrize(
