@@ -22,6 +22,7 @@ from xmae_dist.model import kinds, presets
 from xmae_dist.model.interface import PretrainModel
 from xmae_dist.model.mask import masked_count
 from xmae_dist.train.config import EngineConfig, PretrainConfig, model_config
+from xmae_dist.train.sizing import known
 
 _GIB = 2**30
 _COUNTED = 8
@@ -156,9 +157,20 @@ def check_fits(config: PretrainConfig, nodes: Iterable[Mapping[str, Any]]) -> No
     """Raises ConfigError where the workers of this run cannot fit into these nodes (`ray.nodes()`)."""
     model, nodes = model_config(config), list(nodes)
     try:
-        check_memory(config, count(model, fused=False), nodes)
+        check_memory(config, _quickly_counted(model), nodes)
     except ConfigError:
         check_memory(config, count(model, fused=True), nodes)
+
+
+def _quickly_counted(config: presets.Config) -> Counted:
+    kept = known.sizes_of(config)
+    if kept is None:
+        return count(config, fused=False)
+    return Counted(
+        parameters=kept.parameters,
+        activation_bytes=kept.activation_bytes,
+        bf16_activation_bytes=kept.bf16_activation_bytes,
+    )
 
 
 def check_memory(config: PretrainConfig, counted: Counted, nodes: Iterable[Mapping[str, Any]]) -> None:
