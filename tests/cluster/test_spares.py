@@ -43,7 +43,7 @@ while waiting < 2 and time.monotonic() < until_s:
     time.sleep(0.5)
     waiting = spares._waiting(variables["XMAE_SPARES"])
 time.sleep(5)  # and they import
-others = [Worker.remote() for _ in range(3)]
+others = [Worker.remote() for _ in range(2)]
 print(json.dumps({"waiting": waiting, "first": one, "others": ray.get([one.who.remote() for one in others]),
                   "token": variables["XMAE_SPARES"]}))
 """
@@ -68,7 +68,7 @@ def test_the_next_workers_take_what_waits_and_nothing_is_left() -> None:
         assert done.returncode == 0, done.stderr
         told = json.loads(done.stdout.splitlines()[-1])
         assert told["waiting"] == 2 and not told["first"]["ready"]
-        assert sorted(one["ready"] for one in told["others"]) == [False, True, True], "two waited, one was new"
+        assert all(one["ready"] for one in told["others"])
         until_s = time.monotonic() + 60
         while (left := titles(told["token"])) and time.monotonic() < until_s:
             time.sleep(0.5)

@@ -19,7 +19,8 @@ from xmae_dist.train.config import model_config
 from xmae_dist.train.sizing import flops, memory
 config = recipe(sys.argv[1])
 flops.flops_per_window(model_config(config))
-memory.check_fits(config, [{"Alive": True, "Resources": {"CPU": 64.0}}])
+held = {"CPU": 64.0, "GPU": 8.0, "accelerator_type:H100": 1.0}
+memory.check_fits(config, [{"Alive": True, "Resources": held}])
 assert "torch._dynamo" not in sys.modules and "sympy" not in sys.modules
 """
 
