@@ -283,9 +283,9 @@ def turns(args: argparse.Namespace, corpus: Path, run_folder: Path) -> dict[str,
 def pretrain_in_turns(args: argparse.Namespace, turns_file: Path, words: list[str]) -> int:
     """`xmae pretrain`, whose worker makes bare steps in turns with its own; what they took goes to `turns_file`."""
     from xmae_dist.cli.main import main as command
-    from xmae_dist.train import worker
+    from xmae_dist.train import trainer
 
-    preset, micro_batch, train = args.preset, args.micro_batch, worker.train
+    preset, micro_batch, train = args.preset, args.micro_batch, trainer.train
 
     def train_in_turns(settings: dict[str, Any]) -> dict[str, Any]:
         from xmae_dist.train import loop
@@ -301,7 +301,7 @@ def pretrain_in_turns(args: argparse.Namespace, turns_file: Path, words: list[st
         loop.Loop.run = in_turns  # type: ignore[method-assign]
         return train(settings)
 
-    worker.train = train_in_turns
+    trainer.train = train_in_turns
     return command(words)
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from bench.spot import replay
 from tests.data.corpora import corpus_of
 from tests.train.reference_run import reference
 from xmae_dist.cli import pretrain as command
@@ -20,7 +21,7 @@ from xmae_dist.data.windows.spec import WindowSpec
 from xmae_dist.model import bundle, presets
 from xmae_dist.testing.autoscaling import NodeType
 from xmae_dist.testing.local_cluster import LocalCluster, local_cluster
-from xmae_dist.testing.timeline import IDLE_TIMEOUT_S, MOST_WORKERS, OPTIONS, Story, play
+from xmae_dist.testing.timeline import IDLE_TIMEOUT_S, MOST_WORKERS, OPTIONS, Story, play, record
 from xmae_dist.train.observe.metrics import read_metrics
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
@@ -171,6 +172,14 @@ def test_the_losses_are_those_of_an_undisturbed_run(told: tuple[Story, str], cor
     losses, _ = reference(config, store_url, 1, len(found), tmp_path / "reference")
     print(f"worst relative difference {np.abs(found / losses - 1).max():.1e} over {len(found)} steps")
     np.testing.assert_allclose(found, losses, rtol=1e-3)
+
+
+def test_a_played_fleet_makes_about_the_steps_of_the_real_run(told: tuple[Story, str]) -> None:
+    """The machines' changes as they were; speed and what a restart takes are those of the run itself."""
+    story, run = told
+    played, made = replay(record(story, run))
+    print(f"steps: played {played:.0f}, real {made:.0f}, error {played / made - 1:+.1%}")
+    assert made > 20 and abs(played / made - 1) < 0.5
 
 
 SUITE = """

@@ -80,12 +80,15 @@ def run(args: Args) -> int:
 
 def _follow(server: JobServer, name: str) -> int:
     try:
-        status = server.follow(name, lambda text: print(text, end="", flush=True))
+        ended = server.follow(name, lambda text: print(text, end="", flush=True))
     except KeyboardInterrupt:
         _tell(f"\nno longer following: job {name} goes on")
         raise  # how it ends is not known here, so the status must not say that it went well
-    _tell(f"job {name} ended with status {status}")
-    return status
+    if ended.lost:
+        _tell(f"job {name} was lost with its machine: {ended.lost}")
+        _tell("  submitted again, the same command goes on from what is stored")
+    _tell(f"job {name} ended with status {ended.status}")
+    return ended.status
 
 
 def _tell(line: str) -> None:

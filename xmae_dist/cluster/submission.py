@@ -10,6 +10,7 @@ import asyncio
 import shlex
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from xmae_dist.core.errors import InputError, RunError, UsageError
@@ -17,9 +18,20 @@ from xmae_dist.core.errors import InputError, RunError, UsageError
 if TYPE_CHECKING:
     from ray.job_submission import JobDetails, JobSubmissionClient
 
-_PAUSES_S = (0.5, 1.0, 2.0, 4.0, 8.0, 15.0, 30.0)
+# Five minutes together: a head that is lost may come back, as another machine.
+_PAUSES_S = (0.5, 1.0, 2.0, 4.0, 8.0, 15.0, *[30.0] * 9)
 _NO_EXIT_CODE = 1
 _STOPPED = 143
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ended:
+    """How a job ended."""
+
+    status: int
+    """Its exit status; 143 where it was stopped, 1 where nobody knows it."""
+    lost: str = ""
+    """What the job server says of a job that ended with its machine, and told no exit status."""
 
 
 class JobServer:
@@ -42,17 +54,18 @@ class JobServer:
             )
         except RuntimeError as error:
             if "already" not in str(error):
-                raise RunError("ray job server", value=_first_line(error), expected="a job that starts") from error
+                raise RunError("ray job server", value=_first_line(str(error)), expected="a job that starts") from error
             raise UsageError(
                 "--name", value=submission_id, expected="a name that no job of this cluster has", fix="choose another"
             ) from error
 
-    def follow(self, submission_id: str, show: Callable[[str], None]) -> int:
-        """Hands the job's log to `show` as it grows, until the job ends; its exit status.
+    def follow(self, submission_id: str, show: Callable[[str], None]) -> Ended:
+        """Hands the job's log to `show` as it grows, until the job ends; how it did.
 
-        143 where it was stopped. Raises InputError for a job that the server does not know, RunError where it cannot be
-        reached for a minute.
+        Raises InputError for a job that the server does not know, RunError where it cannot be reached for five minutes.
         """
+        import aiohttp
+
         shown = 0
 
         async def tail() -> None:
@@ -66,19 +79,22 @@ class JobServer:
                     shown = at
 
         pauses = iter(_PAUSES_S)
+        self._info(submission_id)  # names a job that is not there
         while True:
-            self._info(submission_id)  # names a job that is not there
+            broken: Exception | None = None
             try:
                 asyncio.run(tail())
-            except (RuntimeError, OSError) as error:
-                if (pause_s := next(pauses, None)) is None:
-                    raise _unreachable(self.address, error) from error
-                time.sleep(pause_s)
-                continue
+            except (RuntimeError, OSError, aiohttp.ClientError) as error:
+                broken = error
             found = self._info(submission_id)
-            if found.status.is_terminal():
-                return _status(found)
-            time.sleep(_PAUSES_S[0])  # the log may end a moment before the job does
+            ended = _ended(found) if found.status.is_terminal() else None
+            if ended is not None and (broken is None or ended.lost):  # of a lost job the log is lost, too
+                return ended
+            # The log may end a moment before the job does.
+            pause_s = next(pauses, None) if broken is not None else _PAUSES_S[0]
+            if pause_s is None:
+                raise _unreachable(self.address, str(broken)) from broken
+            time.sleep(pause_s)
 
     def _info(self, submission_id: str) -> JobDetails:
         for pause_s in (*_PAUSES_S, None):
@@ -93,10 +109,10 @@ class JobServer:
                         fix=f"`ray job list --address {self.address}` lists them",
                     ) from error
                 if pause_s is None:
-                    raise _unreachable(self.address, error) from error
+                    raise _unreachable(self.address, str(error)) from error
             except OSError as error:
                 if pause_s is None:
-                    raise _unreachable(self.address, error) from error
+                    raise _unreachable(self.address, str(error)) from error
             time.sleep(pause_s)
         raise AssertionError("the last pause is None, which raises")
 
@@ -109,27 +125,28 @@ def _client(address: str) -> JobSubmissionClient:
     try:
         return JobSubmissionClient(address or None)
     except (ConnectionError, requests.exceptions.RequestException, AuthenticationError, RuntimeError) as error:
-        raise _unreachable(address or "the cluster of RAY_API_SERVER_ADDRESS", error) from error
+        raise _unreachable(address or "the cluster of RAY_API_SERVER_ADDRESS", str(error)) from error
 
 
-def _status(found: JobDetails) -> int:
-    """The exit status of a job that ended."""
+def _ended(found: JobDetails) -> Ended:
     if found.status == "SUCCEEDED":
-        return 0
+        return Ended(status=0)
     if found.status == "STOPPED":
-        return _STOPPED
-    return int(found.driver_exit_code or _NO_EXIT_CODE)
+        return Ended(status=_STOPPED)
+    if found.driver_exit_code is None:
+        return Ended(status=_NO_EXIT_CODE, lost=_first_line(found.message or ""))
+    return Ended(status=found.driver_exit_code or _NO_EXIT_CODE)
 
 
-def _unreachable(address: str, error: BaseException) -> RunError:
+def _unreachable(address: str, why: str) -> RunError:
     return RunError(
         f"job server of {address}",
-        value=_first_line(error),
+        value=_first_line(why),
         expected="a Ray dashboard that answers and takes our token",
         fix="--address http://HEAD:8265 (over `ray dashboard`, an SSH tunnel or kubectl port-forward), "
         "RAY_AUTH_MODE=token with RAY_AUTH_TOKEN_PATH",
     )
 
 
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
+def _first_line(text: str) -> str:
+    return (text.strip().splitlines() or ["no answer"])[0][:300]

@@ -18,15 +18,16 @@ import subprocess
 import tempfile
 import time
 import urllib.request
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from xmae_dist.cluster import private_ray
 from xmae_dist.core.errors import RunError
 from xmae_dist.testing import autoscaling, local_node
 from xmae_dist.testing.autoscaling import NodeType
+from xmae_dist.testing.redis_server import RedisServer
 from xmae_dist.testing.s3_server import free_port
 
 _SETTINGS = {
@@ -57,6 +58,9 @@ class LocalCluster:
     folder: Path
     base_environment: dict[str, str]
     nodes: list[subprocess.Popen[bytes]] = field(default_factory=list)
+    """The head first."""
+    head: tuple[list[str], dict[str, str]] = field(default_factory=lambda: ([], {}))
+    """Words of its `ray start`, and its variables beside those of every node."""
 
     def environment(self) -> dict[str, str]:
         """Variables for clients; the token itself is not among them, only the path of its file."""
@@ -81,12 +85,27 @@ class LocalCluster:
             {**self.base_environment, **self.environment()},
         )
         self.nodes.append(node)
-        _wait_for_node(self)
+        _wait_for_node(self, number)
         return node
 
     def node_ip(self, node: subprocess.Popen[bytes]) -> str:
         """The address of the node of this process."""
         return _node_ip(self.nodes.index(node))
+
+    def lose_head(self) -> None:
+        """Kills all that runs on the head, the drivers of jobs too, at once, and empties its disk."""
+        import psutil
+
+        head = self.nodes[0]
+        for process in [*psutil.Process(head.pid).children(recursive=True), head]:
+            with contextlib.suppress(psutil.NoSuchProcess, ProcessLookupError):
+                process.send_signal(signal.SIGKILL)
+        head.wait()
+        shutil.rmtree(self.folder / "0", ignore_errors=True)
+
+    def return_head(self) -> None:
+        """Starts a head at the address of the one that was lost. Raises RunError where it does not come up in 90 s."""
+        _start_head(self)
 
     # -- machines of the autoscaler --------------------------------------------------------------------------------
 
@@ -174,11 +193,13 @@ def local_cluster(
     dashboard_port: int | None = None,
     node_types: Sequence[NodeType] = (),
     idle_timeout_s: float = 20.0,
+    control: RedisServer | Literal["memory", "rocksdb"] = "memory",
 ) -> Iterator[LocalCluster]:
     """Runs a cluster of `raylets` nodes with `num_cpus` logical CPUs each while the block runs.
 
     With `node_types` Ray's autoscaler adds nodes of these on demand, and ends those that were idle for
-    `idle_timeout_s`. `environment` reaches every worker (it is how the nodes of a cluster get their storage
+    `idle_timeout_s`. What its control server knows outlives the head in a Redis, or in a folder where `control` is
+    "rocksdb". `environment` reaches every worker (it is how the nodes of a cluster get their storage
     credentials: from the machine, not from a job). Raises RunError where the cluster does not come up in 90 s.
     """
     # Ray puts Unix sockets under its folder; their paths may have no more than 107 characters.
@@ -194,18 +215,21 @@ def local_cluster(
         folder=folder,
         base_environment={**_inherited(), **_SETTINGS, **(environment or {})},
     )
-    scaling, of_the_head = _autoscaler(cluster, node_types, num_cpus, idle_timeout_s, object_store_mib)
+    scaling, scaling_variables = _autoscaler(cluster, node_types, num_cpus, idle_timeout_s, object_store_mib)
+    kept, kept_variables = _kept(cluster, control)
+    words = [
+        "--head",
+        f"--port={gcs_port}",
+        "--dashboard-host=127.0.0.1",
+        f"--dashboard-port={web_port}",
+        f"--ray-client-server-port={free_port()}",
+        *scaling,
+        *kept,
+        *local_node.options(folder / "0", _node_ip(0), num_cpus=num_cpus, object_store_mib=object_store_mib),
+    ]
+    cluster.head = words, {**scaling_variables, **kept_variables}
     try:
-        words = [
-            "--head",
-            f"--port={gcs_port}",
-            "--dashboard-host=127.0.0.1",
-            f"--dashboard-port={web_port}",
-            f"--ray-client-server-port={free_port()}",
-            *scaling,
-            *local_node.options(folder / "0", _node_ip(0), num_cpus=num_cpus, object_store_mib=object_store_mib),
-        ]
-        _start_head(cluster, words, of_the_head)
+        _start_head(cluster)
         for _ in range(raylets - 1):
             cluster.add_node(num_cpus=num_cpus, object_store_mib=object_store_mib)
         yield cluster
@@ -236,18 +260,31 @@ def _autoscaler(
     return [f"--autoscaling-config={file}"], autoscaling.head_environment(free_port())
 
 
-def _start_head(cluster: LocalCluster, words: list[str], environment: Mapping[str, str]) -> None:
+def _kept(
+    cluster: LocalCluster, control: RedisServer | Literal["memory", "rocksdb"]
+) -> tuple[list[str], dict[str, str]]:
+    """Words and variables of `ray start --head` for where the control server keeps what it knows."""
+    if isinstance(control, RedisServer):
+        # Ray takes the password on the command line alone.
+        return [f"--redis-password={control.password}"], {"RAY_REDIS_ADDRESS": control.address}
+    if control == "rocksdb":
+        return [], {"RAY_gcs_storage": "rocksdb", "RAY_gcs_storage_path": str(cluster.folder / "control")}
+    return [], {}
+
+
+def _start_head(cluster: LocalCluster) -> None:
     """Tried twice on a machine that is too busy for Ray's patience."""
-    environment = {**cluster.base_environment, **cluster.environment(), **environment}
+    words, variables = cluster.head
+    environment = {**cluster.base_environment, **cluster.environment(), **variables}
     for left in (1, 0):
-        cluster.nodes.append(local_node.start(words, cluster.folder / "head.log", environment))
+        cluster.nodes[:1] = [local_node.start(words, cluster.folder / "head.log", environment)]
         try:
-            _wait_for_node(cluster)
+            _wait_for_node(cluster, 0)
             return
         except RunError as error:
             if not left or not private_ray.too_slow(error):
                 raise
-            local_node.end(cluster.nodes.pop())
+            local_node.end(cluster.nodes[0])
 
 
 def _node_ip(index: int) -> str:
@@ -260,11 +297,11 @@ def _inherited() -> dict[str, str]:
     return {name: value for name, value in os.environ.items() if name not in dropped}
 
 
-def _wait_for_node(cluster: LocalCluster, patience_s: float = 90.0) -> None:
-    """Until the head counts the newest node, by its address: nodes just killed are counted for some seconds more."""
-    ip = _node_ip(len(cluster.nodes) - 1)
+def _wait_for_node(cluster: LocalCluster, number: int, patience_s: float = 90.0) -> None:
+    """Until the head counts this node, by its address: nodes just killed are counted for some seconds more."""
+    ip = _node_ip(number)
     deadline = time.monotonic() + patience_s
-    needed = (cluster.nodes[0], cluster.nodes[-1])  # those between may have been killed
+    needed = (cluster.nodes[0], cluster.nodes[number])  # others may have been killed
     while time.monotonic() < deadline and all(node.poll() is None for node in needed):
         if any(node["node_ip"] == ip for node in cluster.alive()):
             return

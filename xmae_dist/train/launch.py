@@ -29,6 +29,7 @@ from xmae_dist.storage import uri
 from xmae_dist.storage.corpus import Corpus
 from xmae_dist.train.checkpoints.state import Identity
 from xmae_dist.train.config import PretrainConfig, ResourceConfig, check, model_config
+from xmae_dist.train.job import Job
 from xmae_dist.train.observe.display import Display
 from xmae_dist.train.observe.startup import Marks, process_started_s
 from xmae_dist.train.observe.verdict import verdict
@@ -289,8 +290,6 @@ def _train(
 ) -> int:
     """Trains to the last step, again and again after preemptions; returns the step."""
     import ray
-
-    from xmae_dist.train.worker import Job
 
     # Once a node, whoever reads: the list of parts and where their chunks lie (0.13 bytes a window).
     board = _start_board(ray.put(store.with_cache(config.resources.cache).ready()))

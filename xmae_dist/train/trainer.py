@@ -6,14 +6,16 @@ import tempfile
 from typing import Any
 
 from ray.train import FailureConfig, RunConfig, ScalingConfig, TrainingFailedError
-from ray.train.torch import TorchConfig, TorchTrainer
 from ray.train.v2._internal.callbacks.datasets import DatasetsCallback
+from ray.train.v2._internal.callbacks.placement_group_callback import PlacementGroupCleanerCallback
+from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 
+from xmae_dist.cluster import fanout, spares
 from xmae_dist.core.errors import RunError, XmaeError
-from xmae_dist.train.config import EngineConfig
-from xmae_dist.train.engines.precision import DETERMINISTIC_ENVIRONMENT
+from xmae_dist.train.config import PretrainConfig
+from xmae_dist.train.job import Job
+from xmae_dist.train.process_group import ProcessGroup
 from xmae_dist.train.survival.watch import Watch
-from xmae_dist.train.worker import Job, train
 
 # Host memory in huge pages, where the kernel leaves that to the process: on CPUs activations then cost fewer page
 # faults and misses of the TLB. Older C libraries than glibc 2.35 pass over it.
@@ -26,18 +28,30 @@ _WORKER_ENV |= {
     f"RAY_DATA_DEFAULT_CLUSTER_SCALING_UP_{resource}_UTIL_THRESHOLD": _NEVER
     for resource in ("CPU", "GPU", "MEMORY", "OBJECT_STORE_MEMORY")
 }
+# Nothing here asks a GPU for anything: Ray says which are visible when a process gets its first work.
+_IMPORTS = ("ray.train.v2._internal.execution.worker_group.worker", "ray.train.torch", "xmae_dist.train.worker")
 
 
-class Trainer(TorchTrainer):  # type: ignore[misc]
-    """A `TorchTrainer` without datasets: each rank streams its own share.
+class Trainer(DataParallelTrainer):  # type: ignore[misc]
+    """Ray Train's trainer without what a run of ours pays for and has no use of.
 
-    Ray Train starts an actor for datasets anew with every worker group, given datasets or not: 2.4 s of CPU of each
-    start, and about 1 % of a core for as long as the group runs.
+    An actor for datasets, anew with every worker group, given datasets or not: each rank streams its own share. And a
+    detached actor that removes the placement group of a controller that died: the driver then ends, and Ray removes
+    what was its job's. Each is a process of 2 s of CPU at every start and about 1 % of a core from then on.
     """
+
+    _WITHOUT = (DatasetsCallback, PlacementGroupCleanerCallback)
 
     def _create_default_callbacks(self) -> list[Any]:
         callbacks = super()._create_default_callbacks()  # type: ignore[misc]
-        return [one for one in callbacks if not isinstance(one, DatasetsCallback)]
+        return [one for one in callbacks if not isinstance(one, self._WITHOUT)]
+
+
+def train(settings: dict[str, Any]) -> dict[str, Any]:
+    """The function that Ray Train runs on every worker; `settings["job"]` is a `Job`."""
+    from xmae_dist.train import worker  # torch with it, which this process has and the driver and the controller not
+
+    return worker.train(settings["job"])
 
 
 def fit_result(job: Job) -> dict[str, Any] | BaseException:
@@ -58,7 +72,7 @@ def _fit(job: Job) -> dict[str, Any]:
     watch = Watch(board=job.board, silence_s=settings.silence_s, wait_s=settings.collective_timeout_s)
     with tempfile.TemporaryDirectory(prefix="xmae-ray-train-") as folder:
         trainer = Trainer(
-            train,  # type: ignore[arg-type]
+            train,
             train_loop_config={"job": job},
             scaling_config=ScalingConfig(
                 num_workers=(fewest, settings.workers) if fewest < settings.workers else settings.workers,  # type: ignore[arg-type]
@@ -67,7 +81,7 @@ def _fit(job: Job) -> dict[str, Any]:
                 resources_per_worker=resources.each,
             ),
             # The watch names who is to blame; where it cannot (the controller is lost), the group still ends.
-            torch_config=TorchConfig(timeout_s=settings.collective_timeout_s + 30),
+            backend_config=ProcessGroup(timeout_s=settings.collective_timeout_s + 30),
             run_config=RunConfig(
                 storage_path=folder,
                 name="run",
@@ -75,15 +89,18 @@ def _fit(job: Job) -> dict[str, Any]:
                     max_failures=settings.max_failures, controller_failure_limit=settings.max_controller_failures
                 ),
                 callbacks=[watch],  # type: ignore[list-item]
-                worker_runtime_env={"env_vars": _worker_environment(config.engine)},
+                worker_runtime_env={"env_vars": _worker_environment(config)},
             ),
         )
         result = trainer.fit()
     return dict(result.return_value or {})  # type: ignore[attr-defined]
 
 
-def _worker_environment(engine: EngineConfig) -> dict[str, str]:
-    return _WORKER_ENV | (DETERMINISTIC_ENVIRONMENT if engine.deterministic else {})
+def _worker_environment(config: PretrainConfig) -> dict[str, str]:
+    chosen = _WORKER_ENV | config.engine.environment
+    if config.resources.spares and fanout.cluster_address() is not None:
+        chosen |= spares.environment(_IMPORTS)
+    return chosen
 
 
 def _told(error: Exception) -> XmaeError:

@@ -10,7 +10,6 @@ import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +18,7 @@ import ray.train
 import ray.train.torch
 import torch
 
+from xmae_dist.cluster import spares
 from xmae_dist.core.errors import IntegrityError, StorageError, XmaeError
 from xmae_dist.data.order.plan import Plan, plan_for
 from xmae_dist.data.store.window_store import WindowStore
@@ -27,11 +27,12 @@ from xmae_dist.data.stream.collate import TensorBatch, tensor_batches
 from xmae_dist.model import kinds, presets
 from xmae_dist.train.checkpoints import checkpoint
 from xmae_dist.train.checkpoints.retention import RetentionConfig
-from xmae_dist.train.checkpoints.state import Identity, TrainState
+from xmae_dist.train.checkpoints.state import TrainState
 from xmae_dist.train.checkpoints.upload import Saver
-from xmae_dist.train.config import PretrainConfig, model_config
+from xmae_dist.train.config import model_config
 from xmae_dist.train.engines.precision import be_deterministic, computes_bf16
 from xmae_dist.train.engines.protocol import Engine, Saved
+from xmae_dist.train.job import Job
 from xmae_dist.train.loop import Loop, LoopConfig, Stop
 from xmae_dist.train.observe.losses import Cohorts
 from xmae_dist.train.observe.measure import Measures, Yardstick
@@ -44,36 +45,13 @@ from xmae_dist.train.sizing.flops import measured_peak_flops
 from xmae_dist.train.step.batch import Masking
 from xmae_dist.train.step.clock import Clock
 from xmae_dist.train.step.collective import Ranks, timed_collectives
-from xmae_dist.train.survival.lease import Lease
 from xmae_dist.train.survival.pulse import Pulse
 from xmae_dist.train.validation.held_out import held_out, save_panel
 from xmae_dist.train.validation.validator import Patience, Validator
 
 
-@dataclass(frozen=True, kw_only=True)
-class Job:
-    """What the driver hands to every worker."""
-
-    config: PretrainConfig
-    config_dict: dict[str, Any]
-    store_url: str
-    identity: Identity
-    board: Any
-    """Handle of the `Board` actor, which has a reference to the opened window store: no rank asks for its index."""
-    lease: Lease
-    """What the driver holds of the run; asked for before each commit."""
-    flops_per_window: int
-    driver_s: dict[str, float]
-    """Seconds the driver spent before it handed over, by what on."""
-    handed_over_s: float
-    """When it did (Unix time)."""
-
-
-def train(settings: dict[str, Any]) -> dict[str, Any]:
-    """The function that Ray Train runs on every worker; `settings["job"]` is a `Job`. Returns the last step, and
-    why it was the last if it is not that of the configuration.
-    """
-    job: Job = settings["job"]
+def train(job: Job) -> dict[str, Any]:
+    """Trains on this worker. Returns the last step, and why it was the last if it is not that of the configuration."""
     attempt, failed, times = ray.get(job.board.begin.remote())
     if failed:
         return {"step": 0, "stop": "failed"}
@@ -152,10 +130,16 @@ class _Worker:
         )
         with self._telling(state.step):
             self._tell("start", step=state.step, world=self._ranks.world, **self._marks.seconds)
+            self._keep_spares()
             result = self._loop(batches, masking, ratio, state, measures)
         if self._trackers is not None:
             self._trackers.close()
         return result
+
+    def _keep_spares(self) -> None:
+        context = ray.train.get_context()
+        if context.get_local_rank() == 0:
+            spares.keep(context.get_local_world_size() * self._config.resources.spares_a_worker)
 
     def _loop(
         self, batches: Iterator[TensorBatch], masking: Masking, ratio: float, state: TrainState, measures: Measures

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from xmae_dist.core.errors import ConfigError
-from xmae_dist.model import kinds
+from xmae_dist.model import kinds, presets
 from xmae_dist.model.mask import masked_count
 from xmae_dist.recipes import RECIPES, recipe
 from xmae_dist.train.config import EngineConfig, ModelConfig, PretrainConfig, ResourceConfig, TrainConfig, model_config
@@ -87,6 +87,15 @@ def test_activations_counted_are_those_a_step_keeps() -> None:
         loss = model(signal_BL, signal_BL, mask_BN, torch.arange(visible).expand(windows, -1))
     assert loss.requires_grad
     assert sum(kept.values()) / windows == pytest.approx(count(fitted, fused=True).activation_bytes, rel=0.01)
+
+
+@pytest.mark.parametrize("preset", [name for name in presets.PRESETS if "beats" in name])
+def test_models_that_learn_what_is_measured_are_counted(preset: str) -> None:
+    """Their targets are worked out on the host, where tensors without memory cannot go."""
+    plain = count(presets.config(preset.removesuffix("_beats")), fused=False)
+    counted = count(presets.config(preset), fused=False)
+    assert 1 < counted.parameters / plain.parameters < 1.5
+    assert counted.activation_bytes >= plain.activation_bytes
 
 
 @pytest.mark.parametrize(

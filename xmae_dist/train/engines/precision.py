@@ -12,8 +12,6 @@ import torch
 from torch import nn
 
 Precision = Literal["auto", "fp32", "bf16"]
-DETERMINISTIC_ENVIRONMENT = {"CUBLAS_WORKSPACE_CONFIG": ":4096:8"}
-"""What cuBLAS asks for before a process first uses a GPU."""
 
 
 def computes_bf16(precision: Precision, device: torch.device) -> bool:
@@ -46,7 +44,8 @@ def autocast(device: torch.device, *, bf16: bool) -> torch.autocast:
 
 def be_deterministic() -> None:
     """Asks PyTorch for the same bits from the same numbers on a GPU, at a cost in speed, and for an error from any
-    operation that cannot give them. Of the whole process; its environment must have `DETERMINISTIC_ENVIRONMENT`.
+    operation that cannot give them. Of the whole process; its environment must have
+    that of `EngineConfig`.
     """
     torch.use_deterministic_algorithms(True)
     torch.backends.cudnn.benchmark = False

@@ -19,8 +19,10 @@ from torch.overrides import TorchFunctionMode
 
 from xmae_dist.core.errors import ConfigError
 from xmae_dist.model import kinds, presets
+from xmae_dist.model.interface import PretrainModel
 from xmae_dist.model.mask import masked_count
 from xmae_dist.train.config import EngineConfig, PretrainConfig, model_config
+from xmae_dist.train.sizing import known
 
 _GIB = 2**30
 _COUNTED = 8
@@ -100,11 +102,13 @@ def count(config: presets.Config, *, fused: bool) -> Counted:
         pretended = torch.device("meta")
     with pretended:
         model = kinds.from_config(config)
-        full = _kept_bytes(model, config, _COUNTED) // _COUNTED
+    targets = _targets(model, config)
+    with pretended:
+        full = _kept_bytes(model, config, _COUNTED, targets) // _COUNTED
         if not fused:  # autocast knows no device without memory; some more than what fused kernels show
             return Counted(parameters=_elements(model), activation_bytes=full, bf16_activation_bytes=full * 6 // 10)
         with torch.autocast("cpu", torch.bfloat16), _NormsInFloat32():
-            few, many = (_kept_bytes(model, config, size) for size in (_COUNTED, 2 * _COUNTED))
+            few, many = (_kept_bytes(model, config, size, targets) for size in (_COUNTED, 2 * _COUNTED))
     half = (many - few) // _COUNTED
     return Counted(parameters=_elements(model), activation_bytes=full, bf16_activation_bytes=half)
 
@@ -123,10 +127,18 @@ def _elements(model: torch.nn.Module) -> int:
     return sum(p.numel() for p in model.parameters())
 
 
-def _kept_bytes(model: torch.nn.Module, config: presets.Config, windows: int) -> int:
+def _targets(model: PretrainModel, config: presets.Config) -> int | None:
+    """How many numbers a window's signals are measured for; the host works them out, so not without memory."""
+    silence_BL = torch.zeros(1, config.length)
+    measured_BK = model.measured(silence_BL, silence_BL)
+    return None if measured_BK is None else measured_BK.shape[1]
+
+
+def _kept_bytes(model: torch.nn.Module, config: presets.Config, windows: int, targets: int | None) -> int:
     """What a forward pass over so many windows keeps for the backward pass, beside the weights."""
     signal_BL = torch.zeros(windows, config.length)
     mask_BN = torch.zeros(windows, config.n_patches, dtype=torch.bool)
+    measured_BK = None if targets is None else torch.zeros(windows, targets)
     visible = config.n_patches - masked_count(config.n_patches, config.mask_ratio)
     kept = {p.untyped_storage()._cdata: p.untyped_storage() for p in model.parameters()}
     weights = sum(storage.nbytes() for storage in kept.values())
@@ -137,7 +149,7 @@ def _kept_bytes(model: torch.nn.Module, config: presets.Config, windows: int) ->
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        model(signal_BL, signal_BL, mask_BN, torch.arange(visible).expand(windows, -1))
+        model(signal_BL, signal_BL, mask_BN, torch.arange(visible).expand(windows, -1), None, measured_BK)
     return sum(storage.nbytes() for storage in kept.values()) - weights
 
 
@@ -145,9 +157,20 @@ def check_fits(config: PretrainConfig, nodes: Iterable[Mapping[str, Any]]) -> No
     """Raises ConfigError where the workers of this run cannot fit into these nodes (`ray.nodes()`)."""
     model, nodes = model_config(config), list(nodes)
     try:
-        check_memory(config, count(model, fused=False), nodes)
+        check_memory(config, _quickly_counted(model), nodes)
     except ConfigError:
         check_memory(config, count(model, fused=True), nodes)
+
+
+def _quickly_counted(config: presets.Config) -> Counted:
+    kept = known.sizes_of(config)
+    if kept is None:
+        return count(config, fused=False)
+    return Counted(
+        parameters=kept.parameters,
+        activation_bytes=kept.activation_bytes,
+        bf16_activation_bytes=kept.bf16_activation_bytes,
+    )
 
 
 def check_memory(config: PretrainConfig, counted: Counted, nodes: Iterable[Mapping[str, Any]]) -> None:

@@ -7,7 +7,6 @@ and restarts one as if the machine that has just died were still there. The hook
 
 from __future__ import annotations
 
-import os
 import socket
 import sys
 import time
@@ -37,10 +36,6 @@ class Watch(WorkerGroupCallback, ControllerCallback):  # type: ignore[misc]
     """A machine that no longer answers is given up by Ray within this."""
     _group: dict[int, str] = field(default_factory=dict)
     """Where each rank of the running group is; empty while none runs."""
-
-    def after_controller_start(self, train_run_context: Any) -> None:
-        # What takes a broken process group down waits for ranks that will never answer; they are killed next.
-        os.environ.setdefault("TORCH_PROCESS_GROUP_SHUTDOWN_TIMEOUT_S", "3")
 
     def before_worker_group_start(self, worker_group_context: Any) -> None:
         ray.get(self.board.note_time.remote("starting"))
