@@ -1,23 +1,30 @@
 """What frozen embeddings know of people whom nobody trained on; a row for each arm and seed.
 
-    python -m bench.embedding_study                    (or: make model-study; hours)
+    python -m bench.embedding_study                    (or: make model-study; many hours)
+    python -m bench.embedding_study --minutes 90       (goes on from what is there, and ends in time)
+    python -m bench.embedding_study --minutes 0        (the page alone, from rows and results)
     python -m bench.embedding_study --budget 2048 --people 120 --arms random cross features constant     (minutes)
 
-Every trained arm sees the same windows of the same people in the same order, `--budget` of them in batches of 32. The
-learning rate of each objective is the best of three by the loss on validation people at a quarter of the budget and the
-first seed. All models are read by the same readout. Probes are linear, nested, with folds by person, on people of the
-test split alone.
+Every trained arm sees the same windows of the same people in the same order, `--budget` of them in batches of 32. All
+models are read by the same readout. Probes are linear, nested, with folds by person, on people of the test split alone.
+
+A table of one seed is whole before the next begins (`planning`). Arms are trained at the middle one of three learning
+rates; when all seeds are there the other two are tried, by the loss on validation people at a quarter of the budget and
+the first seed, and where one of them is better, arms are trained at that rate too.
 
 Rows are appended as they come, results (predictions, folds) are kept below --out, and what is there is not computed
-again; a run that is stopped loses the arm it was in. The page is written after each row.
+again. The arm in hand is kept every 500 steps and when the process is asked to end (SIGTERM, --minutes). The page is
+written after each row.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -26,9 +33,10 @@ import torch
 from numpy.typing import NDArray
 
 from bench.embedding_study import ceilings, page, probing, training
-from bench.embedding_study.arms import NAMES, RANDOM, RATES, SEEDLESS, TOGETHER, TRAINED, UNTRAINED, Arm, fitted
+from bench.embedding_study.arms import NAMES, RANDOM, TOGETHER, TRAINED, Arm, fitted
 from bench.embedding_study.people import People, made
-from bench.embedding_study.training import Run
+from bench.embedding_study.planning import Job, Planned
+from bench.embedding_study.unfinished import Ended, Ending, Unfinished
 from bench.reconstruction_study.rows import rounded
 from xmae_dist.evaluate.encoders.features import pulse_features
 from xmae_dist.evaluate.results import Result, ResultTable
@@ -41,27 +49,12 @@ Row = dict[str, Any]
 Embedding = NDArray[np.floating]
 
 
-@dataclass(frozen=True, kw_only=True)
-class Job:
-    """One row. `windows` is 0 for what is not trained."""
-
-    kind: str
-    """rate, or arm."""
-    arm: str
-    seed: int
-    windows: int
-    lr: float
-
-    @property
-    def key(self) -> str:
-        return "-".join(str(value) for value in asdict(self).values()).replace(" ", "")
-
-
 class Study:
     """Jobs one after another, in an order in which early rows compare."""
 
-    def __init__(self, args: argparse.Namespace, people: People) -> None:
-        self.args, self.people = args, people
+    def __init__(self, args: argparse.Namespace, people: People, ending: Callable[[], bool]) -> None:
+        self.args, self.people, self.ending = args, people, ending
+        self.planned = Planned(args.arms, args.seeds, args.budget)
         self.place = f"{people.store.fingerprint}-{args.probe_windows}"
         """What rows must share to be compared: the people and their probed windows."""
         self.table = ResultTable(str(people.out / f"results-{args.probe_windows}"))
@@ -69,66 +62,48 @@ class Study:
         self._have = {result.encoder_id for result in self.table.read()}
 
     def run(self) -> None:
-        while (job := next(self._missing(), None)) is not None:
+        while not self.ending() and (job := next(self._missing(), None)) is not None:
             print(f"{job.key} …", flush=True)
-            began = training.cpu_s()
+            began_s = training.cpu_s()
             row = self._rate(job) if job.kind == "rate" else self._arm(job)
-            row = {**asdict(job), "place": self.place, **row, "cpu_s": training.cpu_s() - began}
+            before_s = row.pop("before_s", 0.0)
+            row = {**asdict(job), "place": self.place, **row, "cpu_s": training.cpu_s() - began_s + before_s}
             with self.args.rows.open("a") as file:
                 file.write(json.dumps(rounded(row)) + "\n")
+            self._unfinished(job).clear()
             print(f"   {row['cpu_s']:.0f} s of CPU", flush=True)
             self.write()
 
     def write(self) -> None:
         """The page, and the differences that it counts."""
-        files, budget = (self.args.page, self.args.differences), self.args.budget
-        page.write(*files, self.rows(), self._results(), budget, self._moves)
+        rows, done, losses = self.rows(), self._done(), self._losses()
+        compared = {name: self.planned.compared(name, done, losses) for name in self.args.arms}
+        results = self._results({name: jobs for name, jobs in compared.items() if jobs})
+        keys = {job.key for jobs in compared.values() for job in jobs}
+        page.write(self.args.page, self.args.differences, page.Told(rows, keys, self.args.budget), results, self._moves)
 
     def rows(self) -> list[Row]:
         """Those of these people; the last where one was made twice."""
         path = self.args.rows
         rows = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
         here = [row for row in rows if row["place"] == self.place]
-        return list({_key(row): row for row in here}.values())
+        return list({Job.of(row).key: row for row in here}.values())
 
     def _missing(self) -> Iterator[Job]:
-        done = {_key(row) for row in self.rows()}
-        for job in self._planned():
-            if job.key not in done or (job.kind == "arm" and job.key not in self._have):
-                yield job
+        done = self._done()
+        return (job for job in self.planned.jobs(self._losses()) if job.key not in done)
 
-    def _planned(self) -> Iterator[Job]:
-        wanted = [name for name in NAMES if name in self.args.arms]
-        for name in wanted:
-            if name in UNTRAINED:
-                yield Job(kind="arm", arm=name, seed=self.args.seeds[0], windows=0, lr=0.0)
-        families = dict.fromkeys(TRAINED[name].family for name in wanted if name in TRAINED)
-        for family in families:
-            yield from (self._rate_job(family, rate) for rate in RATES[family])
-        for seed in self.args.seeds:
-            for name in wanted:
-                yield from self._planned_at(name, seed)
+    def _done(self) -> set[str]:
+        """Jobs with a row, and those of arms with results."""
+        jobs = [Job.of(row) for row in self.rows()]
+        return {job.key for job in jobs if job.kind == "rate" or job.key in self._have}
 
-    def _planned_at(self, name: str, seed: int) -> Iterator[Job]:
-        if name in TRAINED or TOGETHER.get(name) in TRAINED:
-            rate = self._chosen(TRAINED[TOGETHER.get(name, name)].family)
-            if rate is not None:
-                yield Job(kind="arm", arm=name, seed=seed, windows=self.args.budget, lr=rate)
-        elif name not in SEEDLESS:
-            yield Job(kind="arm", arm=name, seed=seed, windows=0, lr=0.0)
-
-    def _rate_job(self, family: str, rate: float) -> Job:
-        return Job(kind="rate", arm=family, seed=self.args.seeds[0], windows=self.args.budget // 4, lr=rate)
-
-    def _chosen(self, family: str) -> float | None:
-        """The rate with the least validation loss; None until all are known."""
-        jobs = {self._rate_job(family, rate).key: rate for rate in RATES[family]}
-        loss = {jobs[_key(row)]: row["val_loss"] for row in self.rows() if _key(row) in jobs}
-        return min(loss, key=loss.__getitem__) if len(loss) == len(jobs) else None
+    def _losses(self) -> dict[str, float]:
+        return {Job.of(row).key: row["val_loss"] for row in self.rows() if row["kind"] == "rate"}
 
     def _rate(self, job: Job) -> Row:
-        model = training.train(self._config(TRAINED[job.arm]), _run(job), self.people, lambda *_: None)
-        return {"val_loss": training.validation_loss(model, self.people)}
+        model, work, before_s = self._trained(job, lambda _: None)
+        return {"val_loss": training.validation_loss(model, self.people), "train_s": work.train_s, "before_s": before_s}
 
     def _arm(self, job: Job) -> Row:
         about: Row = {}
@@ -137,6 +112,7 @@ class Study:
         elif job.arm in TOGETHER:
             about = {"with": TOGETHER[job.arm]}
         embedding_ME = self._embedding(job)
+        probed_s = training.cpu_s()
         found = probing.results(job.arm, job.key, embedding_ME, self.people.probed, self.people.store.fingerprint)
         for result in found:
             self.table.commit(result)
@@ -147,16 +123,14 @@ class Study:
             "held_out": len(np.unique(self.people.probed.subjects)),
             "probed_windows": len(self.people.probed),
             "probes": {one.task.name: _score(one) for one in found},
+            "probes_s": training.cpu_s() - probed_s,
         }
 
     def _train(self, job: Job) -> Row:
-        config, curve = self._config(TRAINED[job.arm]), []
+        def look(model: PretrainModel) -> dict[str, float]:
+            return probing.values(probing.embedded(model, self.people.probed.ppg_ML), self.people.probed)
 
-        def look(model: PretrainModel, seen: int) -> None:
-            embedding_ME = probing.embedded(model, self.people.probed.ppg_ML)
-            curve.append([seen, probing.values(embedding_ME, self.people.probed)])
-
-        model = training.train(config, _run(job), self.people, look)
+        model, work, before_s = self._trained(job, look)
         spec = self.people.store.spec.to_dict()
         bundle.save(self._bundle(job), model.read_by(probing.READOUT), window_spec=spec, lineage=asdict(job))
         return {
@@ -165,8 +139,20 @@ class Study:
             "train_people": len(np.unique(self.people.train.subjects)),
             "val_loss": training.validation_loss(model, self.people),
             "errors": training.errors(model, self.people.probed),
-            "curve": curve,
+            "curve": work.curve,
+            "train_s": work.train_s,
+            "before_s": before_s,
         }
+
+    def _trained(self, job: Job, look: training.Look) -> tuple[PretrainModel, training.Work, float]:
+        """The model, what it took, and how many CPU seconds of that were in earlier processes."""
+        began_s = training.cpu_s()
+        run = training.Run(seed=job.seed, lr=job.lr, windows=job.windows)
+        model, work = training.train(self._config(TRAINED[job.arm]), run, self.people, look, self._unfinished(job))
+        return model, work, max(0.0, work.spent_s - (training.cpu_s() - began_s))
+
+    def _unfinished(self, job: Job) -> Unfinished:
+        return Unfinished(folder=self.people.out / "unfinished" / job.key, ending=self.ending)
 
     def _embedding(self, job: Job) -> Embedding:
         probed, spec = self.people.probed, self.people.store.spec
@@ -196,19 +182,17 @@ class Study:
     def _bundle(self, job: Job) -> str:
         return str(self.people.out / "models" / job.key)
 
-    def _results(self) -> dict[str, dict[str, list[Result]]]:
-        """By arm and task, in the order of seeds, of rows of this budget."""
-        rows = {_key(row): row for row in self.rows() if row["kind"] == "arm"}
+    def _results(self, compared: dict[str, list[Job]]) -> dict[str, dict[str, list[Result]]]:
+        """By arm and task, in the order of seeds."""
+        keys = {job.key for jobs in compared.values() for job in jobs}
+        by_key: dict[str, list[Result]] = {}
+        for result in self.table.read(encoders=keys) if keys else ():
+            by_key.setdefault(result.encoder_id, []).append(result)
         found: dict[str, dict[str, list[Result]]] = {}
-        for result in sorted(self.table.read(), key=lambda one: rows.get(one.encoder_id, {}).get("seed", 0)):
-            row = rows.get(result.encoder_id)
-            if row is not None and row["windows"] in (0, self.args.budget) and row["seed"] in self.args.seeds:
-                found.setdefault(row["arm"], {}).setdefault(result.task.name, []).append(result)
+        for arm, jobs in compared.items():
+            for result in (result for job in jobs for result in by_key[job.key]):
+                found.setdefault(arm, {}).setdefault(result.task.name, []).append(result)
         return found
-
-
-def _run(job: Job) -> Run:
-    return Run(seed=job.seed, lr=job.lr, windows=job.windows)
 
 
 def _score(result: Result) -> dict[str, Any]:
@@ -223,10 +207,6 @@ def _score(result: Result) -> dict[str, Any]:
     }
 
 
-def _key(row: Row) -> str:
-    return Job(**{name: row[name] for name in Job.__dataclass_fields__}).key
-
-
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m bench.embedding_study",
@@ -239,6 +219,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--arms", nargs="+", default=list(NAMES), choices=NAMES, metavar="ARM", help=", ".join(NAMES))
     parser.add_argument("--out", type=Path, default=Path("model-study-out"), help="people, models and results, kept")
+    parser.add_argument("--minutes", type=float, default=math.inf, help="end after so many; 0: the page alone")
     results = ROOT / "bench" / "results"
     parser.add_argument("--rows", type=Path, default=results / "embedding-study.jsonl")
     parser.add_argument("--differences", type=Path, default=results / "embedding-study-differences.jsonl")
@@ -255,8 +236,10 @@ def _arguments() -> argparse.Namespace:
 def main() -> int:
     args = _arguments()
     torch.set_num_threads(1)
-    study = Study(args, made(args.people, args.probe_windows, args.out.resolve()))
-    study.run()
+    people = made(args.people, args.probe_windows, args.out.resolve())
+    study = Study(args, people, Ending(args.minutes))
+    with contextlib.suppress(Ended):
+        study.run()
     study.write()
     print(args.page)
     return 0

@@ -30,10 +30,11 @@ def _preset(name: str) -> XMAEConfig:
 
 
 TRAINED: dict[str, Arm] = {
-    "cross_beats": Arm(_preset("tiny_beats"), "cross", "masked ECG from PPG, with auxiliary heads"),
     "cross": Arm(_preset("tiny"), "cross", "masked ECG from PPG"),
-    "contrastive_beats": Arm(_preset("clip_beats"), "contrastive", "PPG against ECG, with auxiliary heads"),
+    "cross_beats": Arm(_preset("tiny_beats"), "cross", "masked ECG from PPG, with auxiliary heads"),
+    "ppg_autoencoder": Arm(_preset("ppg_mae_75"), "ppg_autoencoder", "masked PPG from PPG, 75 %"),
     "contrastive": Arm(_preset("clip"), "contrastive", "PPG against ECG"),
+    "contrastive_beats": Arm(_preset("clip_beats"), "contrastive", "PPG against ECG, with auxiliary heads"),
     "cross_agreement": Arm(
         dataclasses.replace(_preset("tiny"), agreement_weight=0.03),
         "cross",
@@ -44,8 +45,8 @@ TRAINED: dict[str, Arm] = {
         "cross",
         "cross, three of ten windows read by a summary alone",
     ),
-    "ppg_autoencoder": Arm(_preset("ppg_mae_75"), "ppg_autoencoder", "masked PPG from PPG, 75 %"),
 }
+"""In the order in which they are trained."""
 RATES: dict[str, tuple[float, float, float]] = {
     "cross": (1e-3, 2e-3, 4e-3),
     "ppg_autoencoder": (1e-3, 2e-3, 4e-3),

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
@@ -11,6 +12,7 @@ from typing import Any
 from bench.embedding_study import comparing
 from bench.embedding_study.arms import CEILINGS, RATES, TOGETHER, TRAINED, UNTRAINED
 from bench.embedding_study.comparing import ByArm, Difference
+from bench.embedding_study.planning import Job, Planned, middle
 from bench.embedding_study.probing import CURVE_TASKS, SUITE, Moves
 from xmae_dist.evaluate.scores.metrics import METRICS
 
@@ -18,22 +20,40 @@ Row = dict[str, Any]
 _METRIC = {task.name: METRICS[task.metric] for task in SUITE.tasks}
 
 
-def write(path: Path, differences: Path, rows: Sequence[Row], by_arm: ByArm, budget: int, moves: Moves) -> None:
+@dataclass(frozen=True)
+class Told:
+    """The rows that a page is of."""
+
+    rows: Sequence[Row]
+    compared: Collection[str]
+    """Keys of the jobs whose results are compared; other arms of this budget are told beside."""
+    budget: int
+
+    @property
+    def arms(self) -> list[Row]:
+        return [row for row in self.rows if row["kind"] == "arm" and Job.of(row).key in self.compared]
+
+    @property
+    def trained(self) -> list[Row]:
+        """Of this budget, at every learning rate."""
+        return [row for row in self.rows if row["kind"] == "arm" and row["windows"] == self.budget]
+
+
+def write(path: Path, differences: Path, told: Told, by_arm: ByArm, moves: Moves) -> None:
     """The page at `path`, and each difference that it counts as a line of `differences`."""
     ceiling = comparing.headroom(by_arm, moves)
     found = comparing.differences(by_arm, ceiling, moves)
-    differences.write_text("".join(json.dumps(_line(one, budget)) + "\n" for one in found))
-    arms = [row for row in rows if row["kind"] == "arm" and row["windows"] in (0, budget)]
+    differences.write_text("".join(json.dumps(_line(one, told.budget)) + "\n" for one in found))
     parts = [
         _HEAD,
-        _finding(found, ceiling, by_arm, budget),
+        _finding(found, ceiling, by_arm, told.budget),
         _tally(found),
         _scores(by_arm, ceiling),
         _shares(by_arm, ceiling),
-        _errors(arms),
-        _curves(arms),
-        _rates(rows, budget),
-        _method(arms, budget),
+        _errors(told.trained),
+        _curves(told.arms),
+        _rates(told),
+        _method(told.arms, told.budget),
     ]
     path.write_text("\n\n".join(part for part in parts if part) + "\n")
 
@@ -125,20 +145,22 @@ def _shares(by_arm: ByArm, ceiling: Mapping[str, float]) -> str:
     return "\n".join(lines)
 
 
-def _errors(arms: Sequence[Row]) -> str:
+def _errors(trained: Sequence[Row]) -> str:
     lines = [
-        "## Reconstruction\n",
-        "Masked mean squared error on held-out people, of what an arm rebuilds.\n",
-        "| arm | seeds | own | other | none | mean | CPU, s |\n|---|---|---|---|---|---|---|",
+        "## Reconstruction and cost\n",
+        "Masked mean squared error on held-out people, of what an arm rebuilds; CPU seconds of one core: for 1,000",
+        "windows of training, and for the whole row, probes and curves included.\n",
+        "| arm | rate | seeds | own | other | none | mean | for 1,000 | in all |",
+        "|---|---|---|---|---|---|---|---|---|",
     ]
-    for name in TRAINED:
-        rows = [row for row in arms if row["arm"] == name]
-        if rows:
-            kinds = ("own", "other", "none", "mean")
-            cells = [_spread([row["errors"][kind] for row in rows]) if rows[0]["errors"] else "" for kind in kinds]
-            seconds = mean(row["cpu_s"] for row in rows)
-            lines.append(f"| `{name}` | {len(rows)} | {' | '.join(cells)} | {seconds:.0f} |")
-    return "\n".join(lines) if len(lines) > 3 else ""
+    for name, lr in sorted({(row["arm"], row["lr"]) for row in trained if row["arm"] in TRAINED}):
+        rows = [row for row in trained if (row["arm"], row["lr"]) == (name, lr)]
+        kinds = ("own", "other", "none", "mean")
+        cells = [_spread([row["errors"][kind] for row in rows]) if rows[0]["errors"] else "" for kind in kinds]
+        thousand = [1000 * row["train_s"] / row["windows"] for row in rows if "train_s" in row]
+        seconds = [f"{mean(thousand):.1f}" if thousand else "", f"{mean(row['cpu_s'] for row in rows):.0f}"]
+        lines.append(f"| `{name}` | {lr:g} | {len(rows)} | {' | '.join(cells + seconds)} |")
+    return "\n".join(lines) if len(lines) > 5 else ""
 
 
 def _curves(arms: Sequence[Row]) -> str:
@@ -160,20 +182,23 @@ def _curves(arms: Sequence[Row]) -> str:
     return "\n".join(lines).rstrip() if len(lines) > 2 else ""
 
 
-def _rates(rows: Sequence[Row], budget: int) -> str:
+def _rates(told: Told) -> str:
+    losses = {Job.of(row).key: row["val_loss"] for row in told.rows if row["kind"] == "rate"}
     lines = [
         "## Learning rates\n",
-        "By the loss on validation people, at a quarter of the budget and the first seed. Arms with heads take that of",
-        "the arm without.\n",
+        "By the loss on validation people, at a quarter of the budget and the first seed; arms with heads take that of",
+        "the arm without. Until all three of an objective are known, its arms are at the middle one.\n",
         "| objective | rate | validation loss | |\n|---|---|---|---|",
     ]
     for family in RATES:
-        tried = [r for r in rows if (r["kind"], r["arm"], r["windows"]) == ("rate", family, budget // 4)]
-        best = min(tried, key=lambda row: row["val_loss"], default=None)
-        for row in sorted(tried, key=lambda row: row["lr"]):
-            taken = "taken" if row is best and len(tried) == len(RATES[family]) else ""
-            lines.append(f"| `{family}` | {row['lr']:g} | {row['val_loss']:.4f} | {taken} |")
-    return "\n".join(lines) if len(lines) > 4 else ""
+        seeds = [row["seed"] for row in told.rows if row["kind"] == "rate" and row["arm"] == family] or [0]
+        planned = Planned((family,), seeds[:1], told.budget)
+        chosen = planned.chosen(family, losses)
+        for lr in RATES[family]:
+            loss = losses.get(planned.rate(family, lr).key)
+            said = "taken" if lr == chosen else "not chosen yet" if chosen is None and lr == middle(family) else ""
+            lines.append(f"| `{family}` | {lr:g} | {'' if loss is None else f'{loss:.4f}'} | {said} |")
+    return "\n".join(lines) if told.trained else ""
 
 
 def _method(arms: Sequence[Row], budget: int) -> str:
@@ -185,6 +210,8 @@ def _method(arms: Sequence[Row], budget: int) -> str:
             f"- Trained arms, size `tiny`: {budget:,} windows each in batches of 32,",
             f"  drawn from {told['train_windows']:,} windows of {told['train_people']} people.",
         ]
+    if any(row["arm"].startswith("contrastive") for row in arms):
+        lines.append("- A contrastive arm has the other 31 windows of its batch as negatives.")
     lines += [
         f"- Probed: {arms[0]['probed_windows']:,} windows of {arms[0]['held_out']} other people; half of all are",
         "  at bedside monitors, half on telemetry units, ten minutes each. Nested folds by person; intervals by",
