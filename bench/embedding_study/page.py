@@ -13,11 +13,11 @@ from bench.embedding_study import comparing
 from bench.embedding_study.arms import CEILINGS, RATES, TOGETHER, TRAINED, UNTRAINED
 from bench.embedding_study.comparing import ByArm, Difference
 from bench.embedding_study.planning import Job, Planned, middle
-from bench.embedding_study.probing import CURVE_TASKS, SUITE, Moves
+from bench.embedding_study.probing import SIMULATED, Moves
 from xmae_dist.evaluate.scores.metrics import METRICS
 
 Row = dict[str, Any]
-_METRIC = {task.name: METRICS[task.metric] for task in SUITE.tasks}
+_METRIC = {task.name: METRICS[task.metric] for task in SIMULATED.suite.tasks}
 
 
 @dataclass(frozen=True)
@@ -168,7 +168,7 @@ def _curves(arms: Sequence[Row]) -> str:
         "## Scores against windows seen\n",
         "All points but the last lie before the learning rate came to its end.\n",
     ]
-    for task in CURVE_TASKS:
+    for task in SIMULATED.curve_tasks:
         rows = {name: [row for row in arms if row["arm"] == name and row.get("curve")] for name in TRAINED}
         rows = {name: group for name, group in rows.items() if group and task in group[0]["curve"][0][1]}
         if rows:
@@ -231,7 +231,7 @@ def _shown(by_arm: ByArm) -> list[str]:
 
 def _tasks(by_arm: ByArm) -> list[str]:
     present = {task for tasks in by_arm.values() for task in tasks}
-    return [task.name for task in SUITE.tasks if task.name in present]
+    return [task.name for task in SIMULATED.suite.tasks if task.name in present]
 
 
 def _cell(group: Sequence[Any] | None) -> str:

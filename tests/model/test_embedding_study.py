@@ -15,7 +15,7 @@ from bench.embedding_study import ceilings, comparing, page, training
 from bench.embedding_study.arms import NAMES, RATES, TOGETHER, TRAINED, UNTRAINED, fitted
 from bench.embedding_study.people import SPLIT, People, Windows, cohorts
 from bench.embedding_study.planning import Planned
-from bench.embedding_study.probing import Moves, results
+from bench.embedding_study.probing import SIMULATED, Moves, results
 from bench.embedding_study.unfinished import Ended, Unfinished
 from xmae_dist.data.windows.spec import WindowSpec
 from xmae_dist.evaluate.results import Result
@@ -84,7 +84,7 @@ def probed(arm: str, noise: float, seed: int = 0) -> list[Result]:
         if noise < 0
         else age[:, None] + noise * np.random.default_rng(seed).normal(size=(len(person), 1))
     )
-    return results(arm, f"{arm}-{seed}", embedding, Windows(None, None, table), "made")
+    return results(arm, f"{arm}-{seed}", embedding, Windows(None, None, table), "made", SIMULATED.suite)
 
 
 @pytest.fixture(scope="module")
