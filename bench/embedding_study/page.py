@@ -6,18 +6,13 @@ import json
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import mean, stdev
-from typing import Any
 
-from bench.embedding_study import comparing
-from bench.embedding_study.arms import CEILINGS, RATES, TOGETHER, TRAINED, UNTRAINED
+from bench.embedding_study import comparing, tables
+from bench.embedding_study.arms import RATES, TRAINED, UNTRAINED
 from bench.embedding_study.comparing import ByArm, Difference
 from bench.embedding_study.planning import Job, Planned, middle
 from bench.embedding_study.probing import SIMULATED, Moves
-from xmae_dist.evaluate.scores.metrics import METRICS
-
-Row = dict[str, Any]
-_METRIC = {task.name: METRICS[task.metric] for task in SIMULATED.suite.tasks}
+from bench.embedding_study.tables import Row
 
 
 @dataclass(frozen=True)
@@ -47,11 +42,11 @@ def write(path: Path, differences: Path, told: Told, by_arm: ByArm, moves: Moves
     parts = [
         _HEAD,
         _finding(found, ceiling, by_arm, told.budget),
-        _tally(found),
-        _scores(by_arm, ceiling),
+        tables.tally(found),
+        tables.scores(by_arm, SIMULATED.suite, ceiling),
         _shares(by_arm, ceiling),
-        _errors(told.trained),
-        _curves(told.arms),
+        tables.errors(told.trained),
+        tables.curves(told.arms, SIMULATED),
         _rates(told),
         _method(told.arms, told.budget),
     ]
@@ -73,57 +68,9 @@ def _finding(found: Sequence[Difference], ceiling: Mapping[str, float], by_arm: 
     trained = f"{budget:,} windows, {found[0].seeds} seed{'s' * (found[0].seeds > 1)}"
     lines = [f"**`{lead}` after {trained}, on {len(ceiling)} tasks with headroom:**"]
     for other in dict.fromkeys(one.other for one in found if one.arm == lead):
-        lines.append(f"- against `{other}`: {_counted([o for o in found if (o.arm, o.other) == (lead, other)])}.")
+        lines.append(f"- against `{other}`: {tables.counted([o for o in found if (o.arm, o.other) == (lead, other)])}.")
     nulls = [name for name in by_arm["constant"] if name not in ceiling]
     lines.append(f"- Without headroom, so nulls: {', '.join(nulls) or 'none'}.")
-    return "\n".join(lines)
-
-
-def _counted(pair: Sequence[Difference]) -> str:
-    real = [one for one in pair if one.p_holm == one.p_holm]
-    better, worse = ([o for o in real if o.sign == sign] for sign in (1, -1))
-    sure = {sign: sum(one.sure == sign for one in real) for sign in (1, -1)}
-    text = f"better on {len(better)} ({sure[1]} after Holm), worse on {len(worse)} ({sure[-1]})"
-    return text + (f": worse on {', '.join(one.task for one in worse)}" if worse else "")
-
-
-def _tally(found: Sequence[Difference]) -> str:
-    lines = [
-        "## Pairs\n",
-        "Paired differences on the same people, draws and folds; *better*, *worse*: the 95 % interval excludes zero;",
-        "in brackets after Holm over tasks with headroom. *Nulls*: differences found where there is nothing to find.\n",
-        "| arm | against | seeds | better | worse | no difference shown | nulls |\n|---|---|---|---|---|---|---|",
-    ]
-    for arm, other in dict.fromkeys((one.arm, one.other) for one in found):
-        pair = [one for one in found if (one.arm, one.other) == (arm, other)]
-        real = [one for one in pair if one.p_holm == one.p_holm]
-        cells = [
-            f"{sum(o.sign == s for o in real)} ({sum(o.sure == s for o in real)})" if s else str(_undecided(real))
-            for s in (1, -1, 0)
-        ]
-        nulls = sum(one.sign != 0 for one in pair if one not in real)
-        lines.append(
-            f"| `{arm}` | `{other}` | {pair[0].seeds} | {' | '.join(cells)} | {nulls} of {len(pair) - len(real)} |"
-        )
-    return "\n".join(lines) if found else ""
-
-
-def _undecided(real: Sequence[Difference]) -> int:
-    return sum(one.sign == 0 for one in real)
-
-
-def _scores(by_arm: ByArm, ceiling: Mapping[str, float]) -> str:
-    lines = [
-        "## Scores\n",
-        "Mean over seeds; in the last columns chance and the better ceiling. MAE in the task's unit is better low.\n",
-        "| task | " + " | ".join(f"`{arm}`" for arm in _shown(by_arm)) + " | chance | ceiling |",
-        "|---" * (len(_shown(by_arm)) + 3) + "|",
-    ]
-    for task in _tasks(by_arm):
-        cells = [_cell(by_arm[arm].get(task)) for arm in _shown(by_arm)]
-        chance = _cell(by_arm.get("constant", {}).get(task))
-        top = f"{ceiling[task]:.3f}" if task in ceiling else "null"
-        lines.append(f"| {task}, {_METRIC[task].title} | {' | '.join(cells)} | {chance} | {top} |")
     return "\n".join(lines)
 
 
@@ -134,52 +81,15 @@ def _shares(by_arm: ByArm, ceiling: Mapping[str, float]) -> str:
         "## Share of the headroom\n",
         "0 % is chance, 100 % the better of two ceilings: a probe on the simulator's own state of each window, and one",
         "on the noiseless pulse. Both are linear probes, so an embedding may pass them.\n",
-        "| task | " + " | ".join(f"`{arm}`" for arm in _shown(by_arm)) + " |",
-        "|---" * (len(_shown(by_arm)) + 1) + "|",
+        "| task | " + " | ".join(f"`{arm}`" for arm in tables.shown(by_arm)) + " |",
+        "|---" * (len(tables.shown(by_arm)) + 1) + "|",
     ]
     for task, top in ceiling.items():
         chance = comparing.score(by_arm["constant"][task])
-        groups = [by_arm[arm].get(task) for arm in _shown(by_arm)]
+        groups = [by_arm[arm].get(task) for arm in tables.shown(by_arm)]
         cells = [f"{100 * comparing.share(comparing.score(g), chance, top):.0f} %" if g else "" for g in groups]
         lines.append(f"| {task} | {' | '.join(cells)} |")
     return "\n".join(lines)
-
-
-def _errors(trained: Sequence[Row]) -> str:
-    lines = [
-        "## Reconstruction and cost\n",
-        "Masked mean squared error on held-out people, of what an arm rebuilds; CPU seconds of one core: for 1,000",
-        "windows of training, and for the whole row, probes and curves included.\n",
-        "| arm | rate | seeds | own | other | none | mean | for 1,000 | in all |",
-        "|---|---|---|---|---|---|---|---|---|",
-    ]
-    for name, lr in sorted({(row["arm"], row["lr"]) for row in trained if row["arm"] in TRAINED}):
-        rows = [row for row in trained if (row["arm"], row["lr"]) == (name, lr)]
-        kinds = ("own", "other", "none", "mean")
-        cells = [_spread([row["errors"][kind] for row in rows]) if rows[0]["errors"] else "" for kind in kinds]
-        thousand = [1000 * row["train_s"] / row["windows"] for row in rows if "train_s" in row]
-        seconds = [f"{mean(thousand):.1f}" if thousand else "", f"{mean(row['cpu_s'] for row in rows):.0f}"]
-        lines.append(f"| `{name}` | {lr:g} | {len(rows)} | {' | '.join(cells + seconds)} |")
-    return "\n".join(lines) if len(lines) > 5 else ""
-
-
-def _curves(arms: Sequence[Row]) -> str:
-    lines = [
-        "## Scores against windows seen\n",
-        "All points but the last lie before the learning rate came to its end.\n",
-    ]
-    for task in SIMULATED.curve_tasks:
-        rows = {name: [row for row in arms if row["arm"] == name and row.get("curve")] for name in TRAINED}
-        rows = {name: group for name, group in rows.items() if group and task in group[0]["curve"][0][1]}
-        if rows:
-            seen = [point[0] for point in next(iter(rows.values()))[0]["curve"]]
-            lines.append(f"| {task}, {_METRIC[task].title} | " + " | ".join(f"{n:,}" for n in seen) + " |")
-            lines.append("|---" * (len(seen) + 1) + "|")
-            for name, group in rows.items():
-                cells = [_spread([row["curve"][i][1][task] for row in group]) for i in range(len(seen))]
-                lines.append(f"| `{name}` | {' | '.join(cells)} |")
-            lines.append("")
-    return "\n".join(lines).rstrip() if len(lines) > 2 else ""
 
 
 def _rates(told: Told) -> str:
@@ -222,25 +132,6 @@ def _method(arms: Sequence[Row], budget: int) -> str:
     about = {**{name: arm.about for name, arm in TRAINED.items()}, **UNTRAINED}
     lines += [f"- `{name}`: {text}." for name, text in about.items() if any(row["arm"] == name for row in arms)]
     return "\n".join(lines)
-
-
-def _shown(by_arm: ByArm) -> list[str]:
-    order = [*TRAINED, "random", "features", *TOGETHER, *CEILINGS]
-    return [name for name in order if name in by_arm]
-
-
-def _tasks(by_arm: ByArm) -> list[str]:
-    present = {task for tasks in by_arm.values() for task in tasks}
-    return [task.name for task in SIMULATED.suite.tasks if task.name in present]
-
-
-def _cell(group: Sequence[Any] | None) -> str:
-    return "" if not group else _spread([one.headline.value for one in group])
-
-
-def _spread(values: Sequence[float]) -> str:
-    spread = f" ± {stdev(values):.3f}" if len(values) > 1 else ""
-    return f"{mean(values):.3f}{spread}"
 
 
 def _line(one: Difference, budget: int) -> Row:
