@@ -42,12 +42,16 @@ class Planned:
     arms: Sequence[str]
     seeds: Sequence[int]
     budget: int
+    tried: bool = True
+    """Whether other learning rates than the middle ones are tried."""
 
     def jobs(self, losses: Mapping[str, float]) -> Iterator[Job]:
         """In order; arms at the chosen rates come once `losses` has all of an objective."""
         yield from (self._untrained(name, self.seeds[0]) for name in self._wanted(UNTRAINED))
         for seed in self.seeds:
             yield from self._of_seed(seed, {family: middle(family) for family in RATES})
+        if not self.tried:
+            return
         yield from (self.rate(family, lr) for family in self._families() for lr in RATES[family])
         chosen = {family: lr for family in self._families() if (lr := self.chosen(family, losses)) is not None}
         for seed in self.seeds:

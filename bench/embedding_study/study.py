@@ -151,7 +151,7 @@ class Study:
     def _embedding(self, job: Job) -> Embedding:
         ppg_ML = self.people.probed.ppg_ML
         if job.arm in TRAINED:
-            return probing.embedded(bundle.load(self._bundle(job)).model, ppg_ML)
+            return probing.embedded(self.model(job), ppg_ML)
         if job.arm in TOGETHER:
             other = Job(**{**asdict(job), "arm": TOGETHER[job.arm]})
             return np.concatenate([self.features(ppg_ML.numpy()), self._embedding(other)], axis=1)
@@ -159,6 +159,10 @@ class Study:
 
     def features(self, ppg_ML: NDArray[np.floating]) -> Embedding:
         return pulse_features(ppg_ML, self.people.store.spec.rate_hz)
+
+    def model(self, job: Job) -> PretrainModel:
+        """The frozen model of a finished job of a trained arm."""
+        return bundle.load(self._bundle(job)).model
 
     def random(self, seed: int) -> PretrainModel:
         """A model that never is trained."""

@@ -29,8 +29,7 @@ from xmae_dist.train.step.batch import seed_dropout
 from xmae_dist.train.step.schedule import ScheduleConfig, learning_rate
 
 BATCH = 32
-MASK_SEED = 7
-"""Of the masks that errors are measured under: the same for every model."""
+_MASK_SEED = 7
 CURVE = (1 / 32, 1 / 16, 1 / 8, 1 / 4, 1 / 2, 1.0)
 """Shares of the budget at which a model is looked at. All but the last are before the learning rate came to its end."""
 _ERROR_WINDOWS, _VAL_WINDOWS = 256, 512
@@ -128,7 +127,7 @@ def validation_loss(model: PretrainModel, people: People) -> float:
     whole = len(some) // BATCH * BATCH
     # Neighbouring windows are of one person: batches take every so-many-th.
     parts = torch.arange(whole).view(BATCH, -1).T.numpy()
-    mask_MN = _masks(model.config, MASK_SEED, 0, np.arange(whole))
+    mask_MN = fixed_masks(model.config, whole)
     return float(np.mean([float(model(*some.pair(rows), mask_MN[rows])) for rows in parts]))
 
 
@@ -138,8 +137,12 @@ def errors(model: PretrainModel, windows: Windows) -> dict[str, float] | None:
         return None
     some = windows.evenly(_ERROR_WINDOWS)
     ppg_ML, ecg_ML = some.pair(slice(None))
-    mask_MN = _masks(model.config, MASK_SEED, 0, np.arange(len(some)))
-    return diagnose(model, ecg_ML, ppg_ML, some.subjects, mask_MN)
+    return diagnose(model, ecg_ML, ppg_ML, some.subjects, fixed_masks(model.config, len(some)))
+
+
+def fixed_masks(config: ModelConfig, windows: int) -> Tensor:
+    """(M, N), what errors are measured under: the same for every model."""
+    return _masks(config, _MASK_SEED, 0, np.arange(windows))
 
 
 def cpu_s() -> float:
