@@ -137,15 +137,15 @@ def _phones(told: Told, results: Sequence[Result], moves: Moves) -> str:
         return ""
     lines = [
         "## Phones\n",
-        "Linear probes on frozen encoders, windows of ten seconds. In brackets: the 95 % interval of the paired difference",
-        "to features, over groups (people of `butppg`, recordings of `welltory`); positive is better.\n",
+        "Linear probes on frozen encoders, windows of ten seconds. In the last column the paired difference to features",
+        "with its 95 % interval over groups (people of `butppg`, recordings of `welltory`); positive is better.\n",
         "| phone, task | groups, windows | arm | seeds | score | against features |\n|---|---|---|---|---|---|",
     ]
     for name, suite in PHONES.items():
         for task in suite.tasks:
             here = [one for one in results if (one.suite, one.task.name) == (name, task.name)]
             base = [one for one in here if one.encoder == "features"]
-            for arm in dict.fromkeys(row["arm"] for row in rows if row["what"] == name):
+            for arm in dict.fromkeys(["features", *(row["arm"] for row in rows if row["what"] == name)]):
                 group = [one for one in here if one.encoder == arm]
                 if group and base:
                     against = "" if arm == "features" else _interval(moves.difference(group, base[:1]))
@@ -172,8 +172,8 @@ def _method(told: Told) -> str:
     lines += [
         "- A hundred patients of one set of intensive care units, eleven hours: intervals over some forty held-out",
         "  patients are wide, so most tasks can only show large differences. Blood pressure is known of fewer still.",
-        "  Nothing here speaks of healthy people, other monitors or other body sites, and delays of a monitor's own are",
-        "  in the arrival times.",
+        "  Nothing here speaks of healthy people, other monitors or other body sites, and a monitor's own delay is in",
+        "  its arrival times.",
         "- Which recordings of `welltory` share a person is not published: folds are by recording. Read differences",
         "  there, not scores.",
         "- Readout `spectrum` for every model; recordings are mean, standard deviation, least and largest of windows.",

@@ -135,6 +135,7 @@ def test_a_table_of_one_seed_is_whole_before_the_next_begins() -> None:
     names = [job.arm for job in arms]
     assert all(names.index(both) > names.index(alone) for both, alone in TOGETHER.items())
     assert [job.kind for job in jobs].index("rate") == len(arms), "rates are tried when all seeds are there"
+    assert list(Planned(NAMES, (0, 1), 4096, tried=False).jobs({})) == arms
 
 
 def test_an_arm_moves_to_the_chosen_rate_when_all_its_seeds_are_there() -> None:
