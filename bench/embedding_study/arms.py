@@ -21,6 +21,8 @@ class Arm:
     config: XMAEConfig
     family: str
     about: str
+    latent: bool = False
+    """Whether targets are an averaged teacher's tokens (`latent_targets`)."""
 
 
 def _preset(name: str) -> XMAEConfig:
@@ -44,6 +46,12 @@ TRAINED: dict[str, Arm] = {
         dataclasses.replace(_preset("tiny"), local_drop=0.3),
         "cross",
         "cross, three of ten windows read by a summary alone",
+    ),
+    "cross_latent": Arm(
+        _preset("tiny"),
+        "cross",
+        "tokens of an averaged teacher from PPG, raw ECG at a tenth of the weight",
+        latent=True,
     ),
 }
 """In the order in which they are trained."""

@@ -56,6 +56,15 @@ def embedded(model: PretrainModel, ppg_ML: Tensor) -> NDArray[np.float32]:
     return torch.cat(parts).numpy()
 
 
+def effective_rank(embedding_ME: NDArray[np.floating]) -> float:
+    """Over how many directions the standardised numbers spread: exp of the entropy of their shares of variance."""
+    z_ME = np.asarray(embedding_ME, float) - embedding_ME.mean(axis=0)
+    z_ME /= np.maximum(z_ME.std(axis=0), 1e-9)
+    share_E = np.linalg.eigvalsh(z_ME.T @ z_ME)
+    share_E = share_E[share_E > 1e-9 * max(share_E.max(), 1e-9)] / max(share_E.sum(), 1e-9)
+    return float(np.exp(-np.sum(share_E * np.log(share_E))))
+
+
 def results(
     arm: str, identity: str, embedding_ME: NDArray[np.floating], windows: Windows, store: str, suite: Suite
 ) -> list[Result]:

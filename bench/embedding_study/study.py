@@ -113,6 +113,7 @@ class Study:
         return {
             **about,
             "numbers": embedding_ME.shape[1],
+            "rank": probing.effective_rank(embedding_ME),
             "held_out": len(np.unique(self.people.probed.subjects)),
             "probed_windows": len(self.people.probed),
             "probes": {one.task.name: _score(one) for one in found},
@@ -142,7 +143,8 @@ class Study:
         """The model, what it took, and how many CPU seconds of that were in earlier processes."""
         began_s = training.cpu_s()
         run = training.Run(seed=job.seed, lr=job.lr, windows=job.windows)
-        model, work = training.train(self._config(TRAINED[job.arm]), run, self.people, look, self._unfinished(job))
+        arm, kept = TRAINED[job.arm], self._unfinished(job)
+        model, work = training.train(self._config(arm), run, self.people, look, kept, latent=arm.latent)
         return model, work, max(0.0, work.spent_s - (training.cpu_s() - began_s))
 
     def _unfinished(self, job: Job) -> Unfinished:

@@ -72,18 +72,20 @@ def errors(trained: Sequence[Row]) -> str:
     lines = [
         "## Reconstruction and cost\n",
         "Masked mean squared error on held-out people, of what an arm rebuilds; CPU seconds of one core: for 1,000",
-        "windows of training, and for the whole row, probes and curves included.\n",
-        "| arm | rate | seeds | own | other | none | mean | for 1,000 | in all |",
-        "|---|---|---|---|---|---|---|---|---|",
+        "windows of training, and for the whole row, probes and curves included. Rank: over how many directions the",
+        "embedding's numbers spread.\n",
+        "| arm | rate | seeds | own | other | none | mean | rank | for 1,000 | in all |",
+        "|---|---|---|---|---|---|---|---|---|---|",
     ]
     for name, lr in sorted({(row["arm"], row["lr"]) for row in trained if row["arm"] in TRAINED}):
         rows = [row for row in trained if (row["arm"], row["lr"]) == (name, lr)]
         kinds = ("own", "other", "none", "mean")
         cells = [spread([row["errors"][kind] for row in rows]) if rows[0]["errors"] else "" for kind in kinds]
         thousand = [1000 * row["train_s"] / row["windows"] for row in rows if "train_s" in row]
+        rank = [f"{mean(row['rank'] for row in rows):.0f}" if all("rank" in row for row in rows) else ""]
         seconds = [f"{mean(thousand):.1f}" if thousand else "", f"{mean(row['cpu_s'] for row in rows):.0f}"]
-        lines.append(f"| `{name}` | {lr:g} | {len(rows)} | {' | '.join(cells + seconds)} |")
-    return "\n".join(lines) if len(lines) > 5 else ""
+        lines.append(f"| `{name}` | {lr:g} | {len(rows)} | {' | '.join(cells + rank + seconds)} |")
+    return "\n".join(lines) if len(lines) > 6 else ""
 
 
 def curves(arms: Sequence[Row], probes: Probes) -> str:

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from bench.embedding_study.latent_targets import LatentTargets
 from bench.embedding_study.people import People, Windows
 from bench.embedding_study.unfinished import Ended, Unfinished
 from xmae_dist.core.seeds import generator
@@ -22,7 +23,7 @@ from xmae_dist.model import kinds
 from xmae_dist.model.diagnose import diagnose
 from xmae_dist.model.interface import ModelConfig, PretrainModel
 from xmae_dist.model.mask import masks
-from xmae_dist.model.xmae import XMAEConfig
+from xmae_dist.model.xmae import XMAE, XMAEConfig
 from xmae_dist.train.engines.optimizer import OptimizerConfig
 from xmae_dist.train.engines.torch import TorchEngine
 from xmae_dist.train.step.batch import seed_dropout
@@ -77,14 +78,18 @@ class Work:
 Look = Callable[[PretrainModel], Any]
 
 
-def train(config: XMAEConfig, run: Run, people: People, look: Look, kept: Unfinished) -> tuple[PretrainModel, Work]:
+def train(
+    config: XMAEConfig, run: Run, people: People, look: Look, kept: Unfinished, *, latent: bool = False
+) -> tuple[PretrainModel, Work]:
     """The trained model in evaluation mode, from where `kept` has it; `look(model)` at each point of the curve.
 
-    Raises Ended once `kept.ending` says so; what was done is kept.
+    With `latent` it learns an averaged teacher's tokens. Raises Ended once `kept.ending` says so; what was done is
+    kept.
     """
     model, (saved, found) = initial(config, run.seed), kept.newest()
+    taught = _taught(model, run.seed) if latent else None
     work, inputs = Work(**found), _Inputs(config, run, people)
-    engine = TorchEngine(model, optimizer=OptimizerConfig(), accumulation=1, saved=saved)
+    engine = TorchEngine(taught or model, optimizer=OptimizerConfig(), accumulation=1, saved=saved)
     points = {max(1, round(share * run.steps)) for share in CURVE}
     model.train()
     while work.step < run.steps:
@@ -93,6 +98,8 @@ def train(config: XMAEConfig, run: Run, people: People, look: Look, kept: Unfini
         engine.forward_backward(*inputs.at(work.step))
         work.step += 1
         engine.step(learning_rate(run.schedule, work.step * BATCH, run.steps * BATCH))
+        if taught is not None:
+            taught.follow()
         work.train_s += cpu_s() - began_s
         if work.step in points:
             work.curve.append([work.step * BATCH, look(model.eval())])
@@ -103,6 +110,13 @@ def train(config: XMAEConfig, run: Run, people: People, look: Look, kept: Unfini
         if ending:
             raise Ended
     return model.eval(), work
+
+
+def _taught(model: PretrainModel, seed: int) -> LatentTargets:
+    assert isinstance(model, XMAE)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return LatentTargets(model)
 
 
 class _Inputs:

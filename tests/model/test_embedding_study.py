@@ -13,9 +13,10 @@ import torch
 
 from bench.embedding_study import ceilings, comparing, page, training
 from bench.embedding_study.arms import NAMES, RATES, TOGETHER, TRAINED, UNTRAINED, fitted
+from bench.embedding_study.latent_targets import LatentTargets
 from bench.embedding_study.people import SPLIT, People, Windows, cohorts
 from bench.embedding_study.planning import Planned
-from bench.embedding_study.probing import SIMULATED, Moves, results
+from bench.embedding_study.probing import SIMULATED, Moves, effective_rank, results
 from bench.embedding_study.unfinished import Ended, Unfinished
 from xmae_dist.data.windows.spec import WindowSpec
 from xmae_dist.evaluate.results import Result
@@ -152,7 +153,7 @@ def test_an_arm_moves_to_the_chosen_rate_when_all_its_seeds_are_there() -> None:
     assert planned.compared("cross", done | {job.key for job in again}, losses) == again
 
 
-@pytest.mark.parametrize("arm", ["cross_beats", "cross_bottleneck"])
+@pytest.mark.parametrize("arm", ["cross_beats", "cross_bottleneck", "cross_latent"])
 def test_an_arm_that_was_stopped_goes_on_as_if_it_had_not_been(arm: str, tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     ppg_ML, ecg_ML = (torch.from_numpy(rng.normal(size=(96, 200))).half() for _ in range(2))
@@ -160,17 +161,44 @@ def test_an_arm_that_was_stopped_goes_on_as_if_it_had_not_been(arm: str, tmp_pat
         train=Windows(ppg_ML, ecg_ML, pa.table({"id": np.arange(96)})), beat_targets=torch.ones(96, 3)
     )
     config, run = fitted(TRAINED[arm], 200, 100.0), training.Run(seed=1, lr=1e-3, windows=8 * training.BATCH)
-    whole, work = training.train(config, run, people, lambda model: model.training, Unfinished(folder=tmp_path / "a"))
+    latent, first = TRAINED[arm].latent, Unfinished(folder=tmp_path / "a")
+    whole, work = training.train(config, run, people, lambda model: model.training, first, latent=latent)
     asked = iter([False] * 2 + [True])
+    stopped = Unfinished(folder=tmp_path / "b", ending=lambda: next(asked))
     with pytest.raises(Ended):
-        training.train(config, run, people, lambda _: 0, Unfinished(folder=tmp_path / "b", ending=lambda: next(asked)))
+        training.train(config, run, people, lambda _: 0, stopped, latent=latent)
     kept = Unfinished(folder=tmp_path / "b")
     assert kept.newest()[1]["step"] == 3 and len(kept.newest()[1]["curve"]) == 2
-    again, rest = training.train(config, run, people, lambda _: 0, kept)
+    again, rest = training.train(config, run, people, lambda _: 0, kept, latent=latent)
     assert [seen for seen, _ in rest.curve] == [32, 64, 128, 256] == [seen for seen, _ in work.curve]
     assert all(torch.equal(one, again.state_dict()[name]) for name, one in whole.state_dict().items())
     kept.clear()
     assert kept.newest() == (None, {})
+
+
+def test_the_teacher_follows_the_student_and_learns_nothing_itself() -> None:
+    model = training.initial(fitted(TRAINED["cross_latent"], 200, 100.0), 0)
+    taught = LatentTargets(model)
+    before = [weight.clone() for weight in taught.teacher.parameters()]
+    ppg_BL, ecg_BL = torch.randn(2, 4, 200).unbind()
+    mask_BN = torch.zeros(4, 20, dtype=torch.bool)
+    mask_BN[:, 4:] = True
+    taught(ppg_BL, ecg_BL, mask_BN, None, None, None).backward()
+    assert all(weight.grad is None for weight in taught.teacher.parameters())
+    assert all(weight.grad is not None for weight in model.parameters())
+    with torch.no_grad():
+        for weight in model.encoders["ecg"].parameters():
+            weight += 1.0
+    taught.follow()
+    moved = [now - old for now, old in zip(taught.teacher.parameters(), before, strict=True)]
+    assert all(torch.allclose(one, torch.full_like(one, 0.004), atol=1e-5) for one in moved)
+
+
+def test_rank_counts_directions() -> None:
+    rng = np.random.default_rng(0)
+    three = rng.normal(size=(4000, 3))
+    assert effective_rank(three) == pytest.approx(3, abs=0.02)
+    assert effective_rank(np.repeat(three, 4, axis=1)) == pytest.approx(3, abs=0.02)
 
 
 def test_targets_are_measured_once_and_again_when_the_detector_says_otherwise(tmp_path: Path) -> None:
