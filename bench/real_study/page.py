@@ -138,7 +138,7 @@ def _phones(told: Told, results: Sequence[Result], moves: Moves) -> str:
     lines = [
         "## Phones\n",
         "Linear probes on frozen encoders, windows of ten seconds. In the last column the paired difference to",
-        "features with its 95 % interval over groups (people of `butppg`, recordings of `welltory`); positive is better.\n",
+        "features with its 95 % interval over groups (people of `butppg`, recordings of `welltory`); more is better.\n",
         "| phone, task | groups, windows | arm | seeds | score | against features |\n|---|---|---|---|---|---|",
     ]
     for name, suite in PHONES.items():
