@@ -27,7 +27,7 @@ import numpy as np
 import torch
 
 from bench.embedding_study import ceilings, page, probing
-from bench.embedding_study.arms import NAMES, TOGETHER
+from bench.embedding_study.arms import ATTENTIVE, NAMES, TOGETHER
 from bench.embedding_study.people import People, made
 from bench.embedding_study.planning import Planned
 from bench.embedding_study.study import Embedding, Study
@@ -87,8 +87,9 @@ def _arguments() -> argparse.Namespace:
     if args.budget < 4 * 32 * 32:
         parser.error(f"--budget: {args.budget} windows; give at least {4 * 32 * 32}, so that curves have six points")
     for name in args.arms:
-        if TOGETHER.get(name, name) not in args.arms:
-            parser.error(f"--arms: {name!r} without {TOGETHER[name]!r}; name both")
+        other = {**TOGETHER, **ATTENTIVE}.get(name, name)
+        if other not in args.arms:
+            parser.error(f"--arms: {name!r} without {other!r}; name both")
     return args
 
 

@@ -74,7 +74,9 @@ SEEDLESS = ("features", "constant", *CEILINGS)
 """What no seed changes."""
 TOGETHER = {"features + cross_beats": "cross_beats", "features + cross": "cross", "features + random": "random"}
 """Features beside an embedding."""
-NAMES = (*UNTRAINED, *TRAINED, *TOGETHER)
+ATTENTIVE = {f"{name}, attentive": name for name in ("cross_beats", "cross", "contrastive_beats", "random")}
+"""An encoder whose readout is learned in the probe (`attentive`), on tasks of rhythm and timing alone; first seed."""
+NAMES = (*UNTRAINED, *TRAINED, *TOGETHER, *ATTENTIVE)
 
 
 def fitted(arm: Arm, length: int, rate_hz: float) -> XMAEConfig:

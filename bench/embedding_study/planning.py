@@ -11,7 +11,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from bench.embedding_study.arms import NAMES, RATES, SEEDLESS, TOGETHER, TRAINED, UNTRAINED
+from bench.embedding_study.arms import ATTENTIVE, NAMES, RATES, SEEDLESS, TOGETHER, TRAINED, UNTRAINED
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,6 +50,8 @@ class Planned:
         yield from (self._untrained(name, self.seeds[0]) for name in self._wanted(UNTRAINED))
         for seed in self.seeds:
             yield from self._of_seed(seed, {family: middle(family) for family in RATES})
+        for name in self._wanted(ATTENTIVE):
+            yield self._arm(name, self.seeds[0], self._first_rate(ATTENTIVE[name]))
         if not self.tried:
             return
         yield from (self.rate(family, lr) for family in self._families() for lr in RATES[family])
@@ -71,9 +73,8 @@ class Planned:
         `done` are keys of finished jobs.
         """
         name = TOGETHER.get(arm, arm)
-        if name not in TRAINED:
-            rates: tuple[float | None, ...] = (0.0,)
-        else:
+        rates: tuple[float | None, ...] = (self._first_rate(ATTENTIVE.get(arm, "random")),)
+        if name in TRAINED:
             family = TRAINED[name].family
             rates = (middle(family), self.chosen(family, losses))
         best: list[Job] = []
@@ -92,6 +93,9 @@ class Planned:
         for name in self._wanted((*UNTRAINED, *TOGETHER)):
             if name not in SEEDLESS and TOGETHER.get(name) not in TRAINED:
                 yield self._untrained(name, seed)
+
+    def _first_rate(self, name: str) -> float:
+        return middle(TRAINED[name].family) if name in TRAINED else 0.0
 
     def _arm(self, name: str, seed: int, lr: float) -> Job:
         return Job(kind="arm", arm=name, seed=seed, windows=self.budget if lr else 0, lr=lr)

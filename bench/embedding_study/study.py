@@ -12,15 +12,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bench.embedding_study import probing, training
-from bench.embedding_study.arms import RANDOM, TOGETHER, TRAINED, Arm, fitted
-from bench.embedding_study.people import People
+from bench.embedding_study import attentive, probing, training
+from bench.embedding_study.arms import ATTENTIVE, RANDOM, TOGETHER, TRAINED, Arm, fitted
+from bench.embedding_study.people import People, Windows
 from bench.embedding_study.planning import Job, Planned
 from bench.embedding_study.probing import Moves, Probes
 from bench.embedding_study.unfinished import Ended, Unfinished
 from bench.reconstruction_study.rows import rounded
 from xmae_dist.evaluate.encoders.features import pulse_features
 from xmae_dist.evaluate.results import Result, ResultTable
+from xmae_dist.evaluate.tasks import Suite
 from xmae_dist.model import bundle
 from xmae_dist.model.interface import PretrainModel
 from xmae_dist.model.xmae import XMAEConfig
@@ -102,22 +103,32 @@ class Study:
             about = self._train(job)
         elif job.arm in TOGETHER:
             about = {"with": TOGETHER[job.arm]}
+        if job.arm in ATTENTIVE:
+            return self._attentive(job)
         embedding_ME = self._embedding(job)
         probed_s = training.cpu_s()
-        found = probing.results(
-            *(job.arm, job.key, embedding_ME, self.people.probed, self.people.store.fingerprint, self.probes.suite)
-        )
+        found = probing.results(job.arm, job.key, embedding_ME, *self._asked)
+        numbers = {"numbers": embedding_ME.shape[1], "rank": probing.effective_rank(embedding_ME)}
+        return {**about, **numbers, **self._kept(job, found), "probes_s": training.cpu_s() - probed_s}
+
+    def _attentive(self, job: Job) -> Row:
+        of = Job(**{**asdict(job), "arm": ATTENTIVE[job.arm]})
+        model = self.model(of) if of.arm in TRAINED else self.random(job.seed)
+        return {"with": of.arm, **self._kept(job, attentive.results(job.arm, job.key, model, *self._asked))}
+
+    @property
+    def _asked(self) -> tuple[Windows, str, Suite]:
+        return self.people.probed, self.people.store.fingerprint, self.probes.suite
+
+    def _kept(self, job: Job, found: list[Result]) -> Row:
+        """Commits results; what a row says of them."""
         for result in found:
             self.table.commit(result)
         self._have.add(job.key)
         return {
-            **about,
-            "numbers": embedding_ME.shape[1],
-            "rank": probing.effective_rank(embedding_ME),
             "held_out": len(np.unique(self.people.probed.subjects)),
             "probed_windows": len(self.people.probed),
             "probes": {one.task.name: _score(one) for one in found},
-            "probes_s": training.cpu_s() - probed_s,
         }
 
     def _train(self, job: Job) -> Row:

@@ -11,14 +11,16 @@ import pyarrow as pa
 import pytest
 import torch
 
-from bench.embedding_study import ceilings, comparing, page, training
-from bench.embedding_study.arms import NAMES, RATES, TOGETHER, TRAINED, UNTRAINED, fitted
+from bench.embedding_study import attentive, ceilings, comparing, page, training
+from bench.embedding_study.arms import ATTENTIVE, NAMES, RATES, TOGETHER, TRAINED, UNTRAINED, fitted
 from bench.embedding_study.latent_targets import LatentTargets
 from bench.embedding_study.people import SPLIT, People, Windows, cohorts
 from bench.embedding_study.planning import Planned
 from bench.embedding_study.probing import SIMULATED, Moves, effective_rank, results
 from bench.embedding_study.unfinished import Ended, Unfinished
 from xmae_dist.data.windows.spec import WindowSpec
+from xmae_dist.evaluate.examples import Examples
+from xmae_dist.evaluate.members import Members
 from xmae_dist.evaluate.results import Result
 from xmae_dist.signals.beats import pulse_feet
 from xmae_dist.signals.filter import bandpass
@@ -132,9 +134,11 @@ def test_a_table_of_one_seed_is_whole_before_the_next_begins() -> None:
     jobs = list(Planned(NAMES, (0, 1), 4096).jobs({}))
     arms = [job for job in jobs if job.kind == "arm"]
     assert {job.arm for job in arms if job.seed == 0} == set(NAMES), "all at one rate, before any is chosen"
-    assert max(arms.index(job) for job in arms if job.seed == 0) < min(arms.index(job) for job in arms if job.seed == 1)
     names = [job.arm for job in arms]
-    assert all(names.index(both) > names.index(alone) for both, alone in TOGETHER.items())
+    assert {*names[-len(ATTENTIVE) :]} == {*ATTENTIVE}, "what is learned in the probe comes last"
+    seeds = [job.seed for job in arms if job.arm not in ATTENTIVE]
+    assert seeds == sorted(seeds)
+    assert all(names.index(both) > names.index(alone) for both, alone in {**TOGETHER, **ATTENTIVE}.items())
     assert [job.kind for job in jobs].index("rate") == len(arms), "rates are tried when all seeds are there"
     assert list(Planned(NAMES, (0, 1), 4096, tried=False).jobs({})) == arms
 
@@ -194,6 +198,44 @@ def test_the_teacher_follows_the_student_and_learns_nothing_itself() -> None:
     assert all(torch.allclose(one, torch.full_like(one, 0.004), atol=1e-5) for one in moved)
 
 
+def hidden(windows: int) -> tuple[torch.Tensor, np.ndarray]:
+    """Tokens of which one a window says its label, wherever it is; all others say anything."""
+    rng = np.random.default_rng(5)
+    tokens_MTD = rng.normal(size=(windows, 50, 4)).astype(np.float32)
+    tokens_MTD[:, :, 0] = 0.0
+    label_M, place_M = rng.normal(size=windows), rng.integers(50, size=windows)
+    tokens_MTD[np.arange(windows), place_M, 0] = 6.0
+    tokens_MTD[np.arange(windows), place_M, 1] = label_M
+    return torch.from_numpy(tokens_MTD), label_M
+
+
+def test_attention_finds_what_a_mean_hides() -> None:
+    tokens_MTD, label_M = hidden(600)
+    target_MC = torch.from_numpy(label_M[:, None]).float()
+    query_QD = attentive.learned(tokens_MTD[:400], target_MC[:400], "regression")
+    found = {"attended": attentive.attended(tokens_MTD, query_QD).numpy(), "mean": tokens_MTD.mean(dim=1).numpy()}
+    share = {}
+    for name, x_ME in found.items():
+        x_ME = np.c_[x_ME, np.ones(600)]
+        weight_E = np.linalg.lstsq(x_ME[:400], label_M[:400], rcond=None)[0]
+        share[name] = np.corrcoef(x_ME[400:] @ weight_E, label_M[400:])[0, 1] ** 2
+    assert share["attended"] > 0.8 and share["mean"] < 0.2
+
+
+def test_queries_are_learned_from_training_people_alone() -> None:
+    tokens_MTD, label_M = hidden(120)
+    ids = np.arange(120)
+
+    def features(y_N: np.ndarray) -> np.ndarray:
+        names = np.repeat([f"p{i}" for i in range(12)], 10)
+        units = Examples(y_N=y_N, subject_N=names, name_N=names, windows=Members.one_each(ids))
+        return attentive._Attention(units, tokens_MTD, ids, "regression").features(ids < 80)
+
+    other = np.where(ids < 80, label_M, label_M[::-1])
+    assert np.array_equal(features(label_M), features(other)), "labels of those held out change nothing"
+    assert not np.allclose(features(label_M), features(label_M[::-1].copy()))
+
+
 def test_rank_counts_directions() -> None:
     rng = np.random.default_rng(0)
     three = rng.normal(size=(4000, 3))
@@ -231,7 +273,7 @@ def _windows_of(recording: SimulatedRecording, name: str) -> np.ndarray:
 
 
 def test_arms_are_what_the_study_says() -> None:
-    assert set(NAMES) == {*TRAINED, *UNTRAINED, *TOGETHER}
+    assert set(NAMES) == {*TRAINED, *UNTRAINED, *TOGETHER, *ATTENTIVE}
     sizes = {(arm.config.width, arm.config.ppg_depth) for arm in TRAINED.values()}
     assert sizes == {(64, 1)}, "all of one size"
     assert {arm.family for arm in TRAINED.values()} == set(RATES) and all(len(set(r)) == 3 for r in RATES.values())
