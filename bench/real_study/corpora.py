@@ -20,7 +20,7 @@ from xmae_dist.data.store.materialise import StoreConfig, materialise
 from xmae_dist.data.store.window_store import WindowStore
 from xmae_dist.data.windows.spec import WindowSpec
 from xmae_dist.data.windows.split import SPLITS, SplitConfig
-from xmae_dist.ingest.formats.mapping import TableMapping, parse_mapping
+from xmae_dist.ingest.formats.mapping import parse_mapping
 from xmae_dist.ingest.run import IngestRequest, Manifest, ingest
 from xmae_dist.ingest.simulated import simulate_into
 from xmae_dist.simulate.cohorts import PRESETS
@@ -113,7 +113,7 @@ def _of_patients(recordings: Path, out: Path, spec: WindowSpec, probe_windows: i
 
 def _of_phone(name: str, mapping: Path, folder: Path, out: Path, *, stride_s: float) -> WindowStore:
     corpus = str(out / name / "corpus")
-    read: TableMapping = parse_mapping(mapping.read_text(), mapping.name)
+    read = parse_mapping(mapping.read_text(), mapping.name)
     ingest(IngestRequest(inputs=(str(folder),), corpus_url=corpus, cohort=name, mapping=read))
     spec = WindowSpec(require=("ppg",), stride_s=stride_s)
     store = materialise(corpus, str(out / name / "windows"), StoreConfig(spec=spec))
