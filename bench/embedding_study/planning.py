@@ -45,8 +45,11 @@ class Planned:
     tried: bool = True
     """Whether other learning rates than the middle ones are tried."""
 
-    def jobs(self, losses: Mapping[str, float]) -> Iterator[Job]:
+    def jobs(self, losses: Mapping[str, float]) -> list[Job]:
         """In order; arms at the chosen rates come once `losses` has all of an objective."""
+        return list(dict.fromkeys(self._in_order(losses)))
+
+    def _in_order(self, losses: Mapping[str, float]) -> Iterator[Job]:
         yield from (self._untrained(name, self.seeds[0]) for name in self._wanted(UNTRAINED))
         for seed in self.seeds:
             yield from self._of_seed(seed, {family: middle(family) for family in RATES})

@@ -131,7 +131,7 @@ def test_the_page_says_what_was_found(by_arm: dict[str, dict[str, list[Result]]]
 
 
 def test_a_table_of_one_seed_is_whole_before_the_next_begins() -> None:
-    jobs = list(Planned(NAMES, (0, 1), 4096).jobs({}))
+    jobs = Planned(NAMES, (0, 1), 4096).jobs({})
     arms = [job for job in jobs if job.kind == "arm"]
     assert {job.arm for job in arms if job.seed == 0} == set(NAMES), "all at one rate, before any is chosen"
     names = [job.arm for job in arms]
@@ -140,7 +140,7 @@ def test_a_table_of_one_seed_is_whole_before_the_next_begins() -> None:
     assert seeds == sorted(seeds)
     assert all(names.index(both) > names.index(alone) for both, alone in {**TOGETHER, **ATTENTIVE}.items())
     assert [job.kind for job in jobs].index("rate") == len(arms), "rates are tried when all seeds are there"
-    assert list(Planned(NAMES, (0, 1), 4096, tried=False).jobs({})) == arms
+    assert Planned(NAMES, (0, 1), 4096, tried=False).jobs({}) == arms
 
 
 def test_an_arm_moves_to_the_chosen_rate_when_all_its_seeds_are_there() -> None:
