@@ -145,10 +145,11 @@ def fold_models(
     x_NE: NDArray[np.floating], y_N: Floats, fold_N: Ints, *, kind: str, config: ProbeConfig
 ) -> dict[int, "Path"]:
     """The model of each outer fold, fitted to the other folds with a penalty chosen among those; its last is it."""
-    x_NE, target_NC = np.asarray(x_NE, float), targets(kind, y_N)
+    given_NE: Floats = np.asarray(x_NE, float)
+    target_NC = targets(kind, y_N)
     return {
-        fold: _solve(x_NE[fold_N != fold], target_NC[fold_N != fold], kind, config, config.penalties[: best + 1])
-        for fold, best in _choose_penalties(lambda _: x_NE, y_N, target_NC, fold_N, kind, config).items()
+        fold: _solve(given_NE[fold_N != fold], target_NC[fold_N != fold], kind, config, config.penalties[: best + 1])
+        for fold, best in _choose_penalties(lambda _: given_NE, y_N, target_NC, fold_N, kind, config).items()
     }
 
 
