@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: help setup demo challenge2015 test test-slow test-lowest test-newest lint format types docs pictures bench align-study model-study reconstruction-study cluster clean
+.PHONY: help setup demo challenge2015 test test-slow test-lowest test-newest lint format types docs pictures bench align-study model-study real-study reconstruction-study cluster clean
 .DEFAULT_GOAL := help
 
 help:  ## show this list
@@ -77,6 +77,9 @@ align-study: $(READY)  ## clocks found again on planted truth, and unrelated peo
 model-study: $(READY)  ## what frozen embeddings know, against every control: make model-study STUDY="--budget 32768 --seeds 0" (hours)
 	OMP_NUM_THREADS=1 $(BIN)/python -m bench.embedding_study $(STUDY)
 
+real-study: $(READY)  ## encoders on patients and phones: make real-study DATA=folder STUDY="--minutes 60" (hours)
+	OMP_NUM_THREADS=1 $(BIN)/python -m bench.real_study --data $(DATA) $(STUDY)
+
 reconstruction-study: $(READY)  ## paper, published and controls on an equal budget: make reconstruction-study RECORDINGS=folder (optional)
 	OMP_NUM_THREADS=1 $(BIN)/python -m bench.reconstruction_study $(if $(RECORDINGS),--recordings $(RECORDINGS))
 
@@ -84,4 +87,4 @@ cluster: $(READY)  ## a local Ray cluster and an S3 server to play with, until C
 	$(BIN)/python cluster/local.py $(OPTIONS)
 
 clean:  ## remove what the targets made
-	rm -rf $(VENV) $(LOWEST) $(NEWEST) demo-out pictures-out challenge2015-out model-study-out reconstruction-study-out build dist *.egg-info
+	rm -rf $(VENV) $(LOWEST) $(NEWEST) demo-out pictures-out challenge2015-out model-study-out real-study-out reconstruction-study-out build dist *.egg-info

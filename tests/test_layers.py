@@ -61,7 +61,7 @@ FLOORS: dict[str, list[set[str]]] = {
         {"embedding", "finetune", "transfer"},
         {"run"},
         {"protocols"},
-        {"chosen", "results", "kept"},
+        {"chosen", "results", "kept", "environment"},
         {"gathering"},
         {"examples"},
         {"pooling", "labels", "names"},

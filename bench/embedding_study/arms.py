@@ -21,6 +21,8 @@ class Arm:
     config: XMAEConfig
     family: str
     about: str
+    latent: bool = False
+    """Whether targets are an averaged teacher's tokens (`latent_targets`)."""
 
 
 def _preset(name: str) -> XMAEConfig:
@@ -30,10 +32,11 @@ def _preset(name: str) -> XMAEConfig:
 
 
 TRAINED: dict[str, Arm] = {
-    "cross_beats": Arm(_preset("tiny_beats"), "cross", "masked ECG from PPG, with auxiliary heads"),
     "cross": Arm(_preset("tiny"), "cross", "masked ECG from PPG"),
-    "contrastive_beats": Arm(_preset("clip_beats"), "contrastive", "PPG against ECG, with auxiliary heads"),
+    "cross_beats": Arm(_preset("tiny_beats"), "cross", "masked ECG from PPG, with auxiliary heads"),
+    "ppg_autoencoder": Arm(_preset("ppg_mae_75"), "ppg_autoencoder", "masked PPG from PPG, 75 %"),
     "contrastive": Arm(_preset("clip"), "contrastive", "PPG against ECG"),
+    "contrastive_beats": Arm(_preset("clip_beats"), "contrastive", "PPG against ECG, with auxiliary heads"),
     "cross_agreement": Arm(
         dataclasses.replace(_preset("tiny"), agreement_weight=0.03),
         "cross",
@@ -44,8 +47,14 @@ TRAINED: dict[str, Arm] = {
         "cross",
         "cross, three of ten windows read by a summary alone",
     ),
-    "ppg_autoencoder": Arm(_preset("ppg_mae_75"), "ppg_autoencoder", "masked PPG from PPG, 75 %"),
+    "cross_latent": Arm(
+        _preset("tiny"),
+        "cross",
+        "tokens of an averaged teacher from PPG, raw ECG at a tenth of the weight",
+        latent=True,
+    ),
 }
+"""In the order in which they are trained."""
 RATES: dict[str, tuple[float, float, float]] = {
     "cross": (1e-3, 2e-3, 4e-3),
     "ppg_autoencoder": (1e-3, 2e-3, 4e-3),
@@ -65,7 +74,9 @@ SEEDLESS = ("features", "constant", *CEILINGS)
 """What no seed changes."""
 TOGETHER = {"features + cross_beats": "cross_beats", "features + cross": "cross", "features + random": "random"}
 """Features beside an embedding."""
-NAMES = (*UNTRAINED, *TRAINED, *TOGETHER)
+ATTENTIVE = {f"{name}, attentive": name for name in ("cross_beats", "cross", "contrastive_beats", "random")}
+"""An encoder whose readout is learned in the probe (`attentive`), on tasks of rhythm and timing alone; first seed."""
+NAMES = (*UNTRAINED, *TRAINED, *TOGETHER, *ATTENTIVE)
 
 
 def fitted(arm: Arm, length: int, rate_hz: float) -> XMAEConfig:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from bench.embedding_study.arms import CEILINGS, SEEDLESS, TOGETHER, TRAINED
+from bench.embedding_study.arms import ATTENTIVE, CEILINGS, SEEDLESS, TOGETHER, TRAINED
 from bench.embedding_study.probing import Moves
 from xmae_dist.evaluate.results import Result
 from xmae_dist.evaluate.scores.bootstrap import Interval, holm
@@ -71,9 +71,10 @@ def share(value: float, chance: float, ceiling: float) -> float:
 def pairs(arms: Iterable[str]) -> list[tuple[str, str]]:
     """Leads against all that is no ceiling, and what an embedding adds to features."""
     there = list(arms)
-    rivals = [name for name in there if name not in (*CEILINGS, "constant", *TOGETHER)]
+    rivals = [name for name in there if name not in (*CEILINGS, "constant", *TOGETHER, *ATTENTIVE)]
     found = [(lead, other) for lead in LEADS if lead in there for other in rivals if other != lead]
     both = [(name, "features") for name in TOGETHER if name in there and "features" in there]
+    found += [(name, fixed) for name, fixed in ATTENTIVE.items() if {name, fixed} <= set(there)]
     return found + both + [(name, TOGETHER[name]) for name in TOGETHER if name in there and TOGETHER[name] in TRAINED]
 
 

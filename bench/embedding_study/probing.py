@@ -23,15 +23,27 @@ from xmae_dist.evaluate.results import Result
 from xmae_dist.evaluate.run import EvaluateConfig, draws_of, fit, folds_of, plan
 from xmae_dist.evaluate.scores.bootstrap import Interval, interval, point, replicates, stretch
 from xmae_dist.evaluate.scores.metrics import METRICS
-from xmae_dist.evaluate.tasks import Task, load_suite
+from xmae_dist.evaluate.tasks import Suite, Task, load_suite
 from xmae_dist.model.interface import PretrainModel
 from xmae_dist.model.readout import READOUTS
 
 CONFIG = EvaluateConfig(n_train_replicates=100, max_windows_per_subject=16, pooling="moments")
 """For all arms alike: recordings and people are mean, spread and extremes of all their probed windows."""
-SUITE = load_suite("simulated")
-CURVE_TASKS = ("heart_rate", "respiration_rate", "sdnn", "age", "sbp", "pulse_arrival", "pulse_arrival_change")
-"""Tasks of the curves: regressions, whose probes are cheap."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Probes:
+    """What is asked of every embedding."""
+
+    suite: Suite
+    curve_tasks: tuple[str, ...]
+    """Tasks of the curves: regressions, whose probes are cheap."""
+
+
+SIMULATED = Probes(
+    load_suite("simulated"),
+    ("heart_rate", "respiration_rate", "sdnn", "age", "sbp", "pulse_arrival", "pulse_arrival_change"),
+)
 READOUT = READOUTS["spectrum"]
 """Of every model, trained or not."""
 _AT_ONCE = 256
@@ -44,10 +56,21 @@ def embedded(model: PretrainModel, ppg_ML: Tensor) -> NDArray[np.float32]:
     return torch.cat(parts).numpy()
 
 
-def results(arm: str, identity: str, embedding_ME: NDArray[np.floating], windows: Windows, store: str) -> list[Result]:
+def effective_rank(embedding_ME: NDArray[np.floating]) -> float:
+    """Over how many directions the standardised numbers spread: exp of the entropy of their shares of variance."""
+    z_ME = np.asarray(embedding_ME, float) - embedding_ME.mean(axis=0)
+    z_ME /= np.maximum(z_ME.std(axis=0), 1e-9)
+    share_E = np.linalg.eigvalsh(z_ME.T @ z_ME)
+    share_E = share_E[share_E > 1e-9 * max(share_E.max(), 1e-9)] / max(share_E.sum(), 1e-9)
+    return float(np.exp(-np.sum(share_E * np.log(share_E))))
+
+
+def results(
+    arm: str, identity: str, embedding_ME: NDArray[np.floating], windows: Windows, store: str, suite: Suite
+) -> list[Result]:
     """Of every task that these people can carry; `identity` names what the embedding is, the seed included."""
     spec = EncoderSpec(name=arm, kind="bundle", identity=identity)
-    planned = plan(SUITE, (spec,), [windows.table], store, CONFIG, skip_unusable=True)
+    planned = plan(suite, (spec,), [windows.table], store, CONFIG, skip_unusable=True)
     ids_M = windows.table["window_id"].to_numpy()
     found = []
     for request in planned.requests:
@@ -56,11 +79,11 @@ def results(arm: str, identity: str, embedding_ME: NDArray[np.floating], windows
     return found
 
 
-def values(embedding_ME: NDArray[np.floating], windows: Windows) -> dict[str, float]:
+def values(embedding_ME: NDArray[np.floating], windows: Windows, probes: Probes) -> dict[str, float]:
     """Scores of the curve's tasks, without intervals."""
     return {
         task.name: score
-        for task in SUITE.only(CURVE_TASKS).tasks
+        for task in probes.suite.only(probes.curve_tasks).tasks
         if (score := _value(task, embedding_ME, windows)) is not None
     }
 

@@ -4,19 +4,28 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pyarrow as pa
 import pytest
+import torch
 
-from bench.embedding_study import ceilings, comparing, page
-from bench.embedding_study.arms import NAMES, RATES, TOGETHER, TRAINED, UNTRAINED
-from bench.embedding_study.people import SPLIT, Windows, cohorts
-from bench.embedding_study.probing import Moves, results
+from bench.embedding_study import attentive, ceilings, comparing, page, training
+from bench.embedding_study.arms import ATTENTIVE, NAMES, RATES, TOGETHER, TRAINED, UNTRAINED, fitted
+from bench.embedding_study.latent_targets import LatentTargets
+from bench.embedding_study.people import SPLIT, People, Windows, cohorts
+from bench.embedding_study.planning import Planned
+from bench.embedding_study.probing import SIMULATED, Moves, effective_rank, results
+from bench.embedding_study.unfinished import Ended, Unfinished
 from xmae_dist.data.windows.spec import WindowSpec
+from xmae_dist.evaluate.examples import Examples
+from xmae_dist.evaluate.members import Members
 from xmae_dist.evaluate.results import Result
 from xmae_dist.signals.beats import pulse_feet
-from xmae_dist.simulate.cohorts import simulate_subject, subject_id, worn
+from xmae_dist.signals.filter import bandpass
+from xmae_dist.signals.normalize import minmax
+from xmae_dist.simulate.cohorts import SimulatedRecording, simulate_subject, subject_id, worn
 
 PEOPLE, EACH = 40, 6
 SPECS = tuple(dataclasses.replace(spec, minutes=1.0) for spec in cohorts(4))
@@ -78,7 +87,7 @@ def probed(arm: str, noise: float, seed: int = 0) -> list[Result]:
         if noise < 0
         else age[:, None] + noise * np.random.default_rng(seed).normal(size=(len(person), 1))
     )
-    return results(arm, f"{arm}-{seed}", embedding, Windows(None, None, table), "made")
+    return results(arm, f"{arm}-{seed}", embedding, Windows(None, None, table), "made", SIMULATED.suite)
 
 
 @pytest.fixture(scope="module")
@@ -113,7 +122,7 @@ def test_a_difference_is_that_of_the_mean_scores(by_arm: dict[str, dict[str, lis
 
 
 def test_the_page_says_what_was_found(by_arm: dict[str, dict[str, list[Result]]], tmp_path: Path) -> None:
-    page.write(tmp_path / "page.md", tmp_path / "differences.jsonl", [], by_arm, 64, Moves())
+    page.write(tmp_path / "page.md", tmp_path / "differences.jsonl", page.Told([], [], 64), by_arm, Moves())
     text = (tmp_path / "page.md").read_text()
     assert "- against `random`: better on 1 (1 after Holm), worse on 0 (0).\n" in text
     assert "| `cross` | `random` | 2 | 1 (1) | 0 (0) | 0 | 0 of 1 |" in text
@@ -121,8 +130,150 @@ def test_the_page_says_what_was_found(by_arm: dict[str, dict[str, list[Result]]]
     assert len((tmp_path / "differences.jsonl").read_text().splitlines()) == 2
 
 
+def test_a_table_of_one_seed_is_whole_before_the_next_begins() -> None:
+    jobs = Planned(NAMES, (0, 1), 4096).jobs({})
+    arms = [job for job in jobs if job.kind == "arm"]
+    assert {job.arm for job in arms if job.seed == 0} == set(NAMES), "all at one rate, before any is chosen"
+    names = [job.arm for job in arms]
+    assert {*names[-len(ATTENTIVE) :]} == {*ATTENTIVE}, "what is learned in the probe comes last"
+    seeds = [job.seed for job in arms if job.arm not in ATTENTIVE]
+    assert seeds == sorted(seeds)
+    assert all(names.index(both) > names.index(alone) for both, alone in {**TOGETHER, **ATTENTIVE}.items())
+    assert [job.kind for job in jobs].index("rate") == len(arms), "rates are tried when all seeds are there"
+    assert Planned(NAMES, (0, 1), 4096, tried=False).jobs({}) == arms
+
+
+def test_an_arm_moves_to_the_chosen_rate_when_all_its_seeds_are_there() -> None:
+    planned = Planned(("cross",), (0, 1), 4096)
+    tried = [job for job in planned.jobs({}) if job.kind == "rate"]
+    losses = {job.key: loss for job, loss in zip(tried, (0.3, 0.2, 0.1), strict=True)}
+    assert planned.chosen("cross", dict(list(losses.items())[:2])) is None
+    at_first = [job for job in planned.jobs({}) if job.kind == "arm"]
+    again = [job for job in planned.jobs(losses) if job.kind == "arm" and job not in at_first]
+    assert [job.lr for job in at_first] == [2e-3, 2e-3] and [job.lr for job in again] == [4e-3, 4e-3]
+    done = {job.key for job in at_first}
+    assert planned.compared("cross", done, losses) == at_first
+    assert planned.compared("cross", done | {again[0].key}, losses) == at_first
+    assert planned.compared("cross", done | {job.key for job in again}, losses) == again
+
+
+@pytest.mark.parametrize("arm", ["cross_beats", "cross_bottleneck", "cross_latent"])
+def test_an_arm_that_was_stopped_goes_on_as_if_it_had_not_been(arm: str, tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    ppg_ML, ecg_ML = (torch.from_numpy(rng.normal(size=(96, 200))).half() for _ in range(2))
+    people = SimpleNamespace(
+        train=Windows(ppg_ML, ecg_ML, pa.table({"id": np.arange(96)})), beat_targets=torch.ones(96, 3)
+    )
+    config, run = fitted(TRAINED[arm], 200, 100.0), training.Run(seed=1, lr=1e-3, windows=8 * training.BATCH)
+    latent, first = TRAINED[arm].latent, Unfinished(folder=tmp_path / "a")
+    whole, work = training.train(config, run, people, lambda model: model.training, first, latent=latent)
+    asked = iter([False] * 2 + [True])
+    stopped = Unfinished(folder=tmp_path / "b", ending=lambda: next(asked))
+    with pytest.raises(Ended):
+        training.train(config, run, people, lambda _: 0, stopped, latent=latent)
+    kept = Unfinished(folder=tmp_path / "b")
+    assert kept.newest()[1]["step"] == 3 and len(kept.newest()[1]["curve"]) == 2
+    again, rest = training.train(config, run, people, lambda _: 0, kept, latent=latent)
+    assert [seen for seen, _ in rest.curve] == [32, 64, 128, 256] == [seen for seen, _ in work.curve]
+    assert all(torch.equal(one, again.state_dict()[name]) for name, one in whole.state_dict().items())
+    kept.clear()
+    assert kept.newest() == (None, {})
+
+
+def test_the_teacher_follows_the_student_and_learns_nothing_itself() -> None:
+    model = training.initial(fitted(TRAINED["cross_latent"], 200, 100.0), 0)
+    taught = LatentTargets(model)
+    before = [weight.clone() for weight in taught.teacher.parameters()]
+    ppg_BL, ecg_BL = torch.randn(2, 4, 200).unbind()
+    mask_BN = torch.zeros(4, 20, dtype=torch.bool)
+    mask_BN[:, 4:] = True
+    taught(ppg_BL, ecg_BL, mask_BN, None, None, None).backward()
+    assert all(weight.grad is None for weight in taught.teacher.parameters())
+    assert all(weight.grad is not None for weight in model.parameters())
+    with torch.no_grad():
+        for weight in model.encoders["ecg"].parameters():
+            weight += 1.0
+    taught.follow()
+    moved = [now - old for now, old in zip(taught.teacher.parameters(), before, strict=True)]
+    assert all(torch.allclose(one, torch.full_like(one, 0.004), atol=1e-5) for one in moved)
+
+
+def hidden(windows: int) -> tuple[torch.Tensor, np.ndarray]:
+    """Tokens of which one a window says its label, wherever it is; all others say anything."""
+    rng = np.random.default_rng(5)
+    tokens_MTD = rng.normal(size=(windows, 50, 4)).astype(np.float32)
+    tokens_MTD[:, :, 0] = 0.0
+    label_M, place_M = rng.normal(size=windows), rng.integers(50, size=windows)
+    tokens_MTD[np.arange(windows), place_M, 0] = 6.0
+    tokens_MTD[np.arange(windows), place_M, 1] = label_M
+    return torch.from_numpy(tokens_MTD), label_M
+
+
+def test_attention_finds_what_a_mean_hides() -> None:
+    tokens_MTD, label_M = hidden(600)
+    target_MC = torch.from_numpy(label_M[:, None]).float()
+    query_QD = attentive.learned(tokens_MTD[:400], target_MC[:400], "regression")
+    found = {"attended": attentive.attended(tokens_MTD, query_QD).numpy(), "mean": tokens_MTD.mean(dim=1).numpy()}
+    share = {}
+    for name, x_ME in found.items():
+        x_ME = np.c_[x_ME, np.ones(600)]
+        weight_E = np.linalg.lstsq(x_ME[:400], label_M[:400], rcond=None)[0]
+        share[name] = np.corrcoef(x_ME[400:] @ weight_E, label_M[400:])[0, 1] ** 2
+    assert share["attended"] > 0.8 and share["mean"] < 0.2
+
+
+def test_queries_are_learned_from_training_people_alone() -> None:
+    tokens_MTD, label_M = hidden(120)
+    ids = np.arange(120)
+
+    def features(y_N: np.ndarray) -> np.ndarray:
+        names = np.repeat([f"p{i}" for i in range(12)], 10)
+        units = Examples(y_N=y_N, subject_N=names, name_N=names, windows=Members.one_each(ids))
+        return attentive._Attention(units, tokens_MTD, ids, "regression").features(ids < 80)
+
+    other = np.where(ids < 80, label_M, label_M[::-1])
+    assert np.array_equal(features(label_M), features(other)), "labels of those held out change nothing"
+    assert not np.allclose(features(label_M), features(label_M[::-1].copy()))
+
+
+def test_rank_counts_directions() -> None:
+    rng = np.random.default_rng(0)
+    three = rng.normal(size=(4000, 3))
+    assert effective_rank(three) == pytest.approx(3, abs=0.02)
+    assert effective_rank(np.repeat(three, 4, axis=1)) == pytest.approx(3, abs=0.02)
+
+
+def test_targets_are_measured_once_and_again_when_the_detector_says_otherwise(tmp_path: Path) -> None:
+    recording = simulate_subject(SPECS[0], 0)[0]
+    signals = [torch.from_numpy(_windows_of(recording, name)) for name in ("ppg", "ecg")]
+    store = SimpleNamespace(spec=WindowSpec(), fingerprint="made")
+
+    def people() -> People:
+        found = People(store, SPECS, 2, tmp_path)
+        found.__dict__["train"] = Windows(*signals, pa.table({"id": np.arange(len(signals[0]))}))
+        return found
+
+    told_MK = people().beat_targets
+    path = tmp_path / "beats-made.npy"
+    assert told_MK.shape == (6, 3) and told_MK[:, 0].isfinite().all()
+    assert torch.equal(people().beat_targets.nan_to_num(), told_MK.nan_to_num())
+    np.save(path, told_MK.numpy() + 1)
+    assert torch.equal(people().beat_targets.nan_to_num(), told_MK.nan_to_num())
+    assert np.array_equal(np.load(path), told_MK.numpy(), equal_nan=True)
+
+
+def _windows_of(recording: SimulatedRecording, name: str) -> np.ndarray:
+    """Six windows of 10 s at 100 Hz of a channel."""
+    channel = recording.channels[name]
+    at = np.arange(6000) * channel.rate_hz / 100.0
+    signal = np.interp(at, np.arange(len(channel.raw)), channel.raw * channel.scale)
+    return minmax(bandpass(signal, 100.0, (0.5, 8.0) if name == "ppg" else (0.5, 40.0)).reshape(6, 1000))[0].astype(
+        np.float32
+    )
+
+
 def test_arms_are_what_the_study_says() -> None:
-    assert set(NAMES) == {*TRAINED, *UNTRAINED, *TOGETHER}
+    assert set(NAMES) == {*TRAINED, *UNTRAINED, *TOGETHER, *ATTENTIVE}
     sizes = {(arm.config.width, arm.config.ppg_depth) for arm in TRAINED.values()}
     assert sizes == {(64, 1)}, "all of one size"
     assert {arm.family for arm in TRAINED.values()} == set(RATES) and all(len(set(r)) == 3 for r in RATES.values())

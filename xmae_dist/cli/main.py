@@ -37,6 +37,7 @@ COMMANDS: dict[str, str] = {
     "export-encoder": "write the encoder of a bundle as one file: ONNX, or a torch.export program",
     "evaluate": "probe encoders on downstream tasks in parallel, with controls and subject-wise intervals",
     "report": "write the evaluation report again from stored results",
+    "leaderboard": "put the encoders of several evaluations, yours or not, into one table",
     "ppg-bench": "write what the PPG-Bench program needs to evaluate an exported encoder",
     "serve-encoder": "run an encoder as a program: raw PPG windows in, embeddings out, over a pipe",
     "embed": "write embeddings of one cohort to the embedding table, in one commit",

@@ -20,6 +20,7 @@ from xmae_dist.cluster.fanout import connect
 from xmae_dist.cluster.gpus import to_ask_for
 from xmae_dist.core.progress import progress
 from xmae_dist.data.store.window_store import WindowStore
+from xmae_dist.evaluate import environment
 from xmae_dist.evaluate.embedding import embed, fetched, let_go
 from xmae_dist.evaluate.encoders.spec import EncoderSpec
 from xmae_dist.evaluate.examples import Examples
@@ -42,6 +43,7 @@ def run_fits(plan: Plan, store: WindowStore, out_url: str, *, gpus: float | None
     committed = table.committed()
     missing = [r for r in plan.requests if r.request not in committed]
     if missing:
+        environment.remember(out_url, [r.request for r in missing])
         connect(store_bytes=None)  # features are in it
         examples = {name: Put.of(found) for name, found in plan.examples_of_task.items()}
         with progress("evaluate", len(missing), "fits") as shown:
@@ -150,6 +152,7 @@ def run_rows(plan: TransferPlan, store: WindowStore, out_url: str, *, gpus: floa
     for row in missing:
         by_encoder.setdefault(row.encoder.identity, []).append(row)
     if missing:
+        environment.remember(out_url, [row.request for row in missing])
         connect(store_bytes=None)
         conditions: dict[tuple[str, str], Any] = {key: ray.put(dict(units)) for key, units in plan.conditions.items()}
     with progress("transfer", len(missing), "rows") as shown:

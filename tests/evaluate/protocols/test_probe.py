@@ -6,7 +6,7 @@ from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.preprocessing import StandardScaler
 
 from xmae_dist.core.errors import InputError
-from xmae_dist.evaluate.protocols.probe import ProbeConfig, _solve, cross_fit, targets
+from xmae_dist.evaluate.protocols.probe import ProbeConfig, _solve, cross_fit, learned_fit, targets
 from xmae_dist.evaluate.scores.folds import check_disjoint, check_folds, constant_folds, subject_folds
 
 
@@ -138,3 +138,21 @@ def test_people_are_dealt_again_where_a_fold_would_see_one_class() -> None:
             fold_N = subject_folds(code_N.astype(np.str_), y_N, kind="binary", n_folds=5, seed=seed, task="rare")
             assert not constant_folds(y_N, fold_N) and len(np.unique(fold_N)) == 5
             check_folds(code_N.astype(np.str_), y_N, fold_N, kind="binary", task="rare")
+
+
+def test_features_are_learned_without_whoever_is_judged() -> None:
+    rng = np.random.default_rng(3)
+    x_NE, subject_N = rng.normal(size=(60, 3)), np.array([f"s{i // 2:02d}" for i in range(60)])
+    y_N, fold_N = x_NE[:, 0] + rng.normal(size=60), np.arange(60) // 2 % 5
+    asked: list[np.ndarray] = []
+
+    def features(train_N: np.ndarray) -> np.ndarray:
+        asked.append(train_N)
+        return x_NE
+
+    given = {"kind": "regression", "config": ProbeConfig(), "task": "t"}
+    learned = learned_fit(features, y_N, subject_N, fold_N, **given)
+    assert np.array_equal(learned.linear_NC, cross_fit(x_NE, y_N, subject_N, fold_N, **given).linear_NC)
+    left_out = [tuple(np.unique(fold_N[~train_N])) for train_N in asked]
+    assert sorted(left_out) == sorted([*((k,) for k in range(5)), *((a, b) for b in range(5) for a in range(b))])
+    assert all(np.isin(fold_N[train_N], out).sum() == 0 for train_N, out in zip(asked, left_out, strict=True))

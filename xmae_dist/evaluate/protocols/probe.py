@@ -11,7 +11,7 @@ one-against-rest logistic models whose probabilities are normalised. Legend: N u
 (intercept last), K folds, P penalties, C prediction columns.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from itertools import combinations
 
@@ -27,6 +27,8 @@ from xmae_dist.evaluate.scores.metrics import sum_by
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
+Learned = Callable[[NDArray[np.bool_]], Floats]
+"""Features of all units, (N, E), by what was learned of those units alone that are True."""
 REUSE_STEPS = 12
 CHUNK_CELLS = 4_000_000
 SMALLEST_CURVATURE = 1e-8
@@ -95,14 +97,34 @@ def cross_fit(
     task: str,
 ) -> Fit:
     """Nested cross-validated predictions of `y_N`. Raises InputError before any fit when folds leak or lack classes."""
+    x_NE = np.asarray(x_NE, float)
+    return learned_fit(lambda _: x_NE, y_N, subject_N, fold_N, kind=kind, config=config, task=task)
+
+
+def learned_fit(
+    features: Learned,
+    y_N: Floats,
+    subject_N: NDArray[np.str_],
+    fold_N: Ints,
+    *,
+    kind: str,
+    config: ProbeConfig,
+    task: str,
+) -> Fit:
+    """As `cross_fit`, on features that are themselves learned: from the training units of each fit alone.
+
+    What resampling does to training is then told of the linear model, not of the features.
+    """
     check_folds(subject_N, y_N, fold_N, kind=kind, task=task)
-    x_NE, target_NC = np.asarray(x_NE, float), targets(kind, y_N)
+    target_NC = targets(kind, y_N)
     code_N = np.unique(subject_N, return_inverse=True)[1]
     linear_NC = np.zeros(target_NC.shape)
     influence: list[Influence] = []
-    models = fold_models(x_NE, y_N, fold_N, kind=kind, config=config)
-    for fold, path in models.items():
+    models: dict[int, Path] = {}
+    for fold, best in _choose_penalties(features, y_N, target_NC, fold_N, kind, config).items():
         test_N = fold_N == fold
+        x_NE = features(~test_N)
+        path = models[fold] = _solve(x_NE[~test_N], target_NC[~test_N], kind, config, config.penalties[: best + 1])
         linear_NC[test_N] = path(x_NE[test_N])[-1]
         influence += path.influence(
             x_NE[~test_N], target_NC[~test_N], code_N[~test_N], code_N.max() + 1, x_NE, np.flatnonzero(test_N)
@@ -123,33 +145,28 @@ def fold_models(
     x_NE: NDArray[np.floating], y_N: Floats, fold_N: Ints, *, kind: str, config: ProbeConfig
 ) -> dict[int, "Path"]:
     """The model of each outer fold, fitted to the other folds with a penalty chosen among those; its last is it."""
-    x_NE, target_NC = np.asarray(x_NE, float), targets(kind, y_N)
-    folds = [int(k) for k in np.unique(fold_N)]
-    best_K = _choose_penalties(x_NE, y_N, target_NC, fold_N, folds, kind, config)
+    given_NE: Floats = np.asarray(x_NE, float)
+    target_NC = targets(kind, y_N)
     return {
-        fold: _solve(x_NE[fold_N != fold], target_NC[fold_N != fold], kind, config, config.penalties[: best + 1])
-        for best, fold in zip(best_K, folds, strict=True)
+        fold: _solve(given_NE[fold_N != fold], target_NC[fold_N != fold], kind, config, config.penalties[: best + 1])
+        for fold, best in _choose_penalties(lambda _: given_NE, y_N, target_NC, fold_N, kind, config).items()
     }
 
 
 def _choose_penalties(
-    x_NE: NDArray[np.floating],
-    y_N: Floats,
-    target_NC: Floats,
-    fold_N: Ints,
-    folds: list[int],
-    kind: str,
-    config: ProbeConfig,
-) -> Ints:
-    """Index of the penalty with the least loss on the other folds, for each outer fold (K,)."""
+    features: Learned, y_N: Floats, target_NC: Floats, fold_N: Ints, kind: str, config: ProbeConfig
+) -> dict[int, int]:
+    """Index of the penalty with the least loss on the other folds, for each outer fold."""
+    folds = [int(k) for k in np.unique(fold_N)]
     loss_KP = np.zeros((len(folds), len(config.penalties)))
     for a, b in combinations(range(len(folds)), 2):
         train_N = (fold_N != folds[a]) & (fold_N != folds[b])
+        x_NE = features(train_N)
         path = _solve(x_NE[train_N], target_NC[train_N], kind, config, config.penalties)
         for test, validate in ((a, b), (b, a)):
             held_N = fold_N == folds[validate]
             loss_KP[test] += [loss(kind, y_N[held_N], respond(kind, p)) * held_N.sum() for p in path(x_NE[held_N])]
-    return loss_KP.argmin(axis=1)
+    return dict(zip(folds, loss_KP.argmin(axis=1).tolist(), strict=True))
 
 
 def select_and_solve(

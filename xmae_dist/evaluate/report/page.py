@@ -40,12 +40,17 @@ dl { display:grid; grid-template-columns:max-content 1fr; gap:.2rem 1rem; font-s
 dt { color:var(--quiet); } dd { margin:0; }
 @media (max-width:600px) { main { padding:1.2rem .8rem 3rem; } table { font-size:.8rem; } .bar { width:56px; }
  th, td { padding:.3rem .32rem; } ul { padding-left:1.1rem; } dl { grid-template-columns:1fr; } }
-@media print { nav { display:none; } main { max-width:none; padding:0; } body { font-size:10.5pt; }
+details { color:var(--quiet); font-size:.8rem; } details code { margin-right:.4em; }
+@media print { nav, details { display:none; } main { max-width:none; padding:0; } body { font-size:10.5pt; }
  h2, h3 { break-after:avoid; }
  figure, tr, .card { break-inside:avoid; } figure h3 { margin-top:.4rem; }
  td, th { padding:.22rem .4rem; } figure img { max-height:235mm; } .scroll { overflow:visible; } a { color:inherit; }
  @page { margin:16mm 14mm; } }
 """
+
+
+RESULTS, CELLS = "results.parquet", "transfer.parquet"
+"""Files beside the page that its figures are made from."""
 
 
 def document(title: str, body: Iterable[str]) -> str:
@@ -99,9 +104,18 @@ def definitions(pairs: Iterable[tuple[str, str]]) -> str:
     return "<dl>" + "".join(f"<dt>{text(name)}</dt><dd>{value}</dd>" for name, value in pairs) + "</dl>"
 
 
-def picture(figure: Figure | bytes, alternative: str, caption: str = "", *, title: str = "") -> str:
+def picture(
+    figure: Figure | bytes,
+    alternative: str,
+    caption: str = "",
+    *,
+    title: str = "",
+    rows: Iterable[str] = (),
+    file: str = RESULTS,
+) -> str:
     """An <img> with the PNG inside the page; `alternative` says what it shows to those who cannot see it. A `title`
-    stays with its picture on paper."""
+    stays with its picture on paper. `rows`: requests of the rows of `file` that it was made from.
+    """
     if isinstance(figure, Figure):
         buffer = io.BytesIO()
         figure.savefig(buffer, format="png", dpi=150, facecolor="white")
@@ -109,4 +123,14 @@ def picture(figure: Figure | bytes, alternative: str, caption: str = "", *, titl
     data = base64.b64encode(figure).decode()
     below = f"<figcaption>{text(caption)}</figcaption>" if caption else ""
     above = f"<h3>{text(title)}</h3>" if title else ""
-    return f'<figure>{above}<img alt="{text(alternative)}" src="data:image/png;base64,{data}">{below}</figure>'
+    image = f'<img alt="{text(alternative)}" src="data:image/png;base64,{data}">'
+    return f"<figure>{above}{image}{below}{_made_from(rows, file)}</figure>"
+
+
+def _made_from(rows: Iterable[str], file: str) -> str:
+    """A link to the file, and by which `request` its rows are found there; not printed."""
+    names = [f"<code>{text(request)}</code>" for request in dict.fromkeys(rows)]
+    if not names:
+        return ""
+    found = f'{len(names)} row{"s" * (len(names) > 1)} of <a href="{file}">{file}</a>'
+    return f"<details><summary>Made from {found}</summary>{' '.join(names)}</details>"

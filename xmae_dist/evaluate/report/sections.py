@@ -32,13 +32,12 @@ def render(
 ) -> str:
     """The page as HTML. `known`: whom encoders saw in pretraining, by identity; `shares`: windows kept, by store."""
     groups, colour_of = by_task(results), figures.colours(results)
-    titles = {name: group[0].task.title for name, group in groups.items()}
     parts = {
         "Scores": [_cards(results, groups), *_summary(groups), *_scores(groups, colour_of)],
         "Seen in pretraining": _seen(groups, known),
         "Windows kept": _kept(shares.get(results[0].store, [])),
         "Protocols": _protocols(results, groups),
-        "Differences": _differences(found, titles, colour_of),
+        "Differences": _differences(found, groups, colour_of),
         "Few labels": few_section(results, colour_of),
         "Transfer": transfer_section(cells, colour_of),
         "Degradation": degradation_section(cells, colour_of),
@@ -201,7 +200,9 @@ def _scores(groups: dict[str, list[Result]], colour_of: dict[str, str]) -> list[
     parts = []
     for family, members in _families(groups).items():
         parts.append(f"<h3>{page.text(family.capitalize())}</h3>")
-        parts.append(page.picture(figures.score_forest(members, colour_of), f"Scores and 95 % intervals: {family}"))
+        drawn = figures.score_forest(members, colour_of)
+        made_from = [r.request for group in members.values() for r in group]
+        parts.append(page.picture(drawn, f"Scores and 95 % intervals: {family}", rows=made_from))
     return [
         *parts,
         '<p class="quiet">Filled: encoders. Open: controls. Bars: 95 % intervals over people. Dotted: a prediction '
@@ -209,9 +210,10 @@ def _scores(groups: dict[str, list[Result]], colour_of: dict[str, str]) -> list[
     ]
 
 
-def _differences(found: list[Comparison], titles: dict[str, str], colour_of: dict[str, str]) -> list[str]:
+def _differences(found: list[Comparison], groups: dict[str, list[Result]], colour_of: dict[str, str]) -> list[str]:
     if not found:
         return []
+    titles = {name: group[0].task.title for name, group in groups.items()}
     pairs = list(dict.fromkeys((c.encoder, c.against) for c in found))
     of = {(c.task, c.encoder, c.against): c for c in found}
     rows = [
@@ -224,6 +226,7 @@ def _differences(found: list[Comparison], titles: dict[str, str], colour_of: dic
         page.picture(
             figures.difference_forest([c for c in found if (c.encoder, c.against) == pair], titles, colour_of),
             f"Forest plot of {pair[0]} against {pair[1]}",
+            rows=[r.request for group in groups.values() for r in group if r.encoder in pair],
         )
         for pair in pairs
     ]
@@ -261,7 +264,8 @@ def _details(groups: dict[str, list[Result]], colour_of: dict[str, str]) -> list
         else:
             drawn = regression_detail(group, colour_of)
         how = f"How the label reaches the signal: {task.mechanism}." if task.mechanism else ""
-        parts += [page.picture(drawn, f"Predictions of {task.title}", how, title=task.title)]
+        made_from = [r.request for r in group]
+        parts += [page.picture(drawn, f"Predictions of {task.title}", how, title=task.title, rows=made_from)]
     return [
         *parts,
         '<p class="quiet">ROC and calibration: the encoders and the best controls; calibration in tenths of the '

@@ -23,7 +23,8 @@ def few_section(results: list[Result], colour_of: dict[str, str]) -> list[str]:
             for _, name in ranked[:_MOST_CURVES]
         }
         drawn = few_label_curves(curves, colour_of)
-        parts.append(page.picture(drawn, f"Few-label curves of {task}", title=here[0].task.title))
+        made_from = [r.request for points in curves.values() for _, r in points]
+        parts.append(page.picture(drawn, f"Few-label curves of {task}", title=here[0].task.title, rows=made_from))
     if not parts:
         return []
     return [
@@ -54,7 +55,8 @@ def transfer_section(cells: list[Cell], colour_of: dict[str, str]) -> list[str]:
         for task, by_encoder in _grouped(here, _MOST_MATRICES).items():
             title, unit = _title(by_encoder)
             drawn = transfer_matrices(by_encoder, colour_of)
-            parts.append(page.picture(drawn, f"Transfer matrices of {task}", unit, title=title))
+            where = f"Transfer matrices of {task}"
+            parts.append(page.picture(drawn, where, unit, title=title, rows=_requests(by_encoder), file=page.CELLS))
     return parts
 
 
@@ -72,8 +74,13 @@ def degradation_section(cells: list[Cell], colour_of: dict[str, str]) -> list[st
     ]
     for task, by_encoder in _grouped(here, _MOST_CURVES).items():
         drawn = degradation_curves(by_encoder, colour_of)
-        parts.append(page.picture(drawn, f"Degradation of {task}", title=_title(by_encoder)[0]))
+        title, where = _title(by_encoder)[0], f"Degradation of {task}"
+        parts.append(page.picture(drawn, where, title=title, rows=_requests(by_encoder), file=page.CELLS))
     return parts
+
+
+def _requests(by_encoder: dict[str, list[Cell]]) -> list[str]:
+    return [cell.result.request for cells in by_encoder.values() for cell in cells]
 
 
 def _moves(cells: list[Cell]) -> str:

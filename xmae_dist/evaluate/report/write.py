@@ -2,7 +2,7 @@
 
 report.html              for people: see `sections`
 report.json              scores, differences, tallies, transfer, what was left out and why
-results.parquet          a row per fit with its out-of-fold predictions and their digest
+results.parquet          a row per fit with its out-of-fold predictions and their digest: see `rows`
 transfer.parquet         the same for every cell of the transfer and degradation matrices, where there are any
 """
 
@@ -14,9 +14,9 @@ import pyarrow as pa
 
 from xmae_dist.core.errors import InputError
 from xmae_dist.data.store.kept import KeptGroup
-from xmae_dist.evaluate import kept
+from xmae_dist.evaluate import environment, kept
 from xmae_dist.evaluate.encoders.pretrained import Pretrained, recalled
-from xmae_dist.evaluate.report import findings
+from xmae_dist.evaluate.report import findings, page, rows
 from xmae_dist.evaluate.report.compare import Comparison, comparisons, tallies
 from xmae_dist.evaluate.report.sections import render
 from xmae_dist.evaluate.report.sections_method import named_encoders
@@ -41,14 +41,15 @@ def write_report(out_url: str, report_url: str, *, run_url: str = "", skipped: d
     skipped = _left_out(out_url, skipped)
     cells = _widest(CellTable(out_url).read())
     found, known, shares = comparisons(results), recalled(out_url), kept.recalled(out_url)
+    made_with = environment.recalled(out_url)
     document = as_json(results, found, skipped, known, cells, shares)
     files = {
         "report.html": render(results, found, cells, _run_pictures(run_url), skipped, known, shares).encode(),
         "report.json": json.dumps(document, indent=1).encode(),
-        "results.parquet": _parquet([r.to_row() for r in results]),
+        page.RESULTS: rows.encoded(results, known, made_with),
     }
     if cells:
-        files["transfer.parquet"] = _parquet([cell_row(c) for c in cells])
+        files[page.CELLS] = _cells(cells, known, made_with)
     for name, content in files.items():
         uri.write_bytes(uri.join(report_url, name), content)
     return uri.join(report_url, "report.html")
@@ -64,12 +65,13 @@ def as_json(
 ) -> dict[str, Any]:
     """Encoders, scores beside that of a constant, differences, tallies and matrices for programs; NaN becomes null.
 
-    `pretrained_subjects` of a result are the people of the task in the train split of the encoder's pretraining, null
-    where that is not known; `known` says it by encoder identity. `shares` of windows kept are by window store.
+    `pretrained_subjects` of a result are the people of the task in the train split of the encoder's pretraining,
+    `pretraining_overlap` their share of all; null where that is not known; `known` says it by encoder identity.
+    `shares` of windows kept are by window store.
     """
     differences = [dataclasses.asdict(c) | {"verdict": c.verdict} for c in found]
     document = {"format": "xmae-evaluation/v1", "encoders": _encoders(results, known),
-                "results": [_plain_row(r.to_row()) | _seen(r, known) | _against_constant(r) for r in results],
+                "results": [_plain_row(r.to_row()) | rows.seen(r, known) | _against_constant(r) for r in results],
                 "differences": differences, "tallies": [dataclasses.asdict(t) for t in tallies(found)],
                 "transfer": _transfer_rows(cells or [], known), "skipped": skipped,
                 "kept_by_label": _kept(results, shares or {})}  # fmt: skip
@@ -92,11 +94,6 @@ def _against_constant(result: Result) -> dict[str, Any]:
     return {"constant": findings.constant(result), "better_than_constant": findings.beats_constant(result)}
 
 
-def _seen(result: Result, known: dict[str, Pretrained]) -> dict[str, Any]:
-    one = known.get(result.encoder_id, Pretrained(trained=True))
-    return {"pretrained_subjects": one.people(result.scored.predictions.subject_N)}
-
-
 def _kept(results: list[Result], shares: dict[str, list[KeptGroup]]) -> list[dict[str, Any]]:
     stores = dict.fromkeys(result.store for result in results)
     return [
@@ -114,12 +111,17 @@ def _plain_row(row: dict[str, Any]) -> dict[str, Any]:
 
 
 def _transfer_rows(cells: list[Cell], known: dict[str, Pretrained]) -> list[dict[str, Any]]:
-    rows = []
+    told = []
     for cell in cells:
         home = home_of(cell, cells)
         change = dataclasses.asdict(lost(cell, home)) if home is not None and home is not cell else None
-        rows.append(_plain_row(cell_row(cell)) | _seen(cell.result, known) | {"against_home": change})
-    return rows
+        told.append(_plain_row(cell_row(cell)) | rows.seen(cell.result, known) | {"against_home": change})
+    return told
+
+
+def _cells(cells: list[Cell], known: dict[str, Pretrained], made_with: dict[str, dict[str, str]]) -> bytes:
+    told = [cell_row(cell) | rows.beside(cell.result, known, made_with) for cell in cells]
+    return parquet.encode(pa.Table.from_pylist(told))
 
 
 def _widest(cells: list[Cell]) -> list[Cell]:
@@ -147,10 +149,6 @@ def _run_pictures(run_url: str) -> list[tuple[str, bytes]]:
     urls = [u for u in uri.list_urls(folder) if u.endswith(".png")] if uri.exists(folder) else []
     pictures = [(u.rsplit("/", 1)[-1].removesuffix(".png"), uri.read_bytes(u)) for u in sorted(urls)]
     return sorted(pictures, key=lambda item: "reconstruct" not in item[0])
-
-
-def _parquet(rows: list[dict[str, Any]]) -> bytes:
-    return parquet.encode(pa.Table.from_pylist(rows))
 
 
 def _finite(value: Any) -> Any:

@@ -1,0 +1,118 @@
+"""In which order rows are made, so that those that are there at any time compare, and which rates are compared.
+
+First what needs no training. Then every arm at the middle one of its objective's three learning rates, a seed of all
+arms after another: a table of one seed is whole before the second seed begins. Then the other two rates, for a quarter
+of the budget, and where one of them has the least validation loss, the arms at that rate.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from bench.embedding_study.arms import ATTENTIVE, NAMES, RATES, SEEDLESS, TOGETHER, TRAINED, UNTRAINED
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """One row. `windows` is 0 for what is not trained."""
+
+    kind: str
+    """rate, or arm."""
+    arm: str
+    seed: int
+    windows: int
+    lr: float
+
+    @property
+    def key(self) -> str:
+        return "-".join(str(value) for value in asdict(self).values()).replace(" ", "")
+
+    @classmethod
+    def of(cls, row: Mapping[str, Any]) -> Job:
+        """The job that a row is of."""
+        return cls(**{name: row[name] for name in cls.__dataclass_fields__})
+
+
+@dataclass(frozen=True)
+class Planned:
+    """The rows of some arms and seeds at a budget. `losses` below are validation losses by the key of a rate's job."""
+
+    arms: Sequence[str]
+    seeds: Sequence[int]
+    budget: int
+    tried: bool = True
+    """Whether other learning rates than the middle ones are tried."""
+
+    def jobs(self, losses: Mapping[str, float]) -> list[Job]:
+        """In order; arms at the chosen rates come once `losses` has all of an objective."""
+        return list(dict.fromkeys(self._in_order(losses)))
+
+    def _in_order(self, losses: Mapping[str, float]) -> Iterator[Job]:
+        yield from (self._untrained(name, self.seeds[0]) for name in self._wanted(UNTRAINED))
+        for seed in self.seeds:
+            yield from self._of_seed(seed, {family: middle(family) for family in RATES})
+        for name in self._wanted(ATTENTIVE):
+            yield self._arm(name, self.seeds[0], self._first_rate(ATTENTIVE[name]))
+        if not self.tried:
+            return
+        yield from (self.rate(family, lr) for family in self._families() for lr in RATES[family])
+        chosen = {family: lr for family in self._families() if (lr := self.chosen(family, losses)) is not None}
+        for seed in self.seeds:
+            yield from self._of_seed(seed, chosen)
+
+    def rate(self, family: str, lr: float) -> Job:
+        return Job(kind="rate", arm=family, seed=self.seeds[0], windows=self.budget // 4, lr=lr)
+
+    def chosen(self, family: str, losses: Mapping[str, float]) -> float | None:
+        """The rate with the least validation loss; None until all three are known."""
+        known = {lr: losses[key] for lr in RATES[family] if (key := self.rate(family, lr).key) in losses}
+        return min(known, key=known.__getitem__) if len(known) == len(RATES[family]) else None
+
+    def compared(self, arm: str, done: Collection[str], losses: Mapping[str, float]) -> list[Job]:
+        """The finished jobs that speak for an arm: at the chosen rate once it has as many seeds there as at the middle.
+
+        `done` are keys of finished jobs.
+        """
+        name = TOGETHER.get(arm, arm)
+        rates: tuple[float | None, ...] = (self._first_rate(ATTENTIVE.get(arm, "random")),)
+        if name in TRAINED:
+            family = TRAINED[name].family
+            rates = (middle(family), self.chosen(family, losses))
+        best: list[Job] = []
+        for lr in rates:
+            jobs = [] if lr is None else [self._arm(arm, seed, lr) for seed in self.seeds]
+            there = [job for job in jobs if job.key in done]
+            best = there if len(there) >= len(best) else best
+        return best
+
+    def _of_seed(self, seed: int, rate_of: Mapping[str, float]) -> Iterator[Job]:
+        """Every trained arm whose objective has a rate, what is put together with it, and what else a seed changes."""
+        for name in self._wanted(TRAINED):
+            if (lr := rate_of.get(TRAINED[name].family)) is not None:
+                yield self._arm(name, seed, lr)
+                yield from (self._arm(both, seed, lr) for both in self._wanted(TOGETHER) if TOGETHER[both] == name)
+        for name in self._wanted((*UNTRAINED, *TOGETHER)):
+            if name not in SEEDLESS and TOGETHER.get(name) not in TRAINED:
+                yield self._untrained(name, seed)
+
+    def _first_rate(self, name: str) -> float:
+        return middle(TRAINED[name].family) if name in TRAINED else 0.0
+
+    def _arm(self, name: str, seed: int, lr: float) -> Job:
+        return Job(kind="arm", arm=name, seed=seed, windows=self.budget if lr else 0, lr=lr)
+
+    def _untrained(self, name: str, seed: int) -> Job:
+        return self._arm(name, seed, 0.0)
+
+    def _wanted(self, names: Collection[str]) -> list[str]:
+        return [name for name in NAMES if name in names and name in self.arms]
+
+    def _families(self) -> list[str]:
+        return list(dict.fromkeys(TRAINED[name].family for name in self._wanted(TRAINED)))
+
+
+def middle(family: str) -> float:
+    """The rate that arms are trained at before any is chosen."""
+    return sorted(RATES[family])[1]

@@ -1,0 +1,183 @@
+"""The page on real people, written from rows and results: the finding first, and what so few people cannot show."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from bench.embedding_study import comparing, tables
+from bench.embedding_study.arms import TRAINED, UNTRAINED
+from bench.embedding_study.comparing import ByArm, Difference
+from bench.embedding_study.planning import Job
+from bench.embedding_study.probing import Moves
+from bench.embedding_study.tables import Row
+from bench.real_study.pairs import PRESSURE, WRIST
+from bench.real_study.tasks import PATIENTS, PHONES
+from xmae_dist.evaluate.results import Result
+from xmae_dist.evaluate.scores.bootstrap import Interval
+from xmae_dist.evaluate.scores.metrics import METRICS
+
+_PAIRS = {
+    "ecg_from_ppg": "the ECG from the finger's PPG, patients of the Challenge 2015",
+    PRESSURE.name: PRESSURE.about,
+    WRIST.name: WRIST.about,
+}
+
+
+@dataclass(frozen=True)
+class Told:
+    """The rows that a page is of."""
+
+    arms: Sequence[Row]
+    beside: Sequence[Row]
+    """Of pairs of signals, and of phones."""
+    compared: Collection[str]
+    budget: int
+
+    @property
+    def trained(self) -> list[Row]:
+        return [row for row in self.arms if row["windows"] == self.budget and row["arm"] in TRAINED]
+
+
+def write(path: Path, told: Told, by_arm: ByArm, on_phones: Sequence[Result], moves: Moves) -> None:
+    """The page at `path`."""
+    everything = [task.name for task in PATIENTS.suite.tasks]
+    found = comparing.differences(by_arm, everything, moves)
+    parts = [
+        _HEAD,
+        _finding(found, told),
+        _pairs(told),
+        tables.tally(found),
+        _scores(by_arm),
+        tables.errors(told.trained),
+        _curves(told),
+        _phones(told, on_phones, moves),
+        _method(told),
+    ]
+    path.write_text("\n\n".join(part for part in parts if part) + "\n")
+
+
+_HEAD = """# What encoders know of real people
+
+Written by `python -m bench.real_study --data FOLDER` from `bench/results/real-study.jsonl` (a row for each arm, seed,
+pair of signals and phone) and the predictions kept with it."""
+
+
+def _finding(found: Sequence[Difference], told: Told) -> str:
+    pairs = [row for row in told.beside if row["kind"] == "pair" and row["what"] == "ecg_from_ppg"]
+    lines = [
+        f"- `{row['arm']}`, seed {row['seed']}: masked ECG error with the own PPG {_percent(row['below_other'])} below "
+        f"that with another's ({row['people']} held-out patients)."
+        for row in pairs
+    ]
+    for arm, other in dict.fromkeys((one.arm, one.other) for one in found):
+        of_pair = [one for one in found if (one.arm, one.other) == (arm, other)]
+        lines.append(f"- `{arm}` against `{other}`, {of_pair[0].seeds} seeds: {tables.counted(of_pair)}.")
+    return "\n".join([f"**After {told.budget:,} windows:**", *lines]) if lines else "**No finding yet.**"
+
+
+def _percent(below: dict[str, float]) -> str:
+    value, low, high = (100 * below[name] for name in ("value", "low", "high"))
+    return f"{value:.0f} % [{low:.0f}, {high:.0f}]"
+
+
+def _pairs(told: Told) -> str:
+    rows = [row for row in told.beside if row["kind"] == "pair"]
+    lines = [
+        "## One signal from another\n",
+        "Masked mean squared error, a mean over held-out people, by what the model was given; how far own lies below",
+        "other, with a 95 % interval over people.\n",
+        "| pair | arm | seed | people | own | other | none | mean | own below other |",
+        "|---|---|---|---|---|---|---|---|---|",
+    ]
+    for row in sorted(rows, key=lambda row: (list(_PAIRS).index(row["what"]), row["arm"], row["seed"])):
+        errors = " | ".join(f"{row['errors'][kind]:.4f}" for kind in ("own", "other", "none", "mean"))
+        lines.append(
+            f"| {_PAIRS[row['what']]} | `{row['arm']}` | {row['seed']} | {row['people']} | {errors} "
+            f"| {_percent(row['below_other'])} |"
+        )
+    return "\n".join(lines) if rows else ""
+
+
+def _scores(by_arm: ByArm) -> str:
+    """Mean over seeds with the interval over people of the first seed."""
+    shown = [*tables.shown(by_arm), *(name for name in ("constant",) if name in by_arm)]
+    lines = [
+        "## Probes on held-out patients\n",
+        "Mean over seeds; in brackets the 95 % interval over patients of the first seed.\n",
+        "| task | patients | " + " | ".join(f"`{arm}`" for arm in shown) + " |",
+        "|---" * (len(shown) + 2) + "|",
+    ]
+    for task in tables.tasks(by_arm, PATIENTS.suite):
+        groups = [by_arm[arm].get(task.name) for arm in shown]
+        people = next(group[0].n_subjects for group in groups if group)
+        unit = f", {task.label_unit}" if task.metric == "mae" else ""
+        cells = " | ".join(_cell(group) for group in groups)
+        lines.append(f"| {task.name}, {METRICS[task.metric].title}{unit} | {people} | {cells} |")
+    return "\n".join(lines) if shown else ""
+
+
+def _cell(group: Sequence[Result] | None) -> str:
+    if not group:
+        return ""
+    first = group[0].headline
+    return f"{tables.cell(group)} [{first.low:.3f}, {first.high:.3f}]"
+
+
+def _curves(told: Told) -> str:
+    arms = [row for row in told.trained if Job.of(row).key in told.compared]
+    return tables.curves(arms, PATIENTS)
+
+
+def _phones(told: Told, results: Sequence[Result], moves: Moves) -> str:
+    rows = [row for row in told.beside if row["kind"] == "phone"]
+    if not rows:
+        return ""
+    lines = [
+        "## Phones\n",
+        "Linear probes on frozen encoders, windows of ten seconds. In the last column the paired difference to",
+        "features with its 95 % interval over groups (people of `butppg`, recordings of `welltory`); more is better.\n",
+        "| phone, task | groups, windows | arm | seeds | score | against features |\n|---|---|---|---|---|---|",
+    ]
+    for name, suite in PHONES.items():
+        for task in suite.tasks:
+            here = [one for one in results if (one.suite, one.task.name) == (name, task.name)]
+            base = [one for one in here if one.encoder == "features"]
+            for arm in dict.fromkeys(["features", *(row["arm"] for row in rows if row["what"] == name)]):
+                group = [one for one in here if one.encoder == arm]
+                if group and base:
+                    against = "" if arm == "features" else _interval(moves.difference(group, base[:1]))
+                    sizes = f"{group[0].n_subjects}, {len(group[0].unit_names)}"
+                    where = f"{name}, {task.name}, {METRICS[task.metric].title}, {task.label_unit}"
+                    lines.append(f"| {where} | {sizes} | `{arm}` | {len(group)} | {tables.cell(group)} | {against} |")
+    return "\n".join(lines)
+
+
+def _interval(found: Interval) -> str:
+    mark = {1: " ▲", -1: " ▼"}.get((found.low > 0) - (found.high < 0), "")
+    return f"{found.value:+.3g} [{found.low:+.3g}, {found.high:+.3g}]{mark}"
+
+
+def _method(told: Told) -> str:
+    trained: list[Row] = told.trained
+    lines = ["## How, and what it cannot show\n"]
+    if trained:
+        one: dict[str, Any] = trained[0]
+        lines += [
+            f"- Trained arms, size `tiny`, rate of the middle: {told.budget:,} windows in batches of 32, drawn",
+            f"  from {one['train_windows']:,} of {one['train_people']} patients; probed on {one['held_out']} others.",
+        ]
+    lines += [
+        "- A hundred patients of one set of intensive care units, eleven hours: intervals over some forty held-out",
+        "  patients are wide, so most tasks can only show large differences. Blood pressure is known of fewer still.",
+        "  Nothing here speaks of healthy people, other monitors or other body sites, and a monitor's own delay is in",
+        "  its arrival times.",
+        "- Which recordings of `welltory` share a person is not published: folds are by recording. Read differences",
+        "  there, not scores.",
+        "- Readout `spectrum` for every model; recordings are mean, standard deviation, least and largest of windows.",
+    ]
+    about = {**{name: arm.about for name, arm in TRAINED.items()}, **UNTRAINED}
+    lines += [f"- `{name}`: {text}." for name, text in about.items() if any(row["arm"] == name for row in told.arms)]
+    return "\n".join(lines)
