@@ -70,6 +70,17 @@ def test_commands_and_options_exist(document: Path) -> None:
         assert not unknown, f"{call[0].strip()!r}: `xmae {name} --help` does not know --{', --'.join(unknown)}"
 
 
+# Written by programs, from results.
+_STUDIES = {"model-study.md", "reconstruction-study.md"}
+_PAGES = [path for path in sorted(PROJECT.glob("docs/*.md")) if path.name not in _STUDIES]
+
+
+@pytest.mark.parametrize("page", _PAGES, ids=lambda path: path.name)
+def test_a_page_is_headed_by_the_question_that_it_answers(page: Path) -> None:
+    heading, *_ = page.read_text().splitlines()
+    assert re.fullmatch(r"# .+\?", heading)
+
+
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(PROJECT)))
 def test_make_targets_exist(document: Path) -> None:
     targets = set(re.findall(r"^([a-z0-9-]+):", (PROJECT / "Makefile").read_text(), flags=re.MULTILINE))
