@@ -1,4 +1,4 @@
-"""Commands that print tables, on terminals of 80 and 120 columns: names and numbers stay whole, whatever their length."""
+"""Commands that print tables, on terminals of 80 and 120 columns: names and numbers stay whole, of any length."""
 
 from __future__ import annotations
 
