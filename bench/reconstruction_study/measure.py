@@ -113,6 +113,7 @@ def _masks(model: PretrainModel, seed: int, epoch: int, ids: np.ndarray) -> Tens
 
 
 def errors_of(model: PretrainModel, pairs: Pairs) -> dict[str, float] | None:
+    """Masked errors by input (own, other, none, mean); None for a model that reconstructs nothing."""
     if model.reconstructs is None:
         return None
     mask_MN = _masks(model, MASK_SEED, 0, np.arange(len(pairs.subject_M)))
