@@ -59,7 +59,8 @@ def run(args: Args) -> int:
     if args.json:
         print(json.dumps(dataclasses.asdict(outcome)))
         return 0
-    print(f"run {outcome.run}: step {outcome.step}, loss {outcome.loss}")
+    loss = "" if outcome.loss is None else f", loss {outcome.loss:.4f}"
+    print(f"run {outcome.run}: step {outcome.step}{loss}")
     if outcome.verdict is not None:
         print(outcome.verdict)
     for url in outcome.figures:
