@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import importlib
 import io
 import re
+import shlex
 from pathlib import Path
 
 import pytest
 from markdown.extensions.toc import slugify, unique
 
 from xmae_dist.cli.main import COMMANDS, main
+from xmae_dist.cli.options import parsed
+from xmae_dist.ingest.formats.mapping import parse_mapping
 
 PROJECT = Path(__file__).resolve().parents[1]
 DOCUMENTS = sorted(
@@ -53,6 +57,25 @@ def _anchors(document: Path) -> set[str]:
     return taken
 
 
+def _fenced(document: Path, language: str = "") -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", _text(document), flags=re.MULTILINE | re.DOTALL)
+
+
+def _commands(document: Path) -> list[list[str]]:
+    """Whole command lines in the code of a document, without `xmae`; those with an ellipsis are not whole."""
+    lines = [line for block in _fenced(document) for line in block.splitlines()]
+    found = (re.match(r"\s*(?:[\d*]+ [\d* ]+)?xmae (.*)$", line) for line in lines)
+    calls = [shlex.split(match[1], comments=True) for match in found if match]
+    ended = [call[: next((n for n, word in enumerate(call) if word[:1] in "|>&"), len(call))] for call in calls]
+    return [call for call in ended if not any("…" in word for word in call)]
+
+
+def _parse(name: str, options: list[str]) -> None:
+    command = importlib.import_module(f"xmae_dist.cli.{name.replace('-', '_')}")
+    parse = getattr(command, "parse", None)
+    parse(options) if parse else parsed(command.Args, options, prog=f"xmae {name}")
+
+
 def test_there_are_documents() -> None:
     assert {"README.md", "CONTRIBUTING.md"} <= {path.name for path in DOCUMENTS}
     assert sum(len(_CALL.findall(_text(path))) for path in DOCUMENTS) > 10
@@ -68,6 +91,38 @@ def test_commands_and_options_exist(document: Path) -> None:
         assert name in COMMANDS, f"{call[0]!r}: no such command"
         unknown = [option for option in options if not re.search(rf"--{re.escape(option)}(?![\w-])", _help(name))]
         assert not unknown, f"{call[0].strip()!r}: `xmae {name} --help` does not know --{', --'.join(unknown)}"
+
+
+# Written by programs, from results.
+_STUDIES = {"model-study.md", "reconstruction-study.md"}
+_PAGES = [path for path in sorted(PROJECT.glob("docs/*.md")) if path.name not in _STUDIES]
+
+
+@pytest.mark.parametrize("page", _PAGES, ids=lambda path: path.name)
+def test_a_page_is_headed_by_the_question_that_it_answers(page: Path) -> None:
+    heading, *_ = page.read_text().splitlines()
+    assert re.fullmatch(r"# .+\?", heading)
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(PROJECT)))
+def test_command_lines_are_taken(document: Path) -> None:
+    """By the parsers that take them: options, their values, and those that are required."""
+    for name, *options in _commands(document):
+        _parse(name, options)
+        if name == "submit":
+            _parse(options[0], options[1:])
+
+
+def test_there_are_command_lines() -> None:
+    assert sum(len(_commands(document)) for document in DOCUMENTS) > 40
+
+
+def test_examples_of_mappings_are_mappings() -> None:
+    blocks = [_fenced(PROJECT / "docs" / page, "(?:toml)?") for page in ("formats.md", "mapping.md")]
+    examples = [block for blocks_of_page in blocks for block in blocks_of_page if "[[channels]]" in block]
+    assert len(examples) == 2
+    for example in examples:
+        parse_mapping(example, "example.toml")
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(PROJECT)))

@@ -21,7 +21,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from bench.reconstruction_study.dataset import Dataset, Pairs
-from bench.reconstruction_study.measure import MASK_SEED
+from bench.reconstruction_study.measure import MASK_SEED, errors_of
 from xmae_dist.data.store.window_store import WindowStore
 from xmae_dist.model import bundle
 from xmae_dist.model.interface import PretrainModel
@@ -50,7 +50,7 @@ def main() -> int:
     data = Dataset("", WindowStore.open(args.windows))
     loaded = bundle.load(args.bundle)
     args.out.mkdir(parents=True, exist_ok=True)
-    _draw_windows(loaded.model, data, loaded.lineage).savefig(args.out / "reconstructions.png", dpi=80)
+    _draw_windows(loaded.model, data, loaded.lineage).savefig(args.out / "reconstructions.png", dpi=110)
     people = _people(loaded.model, data, args.each)
     _draw_lags(people, loaded.lineage).savefig(args.out / "lag-map.png", dpi=90)
     near = [_near(person, beats) for beats in (0, 1) for person in people]
@@ -142,7 +142,7 @@ def _draw_windows(model: PretrainModel, data: Dataset, lineage: dict[str, object
         "rate_hz": data.store.spec.rate_hz,
         "step": int(str(lineage["windows"])) // int(str(lineage["batch"])),
     }
-    return reconstructions(panel)
+    return reconstructions(panel, errors_of(model, data.test))
 
 
 def _four(pairs: Pairs) -> Pairs:

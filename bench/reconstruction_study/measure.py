@@ -74,7 +74,7 @@ def measure(job: Job, data: Dataset, out: Path) -> dict[str, Any]:
         "reconstructs": model.reconstructs,
         "embeds": model.embeds,
         "val_loss": _loss(model, data.split("val").some(VAL_WINDOWS), job.batch),
-        "errors": _errors(model, data.test),
+        "errors": errors_of(model, data.test),
         "curve": curve,
         "windows_to_10_percent": reached(curve),
         "windows_per_cpu_s": job.windows / cpu_s if cpu_s else None,
@@ -102,7 +102,7 @@ def _train(model: PretrainModel, job: Job, data: Dataset) -> tuple[list[list[flo
         cpu_s += time.process_time() - began
         before, after = ((seen - part) * EVALUATIONS // job.windows for part in (job.batch, 0))
         if model.reconstructs and after > before:
-            found = _errors(model, few)
+            found = errors_of(model, few)
             curve.append([seen, found["own"], found["other"]])
     return curve, cpu_s
 
@@ -112,7 +112,8 @@ def _masks(model: PretrainModel, seed: int, epoch: int, ids: np.ndarray) -> Tens
     return torch.from_numpy(masks(seed, epoch, ids, config.n_patches, config.mask_ratio, config.mask_mode))
 
 
-def _errors(model: PretrainModel, pairs: Pairs) -> dict[str, float] | None:
+def errors_of(model: PretrainModel, pairs: Pairs) -> dict[str, float] | None:
+    """Masked errors by input (own, other, none, mean); None for a model that reconstructs nothing."""
     if model.reconstructs is None:
         return None
     mask_MN = _masks(model, MASK_SEED, 0, np.arange(len(pairs.subject_M)))

@@ -14,6 +14,7 @@ import numpy as np
 from rich.console import Console
 
 from xmae_dist.core.errors import InputError
+from xmae_dist.core.tables import terminal
 from xmae_dist.data.clocks.alignment import PairEstimate
 from xmae_dist.data.clocks.pairing import Candidate, PairConfig, candidates
 from xmae_dist.data.clocks.people import People
@@ -76,7 +77,7 @@ def run(args: Args) -> int:
     if args.json:
         print(json.dumps(_summary(found, url, pictures)))
     else:
-        _show(found, url, pictures, Console())
+        _show(found, url, pictures, terminal())
     return 0
 
 

@@ -12,6 +12,7 @@ from typing import Annotated
 import tyro
 
 from xmae_dist.cli.follow import Watch, checkpoints
+from xmae_dist.core import tables
 from xmae_dist.core.errors import UsageError
 from xmae_dist.data.windows.spec import WindowSpec
 from xmae_dist.data.windows.split import SPLITS
@@ -198,14 +199,16 @@ def _show(results: list[Result], planned: Plan, report: str, args: Args) -> None
 
 
 def _show_scores(results: list[Result], known: dict[str, Pretrained]) -> None:
-    width = max(len(r.encoder) for r in results)
+    rows = []
     for result in results:
-        score = result.headline
-        unit = f" {result.task.label_unit}" if result.task.metric == "mae" and result.task.label_unit else ""
-        print(
-            f"{result.task.name:<16} {result.encoder:<{width}}  {METRICS[result.task.metric].title} "
-            f"{score.value:.3f} [{score.low:.3f}, {score.high:.3f}]{unit}  {_people(result, known)}  {_how(result)}"
-        )
+        score, metric = result.headline, METRICS[result.task.metric].title
+        if result.task.metric == "mae" and result.task.label_unit:
+            metric += f", {result.task.label_unit}"
+        interval = f"[{score.low:.3f}, {score.high:.3f}]"
+        told = (_people(result, known), _how(result))
+        rows.append((result.task.name, result.encoder, metric, f"{score.value:.3f}", interval, *told))
+    columns = ("task", "encoder", "metric", "score", "95 % interval", "people", "protocol")
+    tables.show(tables.terminal(), "scores", columns, rows, numbers=("score", "95 % interval"))
 
 
 def _show_findings(results: list[Result], found: list[Comparison], known: dict[str, Pretrained]) -> None:

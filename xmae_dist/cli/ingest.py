@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Annotated
 
 import tyro
-from rich.console import Console
 
 from xmae_dist.core.errors import UsageError
+from xmae_dist.core.tables import terminal
 from xmae_dist.ingest.datasets.catalogue import Archive, archive
 from xmae_dist.ingest.formats.mapping import Mapping, parse_mapping
 from xmae_dist.ingest.report import show, show_labels
@@ -97,7 +97,7 @@ def run(args: Args) -> int:
     if args.json:
         print(report.to_json())
     else:
-        show(report, Console())
+        show(report, terminal())
     return report.exit_status
 
 
@@ -112,7 +112,7 @@ def _update_labels(request: IngestRequest, args: Args) -> int:
     if args.json:
         print(report.to_json())
     else:
-        show_labels(report, Console())
+        show_labels(report, terminal())
     return 0
 
 

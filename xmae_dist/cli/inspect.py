@@ -10,9 +10,8 @@ from typing import Annotated
 
 import tyro
 from rich.console import Console
-from rich.table import Table
 
-from xmae_dist.cli.tables import table
+from xmae_dist.core.tables import show, terminal
 from xmae_dist.storage.corpus import Corpus
 from xmae_dist.storage.inspect import QualitySummary, examples, sample_quality
 from xmae_dist.storage.snapshot import Snapshot
@@ -52,7 +51,7 @@ def run(args: Args) -> int:
     if args.json:
         print(_as_json(snapshot, cohorts, quality, picture))
     else:
-        _show(snapshot, cohorts, quality, picture, Console())
+        _show(snapshot, cohorts, quality, picture, terminal())
     return 0
 
 
@@ -93,65 +92,61 @@ def _show(
     if not cohorts:
         console.print("no recordings yet: `xmae ingest` or `xmae simulate` puts some in")
         return
-    console.print(_cohort_table(cohorts, len(snapshot.subjects())))
-    console.print(_channel_table(cohorts))
+    _show_cohorts(cohorts, len(snapshot.subjects()), console)
+    _show_channels(cohorts, console)
     if quality:
-        console.print(_quality_table(quality))
+        _show_quality(quality, console)
         for one in quality:
             if one.doubt is not None:
                 console.print(f"cohort {one.cohort}: {one.doubt}", style="yellow", soft_wrap=True)
     if any(cohort.labels for cohort in cohorts):
-        console.print(_label_table(cohorts))
+        _show_labels(cohorts, console)
     if picture is not None:
         console.print(f"picture: {picture}", soft_wrap=True)
 
 
-def _cohort_table(cohorts: list[CohortSummary], subjects: int) -> Table:
+def _show_cohorts(cohorts: list[CohortSummary], subjects: int, console: Console) -> None:
     counts = ("hours", "subjects", "recordings", "parts")
-    shown = table("cohorts", ("cohort", *counts), numbers=counts)
-    for one in cohorts:
-        shown.add_row(one.cohort, f"{one.hours:.2f}", str(one.subjects), str(one.recordings), str(one.parts))
-    if len(cohorts) > 1:
-        shown.add_section()
-        recordings, parts = sum(one.recordings for one in cohorts), sum(one.parts for one in cohorts)
-        hours = sum(one.hours for one in cohorts)
-        shown.add_row("all", f"{hours:.2f}", str(subjects), str(recordings), str(parts))
-    return shown
+    rows = [(one.cohort, f"{one.hours:.2f}", str(one.subjects), str(one.recordings), str(one.parts)) for one in cohorts]
+    recordings, parts = sum(one.recordings for one in cohorts), sum(one.parts for one in cohorts)
+    hours = sum(one.hours for one in cohorts)
+    total = ("all", f"{hours:.2f}", str(subjects), str(recordings), str(parts)) if len(cohorts) > 1 else None
+    show(console, "cohorts", ("cohort", *counts), rows, numbers=counts, total=total)
 
 
-def _channel_table(cohorts: list[CohortSummary]) -> Table:
+def _show_channels(cohorts: list[CohortSummary], console: Console) -> None:
     columns = ("cohort", "channel", "rate (Hz)", "unit", "device", "site", "hours", "gaps")
-    shown = table("channels", columns, numbers=("hours", "gaps"))
-    for cohort in cohorts:
-        for one in cohort.channels:
-            shown.add_row(
-                cohort.cohort,
-                one.channel,
-                ", ".join(f"{rate:g}" for rate in one.rates_hz),
-                ", ".join(one.units),
-                ", ".join(one.devices),
-                ", ".join(one.body_sites),
-                f"{one.hours:.2f}",
-                f"{one.gap_fraction:.1%}",
-            )
-    return shown
+    rows = [
+        (
+            cohort.cohort,
+            one.channel,
+            ", ".join(f"{rate:g}" for rate in one.rates_hz),
+            ", ".join(one.units),
+            ", ".join(one.devices),
+            ", ".join(one.body_sites),
+            f"{one.hours:.2f}",
+            f"{one.gap_fraction:.1%}",
+        )
+        for cohort in cohorts
+        for one in cohort.channels
+    ]
+    show(console, "channels", columns, rows, numbers=("hours", "gaps"))
 
 
-def _quality_table(quality: list[QualitySummary]) -> Table:
+def _show_quality(quality: list[QualitySummary], console: Console) -> None:
     judgements = ("windows", "good", "missing", "flat", "clipped", "damaged")
     title = "sampled 10 s windows by defect (good: none of these; noise and motion are not looked for)"
-    shown = table(title, ("cohort", "channel", *judgements), numbers=judgements)
-    for one in quality:
-        shown.add_row(one.cohort, one.channel, *(str(getattr(one, name)) for name in judgements))
-    return shown
+    rows = [(one.cohort, one.channel, *(str(getattr(one, name)) for name in judgements)) for one in quality]
+    show(console, title, ("cohort", "channel", *judgements), rows, numbers=judgements)
 
 
-def _label_table(cohorts: list[CohortSummary]) -> Table:
-    shown = table("labels", ("cohort", "label", "values", "recordings"), numbers=("recordings",))
-    for cohort in cohorts:
-        for label in cohort.labels:
-            shown.add_row(cohort.cohort, label.name, _values(label), str(label.recordings))
-    return shown
+def _show_labels(cohorts: list[CohortSummary], console: Console) -> None:
+    rows = [
+        (cohort.cohort, label.name, _values(label), str(label.recordings))
+        for cohort in cohorts
+        for label in cohort.labels
+    ]
+    show(console, "labels", ("cohort", "label", "values", "recordings"), rows, numbers=("recordings",))
 
 
 def _values(label: LabelSummary) -> str:

@@ -8,12 +8,11 @@ is not enough, `parse(argv) -> args`. Modules are imported only when called, so 
 from __future__ import annotations
 
 import importlib
-import shutil
 import sys
-import textwrap
 from collections.abc import Sequence
 
 from xmae_dist.cli.ending import ended
+from xmae_dist.cli.folded import folded, rows
 from xmae_dist.core.ranges import check_numbers
 
 COMMANDS: dict[str, str] = {
@@ -73,9 +72,11 @@ def _main(argv: list[str]) -> int:
 
 
 def _run(name: str, argv: list[str]) -> int:
+    from xmae_dist.cli.options import parsed  # imports tyro, which `xmae --help` does not need
+
     command = importlib.import_module(f"xmae_dist.cli.{name.replace('-', '_')}")
     parse = getattr(command, "parse", None)
-    args = parse(argv) if parse else _parse(command.Args, name, argv)
+    args = parse(argv) if parse else parsed(command.Args, argv, prog=f"xmae {name}")
     check_numbers(args, _option)
     return int(command.run(args))
 
@@ -86,20 +87,7 @@ def _option(path: tuple[str, ...]) -> str:
     return "--" + ".".join(words).replace("_", "-")
 
 
-def _parse(args_type: type, name: str, argv: list[str]) -> object:
-    import tyro
-
-    return tyro.cli(args_type, prog=f"xmae {name}", args=argv, config=(tyro.conf.OmitArgPrefixes,))
-
-
 def _overview() -> str:
-    names = max(map(len, COMMANDS)) + 4
-    columns = min(shutil.get_terminal_size().columns, 120)
-
-    def folded(text: str, first: str = "", others: str = "") -> str:
-        return textwrap.fill(text, columns, initial_indent=first, subsequent_indent=others, break_on_hyphens=False)
-
-    rows = "\n".join(folded(what, f"  {name}".ljust(names), " " * names) for name, what in COMMANDS.items())
     stores = (
         "`xmae COMMAND --help` explains each command. A store is a URL (s3://bucket/path, gs://…, file:///path) or a "
         "path. Endpoint and credentials come from the standard AWS environment or profile, or from Google's default "
@@ -112,7 +100,7 @@ def _overview() -> str:
     return (
         "usage: xmae COMMAND [options]\n\n"
         "Pretrain biosignal foundation models on Ray, from recordings on object storage.\n\n"
-        f"commands:\n{rows}\n\n{folded(stores)}\n\n{folded(status)}"
+        f"commands:\n{rows(COMMANDS)}\n\n{folded(stores)}\n\n{folded(status)}"
     )
 
 

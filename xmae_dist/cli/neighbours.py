@@ -8,6 +8,7 @@ from typing import Literal
 
 from xmae_dist.cli.embed import encoder_of
 from xmae_dist.core.errors import InputError
+from xmae_dist.core.tables import show, terminal
 from xmae_dist.embed.neighbours import Query, neighbours
 from xmae_dist.storage import uri
 from xmae_dist.storage.table import Table
@@ -74,13 +75,16 @@ def run(args: Args) -> int:
 
 
 def _show(found: list[Query]) -> None:
+    columns = ("distance", "person", "cohort", "recording", "start (s)", "quality")
     for query in found:
         window = query.window
-        print(f"{window.cohort}/{window.recording_id} at {window.start_s:g} s, {window.subject_id}")
-        for one in query.neighbours:
-            print(
-                f"  {one.distance:8.4f}  {one.cohort}/{one.recording_id} at {one.start_s:g} s, {one.subject_id}, "
-                f"quality {one.quality:.2f}"
-            )
+        of = f"{window.cohort}/{window.recording_id} at {window.start_s:g} s, {window.subject_id}"
         if not query.neighbours:
-            print("  nobody else's window is there to look among")
+            print(f"{of}\n  nobody else's window is there to look among")
+            continue
+        rows = [
+            (f"{one.distance:.4f}", one.subject_id, one.cohort, one.recording_id, f"{one.start_s:g}",
+             f"{one.quality:.2f}")
+            for one in query.neighbours
+        ]  # fmt: skip
+        show(terminal(), of, columns, rows, numbers=("distance", "start (s)", "quality"))

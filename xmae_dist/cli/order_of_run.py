@@ -21,13 +21,15 @@ class OrderOptions:
     windows: str | None = None
     """URL of a window store (as `xmae windows` prints it)."""
     seed: int = 0
+    """Seed of the run (--train.seed)."""
     global_batch: int = 256
     """Windows in one step, all ranks together."""
     split: str = "train"
+    """Split of the window store that is trained on."""
     read_windows: int | None = None
-    """Neighbouring windows read in one request; None: one chunk."""
+    """Neighbouring windows that are read together (--train.read-windows); None: one chunk."""
     block_steps: int | None = None
-    """Steps fed by the same stretches; None: `read_windows`."""
+    """Number of steps that share the same stretches of windows (--train.block-steps); None: --read-windows."""
     mixture: MixtureConfig = field(default_factory=MixtureConfig)
 
 

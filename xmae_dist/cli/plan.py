@@ -12,7 +12,7 @@ import tyro
 from rich.console import Console
 
 from xmae_dist.cli.order_of_run import Order, OrderOptions, order_from
-from xmae_dist.cli.tables import table
+from xmae_dist.core.tables import show, terminal
 from xmae_dist.data.order.shuffle_quality import KnownSubjects, ShuffleQuality, shuffle_quality
 from xmae_dist.data.store.window_store import Segment
 
@@ -55,7 +55,7 @@ def run(args: Args) -> int:
     if args.json:
         print(json.dumps(_document(order, args, ids_KB)))
         return 0
-    _show(order, args, ids_KB, Console())
+    _show(order, args, ids_KB, terminal())
     return 0
 
 
@@ -94,12 +94,12 @@ def _show(order: Order, args: Args, ids_KB: np.ndarray, console: Console) -> Non
             f"a batch draws on {found.stretches} stretches of {found.stretch_windows} windows"
         )
     columns = ("step", "epoch", "cohorts", "window ids")
-    shown = table(f"rank {args.rank} of {args.world}", columns, numbers=("step", "epoch"))
+    rows = []
     for k, ids_B in enumerate(ids_KB):
         cohorts = ", ".join(f"{name} {n}" for name, n in sorted(_cohorts(order, ids_B).items()))
         step = args.step + k
-        shown.add_row(f"{step:,}", str(plan.epoch_of(step)), cohorts, " ".join(map(str, ids_B.tolist())))
-    console.print(shown)
+        rows.append((f"{step:,}", str(plan.epoch_of(step)), cohorts, " ".join(map(str, ids_B.tolist()))))
+    show(console, f"rank {args.rank} of {args.world}", columns, rows, numbers=("step", "epoch"))
 
 
 def _quality(order: Order, args: Args) -> ShuffleQuality:

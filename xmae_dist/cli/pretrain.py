@@ -8,6 +8,8 @@ import sys
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from xmae_dist.cli.folded import folded, rows
+from xmae_dist.cli.options import parsed
 from xmae_dist.recipes import RECIPES, recipe
 from xmae_dist.train.config import PretrainConfig
 
@@ -32,15 +34,14 @@ def parse(argv: Sequence[str]) -> Args:
     name, rest = argv[0], list(argv[1:])
     default = recipe(name)
     flags = {flag: flag in rest for flag in ("--dry-run", "--json")}
-    import tyro
-
-    config = tyro.cli(
+    config = parsed(
         PretrainConfig,
+        [word for word in rest if word not in flags],
         prog=f"xmae pretrain {name}",
         description=f"Recipe {name}: {RECIPES[name][0]}\n\n--dry-run prints the whole configuration and stops; --json "
         "prints the outcome as JSON.",
         default=default,
-        args=[word for word in rest if word not in flags],
+        sections=True,
     )
     return Args(recipe=name, config=config, dry_run=flags["--dry-run"], json=flags["--json"])
 
@@ -58,7 +59,8 @@ def run(args: Args) -> int:
     if args.json:
         print(json.dumps(dataclasses.asdict(outcome)))
         return 0
-    print(f"run {outcome.run}: step {outcome.step}, loss {outcome.loss}")
+    loss = "" if outcome.loss is None else f", loss {outcome.loss:.4f}"
+    print(f"run {outcome.run}: step {outcome.step}{loss}")
     if outcome.verdict is not None:
         print(outcome.verdict)
     for url in outcome.figures:
@@ -82,11 +84,10 @@ def _flat(values: dict[str, Any], before: str = "") -> Iterator[tuple[str, Any]]
 
 
 def _overview() -> str:
-    width = max(map(len, RECIPES))
-    rows = "\n".join(f"  {name:<{width}}  {what}" for name, (what, _) in RECIPES.items())
-    return (
-        "usage: xmae pretrain RECIPE --corpus URL --run URL [--windows URL] [--section.option value ...]\n\n"
-        f"recipes:\n{rows}\n\n"
-        "`xmae pretrain RECIPE --help` lists every option with the recipe's values. The same command again\n"
-        "continues from the newest complete checkpoint."
+    usage = "usage: xmae pretrain RECIPE --corpus URL --run URL [--windows URL] [--section.option value ...]"
+    recipes = rows({name: what for name, (what, _) in RECIPES.items()})
+    more = (
+        "`xmae pretrain RECIPE --help` lists every option with the recipe's values. The same command again continues "
+        "from the newest complete checkpoint."
     )
+    return f"{folded(usage)}\n\nrecipes:\n{recipes}\n\n{folded(more)}"

@@ -150,13 +150,14 @@ def _tell(args: Args, move: Move, judgement: Judgement | None, *, moved: bool) -
 
 
 def _show(judgement: Judgement | None) -> None:
-    """A line a task: scores, difference with its interval, margin, verdict."""
+    """Of each task its verdict, scores, difference with its interval, and margin, in lines that fit a terminal."""
     for one in judgement.tasks if judgement else ():
         d = one.difference
         how = "paired" if one.paired else "not paired"
         protocol = f"{one.protocol} of {one.labelled_subjects}" if one.labelled_subjects else one.protocol
+        print(f"{one.task}, {protocol}: {one.verdict}")
         print(
-            f"{one.task:<16} {protocol:<8} {METRICS[one.metric].title:<12} {one.new:8.3f} against {one.present:8.3f}  "
-            f"gain {d.value:+.3f} [{d.low:+.3f}, {d.high:+.3f}] {how}, {one.n_subjects} people; "
-            f"margin {one.margin:.3g}: {one.verdict}"
+            f"  {METRICS[one.metric].title} {one.new:.3f} against {one.present:.3f}, gain {d.value:+.3f} "
+            f"[{d.low:+.3f}, {d.high:+.3f}]"
         )
+        print(f"  {how}, {one.n_subjects} people; margin {one.margin:.3g}")

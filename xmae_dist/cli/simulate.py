@@ -12,6 +12,7 @@ import tyro
 from rich.console import Console
 
 from xmae_dist.core.errors import UsageError
+from xmae_dist.core.tables import terminal
 from xmae_dist.ingest.simulated import SimulationReport, simulate_into
 from xmae_dist.simulate.cohorts import PRESETS, CohortSpec
 from xmae_dist.storage import uri
@@ -56,7 +57,7 @@ def run(args: Args) -> int:
     if args.json:
         print(json.dumps(dataclasses.asdict(report), indent=1))
     else:
-        _show(report, Console())
+        _show(report, terminal())
     return 0
 
 

@@ -14,6 +14,7 @@ from typing import Annotated
 
 import tyro
 
+from xmae_dist.cli.options import parsed
 from xmae_dist.cluster.package import pack
 from xmae_dist.cluster.submission import JobServer
 from xmae_dist.core.errors import UsageError
@@ -46,7 +47,7 @@ def parse(argv: Sequence[str]) -> Args:
     """Options of ours come before the command, all after it are the command's. Raises UsageError without one."""
     at = next((number for number, word in enumerate(argv) if word in JOBS), len(argv))
     own, command = [word for word in argv[:at] if word != "--"], tuple(argv[at:])
-    options = tyro.cli(Args, prog="xmae submit", description=_help(), args=own)
+    options = parsed(Args, own, prog="xmae submit", description=_help())
     if bool(command) == bool(options.attach):
         raise UsageError(
             "submit",

@@ -10,7 +10,8 @@ from typing import Any
 
 from rich.console import Console
 
-from xmae_dist.cli.tables import table
+from xmae_dist.core.tables import show, terminal
+from xmae_dist.data.store.kept import KeptGroup
 from xmae_dist.data.store.materialise import StoreConfig, materialise, missing_channel_hint
 from xmae_dist.data.store.window_store import WindowStore
 from xmae_dist.data.windows.spec import WindowSpec
@@ -74,10 +75,10 @@ def run(args: Args) -> int:
     if args.json:
         print(json.dumps(_summary(store, args.by)))
     else:
-        _show(store, Console(), args.by)
+        _show(store, terminal(), args.by)
         hint = missing_channel_hint(_channels(args), store.spec, store.dropped().values())
         if hint is not None:
-            Console().print(f"note: {hint}", soft_wrap=True)
+            terminal().print(f"note: {hint}", soft_wrap=True)
     return 0
 
 
@@ -104,20 +105,22 @@ def _summary(store: WindowStore, by: tuple[str, ...]) -> dict[str, Any]:
 def _show(store: WindowStore, console: Console, by: tuple[str, ...]) -> None:
     counts = store.counts()
     columns = ("cohort", "split", "kept", "hours", "dropped", "by reason")
-    windows = table("Windows", columns, numbers=("kept", "hours", "dropped"))
+    rows = []
     for (cohort, split), reasons in store.dropped().items():
         kept = counts.get((cohort, split), 0)
         # Overlapping windows share samples: hours are those covered at least once, near enough.
         hours = kept * min(store.spec.stride_s, store.spec.window_s) / 3600
         by_reason = ", ".join(f"{name} {n}" for name, n in sorted(reasons.items(), key=lambda item: -item[1]))
-        windows.add_row(cohort, split, f"{kept:,}", f"{hours:.1f}", f"{sum(reasons.values()):,}", by_reason)
-    console.print(windows)
+        rows.append((cohort, split, f"{kept:,}", f"{hours:.1f}", f"{sum(reasons.values()):,}", by_reason))
+    show(console, "Windows", columns, rows, numbers=("kept", "hours", "dropped"))
     if groups := store.kept(by):
         shares_of = ("recordings", "people", "kept", "low quality", "other")
-        labels = table("Kept, by label", ("label", "value", *shares_of), numbers=shares_of)
-        for group in groups:
-            possible = max(group.kept + group.low_quality + group.other, 1)
-            shares = (f"{n / possible:.1%}" for n in (group.kept, group.low_quality, group.other))
-            labels.add_row(group.label, group.group, f"{group.recordings:,}", f"{group.subjects:,}", *shares)
-        console.print(labels)
+        shares = list(map(_shares, groups))
+        show(console, "Kept, by label", ("label", "value", *shares_of), shares, numbers=shares_of)
     console.print(f"{store.n_windows:,} windows in {store.url}", soft_wrap=True)
+
+
+def _shares(group: KeptGroup) -> tuple[str, ...]:
+    possible = max(group.kept + group.low_quality + group.other, 1)
+    shares = (f"{n / possible:.1%}" for n in (group.kept, group.low_quality, group.other))
+    return group.label, group.group, f"{group.recordings:,}", f"{group.subjects:,}", *shares

@@ -1,1 +1,1 @@
-"""Errors, seeds, fingerprints, units and progress: what every layer stands on."""
+"""Errors, seeds, fingerprints, units, progress and tables: what every layer stands on."""

@@ -115,7 +115,7 @@ def channel_names(source_names: Sequence[str], numbers: Sequence[bool] | None = 
             names.append("ppg" if at == first_ppg else _other_wave(source_name))
         else:
             names.append(_number_name(source_name) if numbers[at] else _plain(source_name))
-    return _distinct(names)
+    return _distinct(names, first=first_ppg)
 
 
 def _is_number(source_name: str, unit: str, rate_hz: float) -> bool:
@@ -171,10 +171,14 @@ def _plain(source_name: str) -> str:
     return word
 
 
-def _distinct(names: list[str]) -> list[str]:
-    taken: set[str] = set()
+def _distinct(names: list[str], first: int | None) -> list[str]:
+    """The names with numbers where they are taken; that of the `first` one, the best pulse wave, is."""
+    taken = set() if first is None else {names[first]}
     distinct = []
-    for name in names:
+    for at, name in enumerate(names):
+        if at == first:
+            distinct.append(name)
+            continue
         candidate, number = name, 2
         while candidate in taken:
             candidate, number = f"{name}_{number}", number + 1

@@ -8,8 +8,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 from rich.console import Console
-from rich.table import Table
 
+from xmae_dist.core.tables import show as show_table
 from xmae_dist.ingest.outcomes import Outcomes
 from xmae_dist.ingest.relabel import Recordings
 from xmae_dist.ingest.twins import Same
@@ -90,7 +90,7 @@ def show(report: IngestReport, console: Console) -> None:
         )
         return
     if report.rejected.count or report.lost.count:
-        console.print(_faults(report))
+        show_table(console, "What could not be kept", ("recording", "what", "why"), _faults(report))
     for note in _of_recordings(report):
         console.print(f"note: {note}", soft_wrap=True)
     for names in report.same.groups[:_SHOWN]:
@@ -113,20 +113,15 @@ def _summary(report: IngestReport) -> str:
     )
 
 
-def _faults(report: IngestReport) -> Table:
-    table = Table(title="What could not be kept", title_justify="left")
-    for heading in ("recording", "what", "why"):
-        table.add_column(heading, overflow="fold")
+def _faults(report: IngestReport) -> list[tuple[str, str, str]]:
     lines = [(outcome.name, "rejected", outcome.reason) for outcome in report.rejected.first]
     lines += [
         (outcome.name, f"channel {name}", why) for outcome in report.lost.first for name, why in outcome.dropped.items()
     ]
-    for line in lines[:_SHOWN]:
-        table.add_row(*line)
-    if len(lines) > _SHOWN:
-        more = len(lines) - _SHOWN + sum(some.count - len(some.first) for some in (report.rejected, report.lost))
-        table.add_row("…", f"{more} more", "see the report")
-    return table
+    if len(lines) <= _SHOWN:
+        return lines
+    more = len(lines) - _SHOWN + sum(some.count - len(some.first) for some in (report.rejected, report.lost))
+    return [*lines[:_SHOWN], ("…", f"{more} more", "see the report")]
 
 
 def _of_recordings(report: IngestReport) -> Iterator[str]:

@@ -20,7 +20,9 @@ _PICTURE = re.compile(r'<img alt="([^"]*)" src="data:image/png;base64,([^"]+)"')
 def draw_all(out: Path) -> list[Path]:
     """Draws all pictures below `out`; returns their paths. Raises CalledProcessError where a command fails."""
     work, corpus = out / "work", str(out / "work/corpus")
-    windows, run, bundle, evaluation = (str(work / name) for name in ("windows", "run", "bundle", "evaluation"))
+    windows, run, bundle, evaluation, table = (
+        str(work / name) for name in ("windows", "run", "bundle", "evaluation", "embeddings")
+    )
     _xmae("simulate", "bedside", "--corpus", corpus, "--subjects", "60", "--minutes", "5")
     _xmae("simulate", "patch_watch", "--corpus", corpus, "--subjects", "4", "--minutes", "12")
     _xmae("inspect", corpus, "--picture", str(out / "inspect.png"))
@@ -49,6 +51,11 @@ def draw_all(out: Path) -> list[Path]:
     )
     shutil.copy(work / "evaluation/report/report.html", out / "report.html")
     _unpack(out / "report.html", out / "report")
+    _xmae("reembed", "--corpus", corpus, "--bundle", bundle, "--table", table, "--report", str(out / "ticks"))
+    _xmae(
+        *("embedding-map", "--corpus", corpus, "--table", table, "--bundle", bundle, "--label", "age"),
+        *("--out", str(out / "embedding-map.png")),
+    )
     subprocess.run([sys.executable, "-m", "xmae_dist.simulate.gallery", str(out / "simulator.png")], check=True)
     return sorted(out.glob("*.png")) + sorted(out.glob("align/*.png")) + sorted(out.glob("report/*.png"))
 

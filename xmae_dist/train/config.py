@@ -29,24 +29,28 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class ModelConfig:
-    """Which model. Empty overrides leave the preset as it is."""
+    """Which model, and its objective. An option that is not given keeps the value of the preset."""
 
     preset: str = "tiny"
-    """A name from `xmae_dist.model.presets`: tiny, paper, tiny_beats, paper_beats, published, base, large, huge, or a
-    control."""
+    """Model and objective by name. ECG from PPG: tiny, paper, base, large, huge, published; with auxiliary heads:
+    tiny_beats, paper_beats. Other objectives: reversed, symmetric, joint, ppg_mae_50, ppg_mae_75, ecg_mae_80, clip,
+    clip_beats. Not trained: random. docs/model.md describes them."""
     mask_ratio: float | None = None
     """Share of patches that are masked."""
     mask_mode: str | None = None
-    """anchor, scatter, block or mixed."""
+    """Where masked patches lie. anchor: everywhere but in one visible block; block: one run; scatter: anywhere; mixed:
+    half in one run, half anywhere."""
     dropout: float | None = None
+    """Share of activations that training sets to zero."""
     width: int | None = None
     """Width of the tokens and the embedding."""
     heads: int | None = None
+    """Attention heads of a layer; the width must be a multiple of them."""
     bridge: str | None = None
-    """How the target reads the source: see `xmae_dist.model.bridge`."""
+    """How the target reads the source. conv: a weight matrix for each lag; attention: attention within the lags."""
     lag_window_s: tuple[float, float] | None = None
-    """Source times, relative to a target patch, that the bridge reads: -0.2 to 1.0 s unless told. Some devices add more
-    than a second of their own."""
+    """Source times that a target patch can read, relative to its own time. The presets use -0.2 to 1.0 s; a device that
+    delays the pulse by more than a second needs more."""
 
     def overrides(self) -> dict[str, object]:
         """The fields that differ from the preset."""
@@ -58,47 +62,47 @@ class TrainConfig:
     """Length, batch and workers."""
 
     steps: int = 100
-    """Optimizer steps of the whole run; a resumed run counts those it already has."""
+    """Optimizer steps of the whole run, including those before a restart."""
     global_batch: int = 64
-    """Windows in one step over all workers; constant whatever their number."""
+    """Windows in one step, all workers together; the same for any number of workers."""
     micro_batch: int = 16
-    """Most windows in one forward pass of one worker; the rest of its share is accumulated."""
+    """Largest number of windows in one forward pass of a worker; gradients of further passes are accumulated."""
     workers: int = 2
-    """Most workers (processes; one a GPU where there are GPUs)."""
+    """Largest number of workers: processes, each with one GPU if --resources.gpus is set."""
     min_workers: int | None = None
-    """Fewest workers to go on with when the cluster shrinks. None: as many as `workers`."""
+    """Smallest number of workers to continue with if the cluster shrinks. None: the number of workers is fixed."""
     seed: int = 0
     """Determines initial weights, order, masks and dropout."""
     read_windows: int | None = None
-    """Neighbouring windows read in one request, a multiple of the 64 in a chunk, which is the default. Far object
-    stores like fewer, larger requests; a batch then draws on fewer, longer stretches. Part of the order."""
+    """Neighbouring windows that are read together: 64 (a chunk) by default, or a multiple of it. More means fewer and
+    larger requests, which suits remote object stores, and batches from fewer places. Changes the data order."""
     block_steps: int | None = None
-    """Steps fed by the same stretches; None: `read_windows`, for the most diverse batches. A worker holds about
-    4 · block-steps · its share of the batch windows in memory. Part of the order."""
+    """Number of steps that share the same stretches of windows. None: as --train.read-windows, for the most diverse
+    batches. A worker holds about 4 · block-steps · its share of the batch windows in memory. Changes the data order."""
     threads: int = 1
-    """Compute threads of a worker on the CPU; with 1 a run gives the same bits on any machine of its kind."""
+    """Compute threads of a worker on the CPU. With 1, a run gives the same bits on all machines of one kind."""
     max_bad_steps: int = 20
-    """Consecutive steps skipped for non-finite gradients after which the run fails."""
+    """The run fails after this number of consecutive steps that were skipped because gradients were not finite."""
     max_failures: int = 3
-    """Worker-group restarts after lost workers or nodes before the run fails; -1: no limit."""
+    """Restarts after lost workers or nodes that are allowed before the run fails; -1: no limit."""
     max_controller_failures: int = -1
-    """Starts of a worker group that may fail in a row of a run (no room in the cluster) before it fails; -1: no
+    """Starts of the workers that may fail in a row, because the cluster has no room, before the run fails; -1: no
     limit."""
     silence_s: float = 30.0
-    """A worker that has not been heard of for so long (stopped, or its machine frozen) is named and killed, and the
-    group restarts."""
+    """A worker that sends no sign of life for this time (stopped, or its machine frozen) is named and killed, and all
+    workers restart."""
     collective_timeout_s: int = 300
-    """A worker that lets the others wait in a collective for longer is named, and the group restarts."""
+    """A worker that the others wait for in a collective for longer than this is named, and all workers restart."""
     resize_check_s: float = 60.0
-    """Seconds between looks at whether an elastic run could have more workers; it saves before it is resized."""
+    """Seconds between checks whether an elastic run could get more workers. It saves before it is resized."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class EngineConfig:
-    """What runs the steps."""
+    """The back end that runs the training steps."""
 
     kind: Literal["deepspeed", "torch"] = "deepspeed"
-    """torch is the plain reference that DeepSpeed is tested against."""
+    """torch: the plain reference that DeepSpeed is tested against."""
     zero_stage: Literal[0, 1, 2, 3] = 1
     """DeepSpeed: 1 divides optimizer state among workers, 2 gradients too, 3 parameters too."""
     offload_optimizer: bool = False
@@ -106,15 +110,15 @@ class EngineConfig:
     offload_parameters: bool = False
     """DeepSpeed, stage 3: keep parameters in host memory."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
-    """auto: bf16 on GPUs that multiply it in hardware, fp32 elsewhere. What stays float32 beside bf16 is multiplied in
-    TF32 there; with fp32 nothing is."""
+    """auto: bf16 on GPUs with hardware for it, otherwise fp32. With bf16, the remaining float32 products use TF32; with
+    fp32, none does."""
     compile: Literal["no", "blocks", "graphs"] = "no"
-    """blocks: compile each transformer block; graphs: the whole model, launched as CUDA graphs, which small models on
-    GPUs are bound by. Not on CPUs, and not with ZeRO stage 3. Bits then differ from those of a run without."""
+    """blocks: compile each transformer block. graphs: compile the whole model and launch it as CUDA graphs, for small
+    models, whose speed is limited by launches. Not on CPUs, not with ZeRO stage 3. Results differ in the last bits from
+    those without."""
     deterministic: bool = False
-    """On GPUs: the same bits from the same windows, so that a run through a restart ends with those of one without, at
-    a cost in speed. Without it a GPU sums some gradients in an order of its own, and runs agree only closely. CPUs
-    always give the same bits."""
+    """On GPUs: use only kernels that always give the same bits, so that a run with a restart ends like one without.
+    Slower. Without it, two runs agree closely but not to the bit. CPUs always give the same bits."""
 
     @property
     def environment(self) -> dict[str, str]:
@@ -131,65 +135,65 @@ class CheckpointConfig:
     keep_recent: int = 3
     """Newest complete checkpoints to keep."""
     keep_every: int = 0
-    """Keep for ever checkpoints at multiples of this step; 0: none."""
+    """Never delete checkpoints at multiples of this step; 0: no such checkpoints."""
     accept: tuple[Literal["snapshot", "windows", "plan"], ...] = ()
-    """Go on from a checkpoint although these differ from what it was made with."""
+    """Continue from a checkpoint although these differ from those that it was made with."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ValidationConfig:
-    """Masked error on held-out subjects: own source, another subject's, none, and the mean."""
+    """Masked error on held-out subjects, with four inputs: the own source, another subject's, none, and the mean."""
 
     every_steps: int = 100
     """Steps between validations; the last step is always validated. 0: only the last."""
     windows: int = 256
-    """Held-out windows used (evenly spaced, the same every time); 0 turns validation off. Training goes on meanwhile,
-    but under ZeRO-3, where no worker has the whole model."""
+    """Number of held-out windows (evenly spaced, always the same); 0 turns validation off. Training continues
+    meanwhile, except under ZeRO-3, where no worker has the whole model."""
     split: str = "val"
+    """Split of the window store whose subjects are held out."""
     patience: int = 0
-    """End the run after so many validations in a row without a gain; 0: never. The best checkpoint is kept in any case
-    (`xmae export --best`)."""
+    """End the run after this number of validations in a row without an improvement; 0: never. The best checkpoint is
+    always kept (`xmae export --best`)."""
     least_gain: float = 0.0
-    """Share by which the masked error must fall below the best one before to count as a gain, such as 0.01."""
+    """Smallest relative decrease of the masked error that counts as an improvement, such as 0.01."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ResourceConfig:
-    """What a worker and its readers take of the cluster."""
+    """Resources of the cluster that a worker and its readers take."""
 
     worker_cpus: float = 1.0
     """Logical CPUs of a worker."""
     gpus: bool = False
-    """One GPU a worker."""
+    """Each worker takes one GPU."""
     node_resource: str = ""
-    """A custom resource of which each worker takes one: workers run only on nodes that have it, and bring only such
-    (`ray start --resources`, `resources` of a node type). The pools of `cluster/` with GPUs have `trainer`, one a card.
-    An elastic run counts by resources and not by labels."""
+    """Name of a custom Ray resource; each worker takes one of it. So workers run only on nodes that have it (`ray start
+    --resources`, `resources` of a node type), and the autoscaler adds only such nodes. The GPU pools of `cluster/` have
+    `trainer`, one for each card."""
     reader: Literal["ray", "direct"] = "ray"
-    """ray: Ray Data tasks read ahead on any node; direct: the worker reads by itself."""
+    """ray: Ray Data tasks read ahead, on any node; direct: the worker itself reads."""
     read_cpus: float = 0.0
-    """Logical CPUs of a Ray Data read task. 0 lets reads run where workers hold every CPU; 1 sends them to nodes
-    with CPUs to spare."""
+    """Logical CPUs of a Ray Data read task. With 0, reads also run on nodes whose CPUs are all taken by workers; with
+    1, only on nodes with free CPUs."""
     read_label: str = ""
     """key=value: read tasks run only on nodes with this Ray label (`ray start --labels`), such as a pool of CPU nodes
-    that cut windows on the fly. None given: read tasks that reserve CPUs stay off the pool `trainer`, others run
-    anywhere."""
+    that cut windows on the fly. Empty: read tasks that reserve CPUs avoid the pool `trainer`, others run anywhere."""
     readers: int = 2
     """Read tasks of one worker at a time."""
     cache_gib: float = 0.0
-    """Room on each node for copies of a far window store, fetched once in large requests and read locally from then
-    on. It must hold the whole store. 0: every read goes to the store."""
+    """Disk space on each node for copies of a remote window store. Each object is fetched once, in large requests, and
+    then read locally. Must be large enough for the whole store. 0: every read goes to the store."""
     cache_folder: str = ""
-    """Local folder for the copies, best on a fast disk. None named: below the system's temporary folder."""
+    """Local folder for the copies, best on a fast disk. Empty: below the system's temporary folder."""
     peak_tflops: float | None = None
-    """What one worker's device promises, in TFLOP/s, for the share of peak in the metrics. None: measured at the
-    start by a matrix product, which on GPUs reaches about two thirds of the data sheet."""
+    """Peak speed of one worker's device in TFLOP/s, for the share of peak in the metrics. None: measured at the start
+    with a matrix product, which on GPUs gives about two thirds of the data sheet."""
     may_grow: bool = False
-    """The cluster can add nodes: do not refuse workers that do not fit now, only such as Ray's autoscaler says it can
-    never give, all of `--train.workers` at once."""
+    """The cluster can add nodes: wait for workers that do not fit yet. A run is refused only if Ray's autoscaler states
+    that it can never give all of --train.workers at once."""
     spares: bool = True
-    """On a cluster, keep processes ready on each node that trains, one for each worker and one for what reads for it,
-    so that a group that is restarted begins within seconds. About 0.3 GiB of memory each."""
+    """On a cluster, keep processes ready on each node that trains: one for each worker and one for its reading. A group
+    that is restarted then begins within seconds. About 0.3 GiB of memory each."""
 
     @property
     def each(self) -> dict[str, float]:
@@ -218,18 +222,18 @@ class PretrainConfig:
     corpus: str = ""
     """URL of the corpus (s3://bucket/key, gs://…, file:///path, or a path)."""
     run: str = ""
-    """URL of the run: checkpoints, metrics, figures. The same URL again continues it."""
+    """URL of the run: checkpoints, metrics, figures. The same URL again continues the run."""
     windows: str | None = None
-    """URL below which materialised window stores are kept. None: `windows` below the corpus."""
+    """URL below which window stores are kept. None: `windows` below the corpus."""
     on_the_fly: bool = False
-    """Keep no window store, only where windows lie, and cut them out of the recordings as they are read. Same batches;
-    give the readers CPUs (--resources.read-cpus 1), if need be on nodes of their own (--resources.read-label)."""
+    """Store only the positions of windows; they are cut from the recordings when they are read. Batches are the same.
+    Give the readers CPUs (--resources.read-cpus 1), and if necessary nodes of their own (--resources.read-label)."""
     cohorts: tuple[str, ...] = ()
-    """Cohorts to train on. None named: all of the snapshot."""
+    """Cohorts to train on; all of the snapshot if none is given."""
     snapshot: int | None = None
-    """Version of the corpus snapshot. None: the newest, or the one the run began with."""
+    """Version of the corpus snapshot. None: that of the run if it is continued, otherwise the newest."""
     allow_withdrawn: bool = False
-    """Train on an old snapshot although some of its subjects were withdrawn since."""
+    """Allow an old snapshot with subjects that were withdrawn later."""
     model: ModelConfig = field(default_factory=ModelConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
     engine: EngineConfig = field(default_factory=EngineConfig)

@@ -39,7 +39,7 @@ _AT_ONCE = 1024  # windows held while a shard is read
 
 @dataclass(frozen=True, kw_only=True)
 class ForeignConfig:
-    """What shards that this package did not write do not say of themselves."""
+    """For shards that this package did not write: what they do not state themselves."""
 
     cohort: str = "shards"
     """Name of the cohort that they become."""

@@ -23,11 +23,11 @@ class MixtureConfig:
     """How cohorts share the stream. With all defaults an epoch is every window exactly once."""
 
     weights: Mapping[str, float] = field(default_factory=dict)
-    """Share of the stream for each cohort (any positive scale); excludes `repeats` and `temperature`."""
+    """Share of each cohort, on any positive scale. Not together with repeats or temperature."""
     repeats: Mapping[str, float] = field(default_factory=dict)
-    """How often a cohort's windows are seen in one epoch (1 unless given; 0 leaves it out)."""
+    """How often the windows of a cohort are used in one epoch: 1 if not given, 0 leaves the cohort out."""
     temperature: float = 1.0
-    """1: shares follow the cohorts' sizes; towards infinity: equal shares (size ** (1 / temperature))."""
+    """1: shares are proportional to the sizes of cohorts. Larger: shares are more equal (size ** (1 / temperature))."""
     epoch_windows: int | None = None
     """Windows in one epoch; by default the cohorts' sizes times their repeats."""
 

@@ -22,37 +22,39 @@ class WindowSpec:
     window_s: float = 10.0
     """Length of a window."""
     stride_s: float = 10.0
-    """Distance between the starts of neighbouring windows; below `window_s` they overlap."""
+    """Time from the start of a window to the start of the next; less than the length of a window means that they
+    overlap."""
     rate_hz: float = 100.0
-    """Rate of the common grid."""
+    """Sampling rate of all windows; recordings are resampled to it."""
     target: str = "ecg"
     """Channel that is masked and reconstructed."""
     source: str = "ppg"
-    """Channel that is seen whole, and all that the exported encoder needs."""
+    """Channel that is read whole, and the only one that the exported encoder needs."""
     require: tuple[str, ...] = ("ecg", "ppg")
-    """Channels a recording must have; ("ppg",) windows the source alone, whatever else was recorded."""
+    """Channels that a recording must have. With `ppg` alone, windows hold the source alone."""
     scaling: str = "minmax"
-    """Scaling of each window: "minmax" to [-1, 1]."""
+    """Scaling of each window: minmax, to [-1, 1]."""
     ecg_band_hz: tuple[float, float] = (0.5, 40.0)
     """Corners of the zero-phase band-pass of the target."""
     ppg_band_hz: tuple[float, float] = (0.5, 8.0)
     """Corners of the zero-phase band-pass of the source."""
     min_quality: float = 0.5
-    """Mean correlation of the beats of a window with the median beat of their minute, for each signal."""
+    """Smallest quality of a window, for each signal: the mean correlation of its beats with the median beat of their
+    minute."""
     max_gap_fraction: float = 0.05
-    """Share of a window that may be missing (interpolated)."""
+    """Largest share of missing samples; they are interpolated."""
     max_flat_fraction: float = 0.1
-    """Share of a window in which the value may stand still for 0.4 s or longer."""
+    """Largest share of a window that may be flat for 0.4 s or longer."""
     max_saturated_fraction: float = 0.05
-    """Share of a window that may stick to an extreme of the channel."""
+    """Largest share of samples at the smallest or largest value of the channel."""
     min_relative_amplitude: float = 0.05
-    """Smallest spread of a window relative to the median window of its recording; less is a lead that is off."""
+    """Smallest spread of a window, relative to the median window of its recording. Less means that a lead is off."""
     min_beats: int = 2
-    """Fewest beats a window must show in each signal."""
+    """Smallest number of beats in each signal."""
     arrival_prior_s: float | None = None
-    """Declared typical time from R peak to pulse foot. Given, a source on a clock of its own is paired with the
-    subject's target on another by their heart beats, and this is what their constant delay is set to. None: only
-    channels of one clock make windows."""
+    """Typical time from R peak to pulse foot. If it is given, a source with another clock than the target is aligned by
+    the heart beats, and their constant delay, which cannot be measured, is set to this value. None: only channels of
+    one clock make windows."""
 
     def __post_init__(self) -> None:
         check_numbers(self, lambda path: f"windows.{path[-1]}")

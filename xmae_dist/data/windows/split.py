@@ -21,12 +21,12 @@ SPLITS = ("train", "val", "test")
 
 @dataclass(frozen=True, kw_only=True)
 class SplitConfig:
-    """How subjects are divided. Lists win over the hash."""
+    """How subjects are divided among train, val and test: by a hash of the subject id, unless a list names them."""
 
     seed: int = 0
-    """Another seed, another division."""
+    """Seed of the hash; another seed gives another division."""
     fractions: tuple[float, float, float] = (0.9, 0.05, 0.05)
-    """Expected shares of train, val and test among the subjects of no list."""
+    """Expected shares of train, val and test among subjects that no list names."""
     train_subjects: tuple[str, ...] = ()
     """Subjects that are always in train."""
     val_subjects: tuple[str, ...] = ()

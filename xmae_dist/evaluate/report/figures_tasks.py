@@ -14,6 +14,7 @@ from xmae_dist.evaluate.run import draws_of
 MAX_POINTS = 1500
 MAX_LINES = 6
 MOST_BINS, PEOPLE_IN_BIN = 10, 15
+_LEAST_RANGE = 0.2  # of the axes of a calibration
 
 
 def shown(group: list[Result], limit: int) -> list[Result]:
@@ -32,26 +33,31 @@ def binary_detail(group: list[Result], colour_of: dict[str, str]) -> Figure:
     """ROC curves (average of the folds' curves) and a calibration plot of the out-of-fold probabilities."""
     figure = Figure(figsize=(10.5, 3.4), layout="constrained")
     roc, calibration = figure.subplots(1, 2)
+    highest = _LEAST_RANGE
     for result in shown(group, MAX_LINES):
         style = {"color": colour_of[result.encoder], "lw": 1.8, "ls": "-" if result.role == "encoder" else "--"}
         grid, hits = _mean_roc(result)
         score = result.scores["auroc"].value
         roc.plot(grid, hits, label=f"{result.encoder}  {score:.3f}", **style)
         mean, share, low, high = _calibration(result)
+        highest = max(highest, float(np.nanmax([mean, share])))
         if result.role == "encoder":
             calibration.vlines(mean, low, high, color=colour_of[result.encoder], lw=1.0, alpha=0.5)
+            highest = max(highest, float(np.nanmax(high)))
         calibration.plot(mean, share, marker="o", ms=3.5, **style)
-    for panel, x, y, title in (
-        (roc, "false positive rate", "true positive rate", "ROC, mean of folds (AUROC)"),
+    for panel, x, y, title, end in (
+        (roc, "false positive rate", "true positive rate", "ROC, mean of folds (AUROC)", 1.0),
         (
             calibration,
             "predicted probability",
             "observed share",
             f"Calibration, {calibration_bins(group[0])} bins of equal count",
+            min(1.0, highest),  # of a rare label all points would lie in one corner
         ),
     ):
-        panel.plot([0, 1], [0, 1], color=INK, lw=0.8, ls=":")
-        panel.set(xlabel=x, ylabel=y, aspect="equal", xlim=(-0.02, 1.02), ylim=(-0.02, 1.02))
+        limits = (-0.02 * end, 1.02 * end)
+        panel.plot([0, end], [0, end], color=INK, lw=0.8, ls=":")
+        panel.set(xlabel=x, ylabel=y, aspect="equal", xlim=limits, ylim=limits)
         panel.set_title(title, fontsize=9.5, loc="left")
         plain(panel, "both")
     roc.legend(fontsize=8, loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False)

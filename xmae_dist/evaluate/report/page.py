@@ -39,7 +39,8 @@ code { font-size:.85em; background:var(--soft); padding:.08em .3em; border-radiu
 dl { display:grid; grid-template-columns:max-content 1fr; gap:.2rem 1rem; font-size:.9rem; }
 dt { color:var(--quiet); } dd { margin:0; }
 @media (max-width:600px) { main { padding:1.2rem .8rem 3rem; } table { font-size:.8rem; } .bar { width:56px; }
- th, td { padding:.3rem .32rem; } ul { padding-left:1.1rem; } dl { grid-template-columns:1fr; } }
+ th, td { padding:.3rem .32rem; } ul { padding-left:1.1rem; } dl { grid-template-columns:1fr; }
+ figure { overflow-x:auto; } figure img { max-width:none; width:760px; } }
 details { color:var(--quiet); font-size:.8rem; } details code { margin-right:.4em; }
 @media print { nav, details { display:none; } main { max-width:none; padding:0; } body { font-size:10.5pt; }
  h2, h3 { break-after:avoid; }

@@ -38,7 +38,7 @@ class Display:
         self._shown = 0
         self._smooth: dict[str, float] = {}
         self._steps_of_group = 0
-        self._gap: float | None = None
+        self._other_over_own: float | None = None
         self._last_line_s = 0.0
         self._live = sys.stderr.isatty()
 
@@ -50,7 +50,7 @@ class Display:
         if row["kind"] == "start":
             self._steps_of_group = 0
         if row["kind"] == "validation":
-            self._gap = row["other"] / row["own"] - 1
+            self._other_over_own = row["other"] / row["own"]
         if row["kind"] in _EVENTS:
             times = [name for name in row if name.endswith("_s") and name != "time_s"]
             spent = ", ".join(f"{name[:-2]} {row[name]:.1f} s" for name in times)
@@ -93,8 +93,8 @@ class Display:
     def _note(self, row: Row, *, terse: bool = False) -> str:
         """Loss, speed, how much worse another subject's source is than the own, waits for data, use of the device."""
         parts = [f"loss {row['loss']:.4f}", f"{self._smooth['windows_per_s']:.0f} windows/s"]
-        if self._gap is not None:
-            parts.append(f"own/other {self._gap:+.0%}")
+        if self._other_over_own is not None:
+            parts.append(f"other/own {self._other_over_own:.2f}")
         if not terse or self._smooth["data_stall"] > _WAITING:
             parts.append(f"waits for data {self._smooth['data_stall']:.0%}")
         if not terse:

@@ -29,7 +29,7 @@ _MOST_PARAMETERS = 100
 
 @dataclass(frozen=True, kw_only=True)
 class TrackConfig:
-    """Trackers that the metrics also go to."""
+    """Trackers that also receive the metrics."""
 
     mlflow: str | None = None
     """MLflow tracking URI, such as https://mlflow.example.org; credentials from MLflow's own environment."""
