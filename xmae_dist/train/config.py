@@ -189,7 +189,7 @@ class ResourceConfig:
     never give, all of `--train.workers` at once."""
     spares: bool = True
     """On a cluster, keep processes ready on each node that trains, one for each worker and one for what reads for it,
-    so that a group that is restarted begins within seconds. About 0.3 GiB of memory each."""
+    so that a group that is restarted begins within seconds. About 0.4 GB of memory each."""
 
     @property
     def each(self) -> dict[str, float]:
