@@ -106,8 +106,8 @@ def objects(store: str) -> Iterator[tuple[str, bytes]]:
 
 def files(cluster: LocalCluster) -> Iterator[tuple[str, bytes]]:
     """Of the cluster's folder, but for the one that the token lives in."""
-    for file in cluster.folder.rglob("*"):
-        if file.is_file() and file != cluster.token_file:
+    for file in {file.resolve() for file in cluster.folder.rglob("*") if file.is_file()}:
+        if file != cluster.token_file:
             yield str(file.relative_to(cluster.folder)), file.read_bytes()
 
 
@@ -125,11 +125,16 @@ def answers(cluster: LocalCluster) -> Iterator[tuple[str, bytes]]:
 
 
 def metrics(cluster: LocalCluster) -> Iterator[tuple[str, bytes]]:
-    (discovery,) = cluster.folder.rglob("prom_metrics_service_discovery.json")
+    discovery, *_ = cluster.folder.rglob(
+        "prom_metrics_service_discovery.json"
+    )  # once more by Ray's link to the session
     for entry in json.loads(discovery.read_text()):
         for at in entry["targets"]:
-            with urllib.request.urlopen(f"http://{at}/metrics", timeout=30) as answer:
-                yield at, answer.read()
+            try:
+                with urllib.request.urlopen(f"http://{at}/metrics", timeout=30) as answer:
+                    yield at, answer.read()
+            except OSError:
+                continue  # an autoscaler that does not run here
 
 
 def command_lines(cluster: LocalCluster) -> Iterator[tuple[int, bytes]]:

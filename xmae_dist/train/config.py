@@ -193,7 +193,7 @@ class ResourceConfig:
     that it can never give all of --train.workers at once."""
     spares: bool = True
     """On a cluster, keep processes ready on each node that trains: one for each worker and one for its reading. A group
-    that is restarted then begins within seconds. About 0.3 GiB of memory each."""
+    that is restarted then begins within seconds. About 0.4 GB of memory each."""
 
     @property
     def each(self) -> dict[str, float]:

@@ -43,18 +43,15 @@ class _Backend(Backend):  # type: ignore[misc]
     # NCCL reaches the other GPUs of a machine only where they are visible.
     share_cuda_visible_devices = True
 
-    def on_start(self, worker_group: Any, backend_config: ProcessGroup) -> None:
+    def on_start(self, worker_group: Any, backend_config: Any) -> None:
         address, port = worker_group.execute_single(0, get_address_and_port)
         kind = "nccl" if worker_group.get_resources_per_worker().get("GPU", 0) else "gloo"
         where = {"MASTER_ADDR": address, "MASTER_PORT": str(port)}
         worker_group.execute(_join, where, kind, backend_config.timeout_s)
 
-    def on_shutdown(self, worker_group: Any, backend_config: ProcessGroup) -> None:
-        ray.wait(
-            left := worker_group.execute_async(_leave),
-            num_returns=len(left),
-            timeout=_LEAVE_WITHIN_S,
-        )
+    def on_shutdown(self, worker_group: Any, backend_config: Any) -> None:
+        leaving = worker_group.execute_async(_leave)
+        ray.wait(leaving, num_returns=len(leaving), timeout=_LEAVE_WITHIN_S)
 
 
 def _join(where: dict[str, str], kind: str, timeout_s: float) -> None:

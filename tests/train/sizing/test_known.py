@@ -10,7 +10,7 @@ import sys
 import pytest
 
 from xmae_dist.model import presets
-from xmae_dist.train.sizing import flops, known, memory
+from xmae_dist.train.sizing import flops, known, memory, recount
 
 STARTED = """
 import sys
@@ -28,14 +28,16 @@ assert "torch._dynamo" not in sys.modules and "sympy" not in sys.modules
 @pytest.mark.slow
 def test_every_preset_is_kept_as_it_is_counted() -> None:
     kept = json.loads(known.FILE.read_text())
-    assert known.count_presets() == kept, "python -m xmae_dist.train.sizing.known"
+    assert recount.count_presets() == kept, "python -m xmae_dist.train.sizing.recount"
 
 
 def test_small_presets_are_kept_as_they_are_counted() -> None:
     kept = json.loads(known.FILE.read_text())
-    counted = known.count_presets(("paper", "tiny", "clip"))
-    assert len(counted) == 3 and counted.items() <= kept.items(), "python -m xmae_dist.train.sizing.known"
-    assert all(known.sizes_of(config) for config in presets.PRESETS.values()), "python -m xmae_dist.train.sizing.known"
+    counted = recount.count_presets(("paper", "tiny", "clip"))
+    assert len(counted) == 3 and counted.items() <= kept.items(), "python -m xmae_dist.train.sizing.recount"
+    assert all(known.sizes_of(config) for config in presets.PRESETS.values()), (
+        "python -m xmae_dist.train.sizing.recount"
+    )
 
 
 @pytest.mark.parametrize("name", ["debug_cpu2", "paper_h100x1"])

@@ -1,7 +1,7 @@
 """What the presets cost, counted once and kept in `known.json`.
 
 Counting is quick, but makes PyTorch import its compiler and SymPy, 800 modules: 2.5 s of CPU at the start of every run.
-Any other model is counted when it is needed. `python -m xmae_dist.train.sizing.known` counts the presets anew, and a
+Any other model is counted when it is needed. `python -m xmae_dist.train.sizing.recount` counts the presets anew, and a
 test compares.
 """
 
@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import functools
 import json
-from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +33,7 @@ class Sizes:
 
 def sizes_of(config: presets.Config) -> Sizes | None:
     """None for a model that is not kept."""
-    found = _kept().get(_key(config))
+    found = _kept().get(key(config))
     return None if found is None else Sizes(**found)
 
 
@@ -44,20 +43,6 @@ def _kept() -> dict[str, dict[str, Any]]:
     return kept
 
 
-def _key(config: presets.Config) -> str:
+def key(config: presets.Config) -> str:
+    """Of a model in `known.json`."""
     return digest_json(kinds.to_dict(config))
-
-
-def count_presets(names: Iterable[str] = presets.NAMES) -> dict[str, dict[str, int]]:
-    """The content of `known.json`."""
-    from xmae_dist.train.sizing import flops, memory
-
-    found = {}
-    for config in (presets.config(name) for name in names):
-        held = memory.count(config, fused=False)
-        found[_key(config)] = asdict(Sizes(flops=flops.count(config), **asdict(held)))
-    return found
-
-
-if __name__ == "__main__":
-    FILE.write_text(json.dumps(count_presets(), indent=1) + "\n")
