@@ -8,6 +8,7 @@ import textwrap
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 
 from xmae_dist.evaluate.report.compare import Comparison
 from xmae_dist.evaluate.report.findings import constant
@@ -35,8 +36,9 @@ def score_forest(groups: dict[str, list[Result]], colour_of: dict[str, str]) -> 
     n_columns = 3
     n_rows = -(-len(groups) // n_columns)
     rows_each = max(len(group) for group in groups.values())
-    figure = Figure(figsize=(10.5, n_rows * (1.05 + 0.3 * rows_each)), layout="constrained")
-    figure.get_layout_engine().set(h_pad=0.1)  # type: ignore[union-attr]  # a title of two lines below an axis label
+    # Titles of two lines stand below the axis labels of the row above.
+    layout = ConstrainedLayoutEngine(h_pad=0.1)
+    figure = Figure(figsize=(10.5, n_rows * (1.05 + 0.3 * rows_each)), layout=layout)
     axes = figure.subplots(n_rows, n_columns, squeeze=False).ravel()
     for i, (panel, group) in enumerate(zip(axes, groups.values(), strict=False)):
         _score_panel(panel, group, colour_of, names=i % n_columns == 0)
