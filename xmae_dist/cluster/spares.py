@@ -31,8 +31,8 @@ _KEPT_S = 7 * 24 * 3600
 def environment(modules: tuple[str, ...]) -> Mapping[str, str]:
     """Variables for the runtime environment of workers whose processes shall be kept ready with these modules.
 
-    From a driver; always the same ones, so that groups of workers that follow one another take each other's spares. None
-    where the job has a hook of its own for new processes: Ray runs one.
+    From a driver; always the same ones, so that groups of workers that follow one another take each other's spares.
+    None where the job has a hook of its own for new processes: Ray runs one.
     """
     import ray
     from ray._private import ray_constants
@@ -80,7 +80,8 @@ def _work(count: int, token: str) -> None:
     pause.wait(_CALM_S)
     while True:
         try:
-            if (missing := count - _waiting(token)) > 0:
+            on_their_way = sum(1 for _ in _tickets().glob("*"))
+            if (missing := count - _waiting(token) - on_their_way) > 0:
                 _ask(missing)
         except Exception as error:  # noqa: BLE001  (of another Ray's protocol, perhaps: nothing depends on it)
             print(f"no processes are kept ready: {error}", file=sys.stderr, flush=True)
