@@ -11,6 +11,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
@@ -72,22 +73,29 @@ def found(cluster: LocalCluster, s3: S3Server, tmp_path_factory: pytest.TempPath
     store = s3.bucket_url()
     corpus_of(f"{store}/corpus", subjects=4, recordings=1, duration_s=125.0)
     words = ["pretrain", "debug_cpu2", "--corpus", f"{store}/corpus", "--run", f"{store}/{RUN}"]
-    words += ["--train.steps", "6", "--train.global-batch", "8", "--train.workers", "1"]
+    words += ["--train.steps", "1000000", "--train.global-batch", "8", "--train.workers", "1"]
     words += ["--checkpoint.every-steps", "3", "--validation.windows", "8", "--validation.every-steps", "3"]
     environment = {**os.environ, **OF_SUBMITTER, **cluster.environment(), "PYTHONPATH": str(ROOT)}
-    done = subprocess.run(
+    job = subprocess.Popen(
         [sys.executable, "-m", "xmae_dist.cli", "submit", "--name", NAME, *words],
         env=environment,
         cwd=here,
-        capture_output=True,
-        timeout=600,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
     )
-    assert done.returncode == 0, done.stdout + done.stderr
-    everything = Found(texts={"said": done.stdout + done.stderr})
+    everything = Found()
+    until_s = time.monotonic() + 400
+    while not everything.has("metrics", RUN):  # gauges are gone some time after their job
+        assert job.poll() is None and time.monotonic() < until_s, job.communicate()
+        time.sleep(2)
+        everything.texts |= {f"metrics {at}": text for at, text in metrics(cluster)}
+    stop = [str(Path(sys.executable).with_name("ray")), "job", "stop", NAME]
+    subprocess.run(stop, env=environment, check=True, capture_output=True, timeout=120)
+    everything.texts["said"] = job.communicate(timeout=120)[0]
+    assert job.returncode == 143, everything.texts["said"]
     everything.texts |= {f"object {key}": text for key, text in objects(store)}
     everything.texts |= {f"file {file}": text for file, text in files(cluster)}
     everything.texts |= {f"api {path}": text for path, text in answers(cluster)}
-    everything.texts |= {f"metrics {at}": text for at, text in metrics(cluster)}
     everything.texts |= {f"process {pid}": text for pid, text in command_lines(cluster)}
     return everything
 

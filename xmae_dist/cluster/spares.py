@@ -9,12 +9,13 @@ takes work. Where any of this fails, workers start as they do without.
 
 from __future__ import annotations
 
+import functools
 import importlib
 import os
 import secrets
 import sys
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -26,10 +27,12 @@ _KEPT_S = 7 * 24 * 3600
 """Ray ends them with their job, however long that is."""
 
 
-def environment(modules: Sequence[str]) -> dict[str, str]:
+@functools.cache
+def environment(modules: tuple[str, ...]) -> Mapping[str, str]:
     """Variables for the runtime environment of workers whose processes shall be kept ready with these modules.
 
-    From a driver. None where the job has a hook of its own for new processes: Ray runs one.
+    From a driver; always the same ones, so that groups of workers that follow one another take each other's spares.
+    None where the job has a hook of its own for new processes: Ray runs one.
     """
     import ray
     from ray._private import ray_constants
@@ -77,7 +80,8 @@ def _work(count: int, token: str) -> None:
     pause.wait(_CALM_S)
     while True:
         try:
-            if (missing := count - _waiting(token)) > 0:
+            on_their_way = sum(1 for _ in _tickets().glob("*"))
+            if (missing := count - _waiting(token) - on_their_way) > 0:
                 _ask(missing)
         except Exception as error:  # noqa: BLE001  (of another Ray's protocol, perhaps: nothing depends on it)
             print(f"no processes are kept ready: {error}", file=sys.stderr, flush=True)
