@@ -9,12 +9,13 @@ from dataclasses import dataclass
 
 import pyarrow as pa
 
+from xmae_dist.core.errors import IntegrityError, StorageError
 from xmae_dist.data.windows.spec import WindowSpec
 from xmae_dist.embed import staging
 from xmae_dist.embed.backlog import View, open_request
 from xmae_dist.embed.encode import LoadedEncoder
 from xmae_dist.embed.part import SCHEMA, put_part
-from xmae_dist.embed.publish import Published, note, publish
+from xmae_dist.embed.publish import Published, is_done, note, publish
 from xmae_dist.embed.request import Encoder, Lineage, OvertakenError, Request
 from xmae_dist.embed.staging import Facts
 from xmae_dist.embed.work import Encoding, Place, Work, encode, prepare, remove
@@ -105,14 +106,25 @@ def embed(
         job = opened(corpus_url, table_url, encoder.lineage(cohort), encoder)
         if job is None:
             return last
-        job.finish(encode_task)
         try:
+            job.finish(encode_task)
             last = job.publish()
         except OvertakenError:
+            continue
+        except (StorageError, IntegrityError):  # as `embed.pipeline`: what was staged went with another's commit
+            if not _was_overtaken(job):
+                raise
             continue
         if last.version is not None:
             return last
     return last
+
+
+def _was_overtaken(job: Job) -> bool:
+    try:
+        return is_done(job.request, job.view.table_url)
+    except OvertakenError:
+        return True
 
 
 def told(table_url: str) -> dict[tuple[str, str, float], float]:

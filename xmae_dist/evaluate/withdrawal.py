@@ -38,8 +38,8 @@ def take_out(out_url: str, subjects: Collection[str]) -> int:
                 [("request", "=", request)], _without(gone, schema), {"xmae_operation": "withdraw", "request": request}
             )
             changed += 1
-    for name, schema in _TABLES.items():
-        _rewrite_report(uri.join(out_url, _REPORTED, f"{name}.parquet"), gone, schema)
+    for name in _TABLES:
+        _rewrite_report(uri.join(out_url, _REPORTED, f"{name}.parquet"), gone)
     return changed
 
 
@@ -99,9 +99,10 @@ def _row_without(row: Mapping[str, Any], gone: Collection[str]) -> dict[str, Any
     return {**row, **plain}
 
 
-def _rewrite_report(url: str, gone: Collection[str], schema: pa.Schema) -> None:
+def _rewrite_report(url: str, gone: Collection[str]) -> None:
+    """The file of a report has columns of its own beside those of the table: they stay."""
     if not uri.exists(url):
         return
     rows = parquet.decode(uri.read_bytes(url))
     if pc.any(pc.is_in(pc.list_flatten(rows["pred_subject"]), value_set=pa.array(sorted(gone), pa.string()))).as_py():
-        uri.write_bytes(url, parquet.encode(_without(gone, schema)(rows)))
+        uri.write_bytes(url, parquet.encode(_without(gone, rows.schema)(rows)))
