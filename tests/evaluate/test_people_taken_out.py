@@ -1,7 +1,8 @@
-"""People leave the results of an evaluation: predictions go, scores stay, and what is left is whole."""
+"""People leave the results of an evaluation: predictions go, and scores are those of the people who stay."""
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,8 @@ import pyarrow as pa
 import pytest
 
 from tests.embed.evaluations import evaluated, result_of, task_of
+from xmae_dist.evaluate.report.rows import read as read_rows
+from xmae_dist.evaluate.report.rows import recomputed
 from xmae_dist.evaluate.results import SCHEMA, ResultTable, predictions_digest
 from xmae_dist.evaluate.transfer.matrix import Cell
 from xmae_dist.evaluate.transfer.requests import CellTable
@@ -29,7 +32,7 @@ def out(store_url: str) -> str:
     return url
 
 
-def test_predictions_go_and_scores_stay(out: str) -> None:
+def test_predictions_go_and_scores_are_of_who_stays(out: str) -> None:
     before = {one.request: one for one in ResultTable(out).read()}
     somebody = str(next(iter(before.values())).scored.predictions.subject_N[0])
     versions = Table(f"{out}/results").version()
@@ -43,13 +46,28 @@ def test_predictions_go_and_scores_stay(out: str) -> None:
         assert 0 < stays.sum() < len(stays)
         assert np.array_equal(now.subject_N, was.subject_N[stays]) and np.array_equal(now.pred_NC, was.pred_NC[stays])
         assert one.unit_names.tolist() == before[one.request].unit_names[stays].tolist()
-        assert one.scores == before[one.request].scores and one.n_subjects == before[one.request].n_subjects - 1
+        assert (
+            one.n_subjects == before[one.request].n_subjects - 1
+            and one.scores.keys() == before[one.request].scores.keys()
+        )
+        assert one.headline.value == recomputed(one).value != before[one.request].headline.value
         assert predictions_digest(now) != predictions_digest(was)
     (cell,) = CellTable(out).read()
     assert (cell.axis, cell.tested) == ("site", "wrist") and somebody not in cell.result.scored.predictions.subject_N
     report = parquet.decode(uri.read_bytes(f"{out}/report/results.parquet"))
     assert len(report) == 2 and not any(somebody in row for row in report["pred_subject"].to_pylist())
+    assert [told.result.n_subjects for told in read_rows(f"{out}/report/results.parquet")] == [
+        one.n_subjects for one in after
+    ]
     assert take_out(out, [somebody, "nobody"]) == 0
+
+
+def test_a_task_that_loses_all_of_one_class_has_no_score(out: str) -> None:
+    one = ResultTable(out).read()[0]
+    p = one.scored.predictions
+    take_out(out, set(p.subject_N[p.y_N == 1].tolist()))
+    (left,) = [now for now in ResultTable(out).read() if now.request == one.request]
+    assert not left.scored.predictions.y_N.any() and math.isnan(left.headline.value)
 
 
 def test_an_interrupted_call_goes_on(out: str, monkeypatch: pytest.MonkeyPatch) -> None:

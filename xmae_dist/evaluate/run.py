@@ -237,8 +237,7 @@ def scored(request: FitRequest, found: Examples, fitted: Fit, started_s: float) 
     task, config = request.task, request.config
     draws_RS = draws_of(task, len(np.unique(found.subject_N)), config.seed, config.n_replicates)
     train_Q = bootstrap.training_effect(task.metric, fitted.retrained, draws_RS[: config.n_train_replicates])
-    factor = bootstrap.stretch(bootstrap.replicates(task.metric, fitted.predictions, draws_RS), train_Q)
-    names = metrics.metrics_of(task.kind)
+    kept = bootstrap.Scored(predictions=fitted.predictions, train_Q=train_Q)
     unit_names = found.name_N if fitted.unit_N is None else found.name_N[fitted.unit_N]
     return Result(
         request=request.request,
@@ -253,14 +252,21 @@ def scored(request: FitRequest, found: Examples, fitted: Fit, started_s: float) 
         n_replicates=config.n_replicates,
         protocol=request.protocol,
         labelled_subjects=request.labelled_subjects,
-        scores={name: bootstrap.score_interval(name, fitted.predictions, draws_RS, factor) for name in names},
+        scores=scores_of(task, kept, draws_RS),
         n_windows=found.windows.n_windows,
         n_fits=fitted.n_fits,
         seconds=time.monotonic() - started_s,
         penalties=fitted.penalty_of_fold,
         unit_names=unit_names,
-        scored=bootstrap.Scored(predictions=fitted.predictions, train_Q=train_Q),
+        scored=kept,
     )
+
+
+def scores_of(task: Task, kept: bootstrap.Scored, draws_RS: NDArray[np.float64]) -> dict[str, bootstrap.Interval]:
+    """Every metric of the task's kind with its interval over subjects, from what was kept of a fit."""
+    p = kept.predictions
+    factor = bootstrap.stretch(bootstrap.replicates(task.metric, p, draws_RS), kept.train_Q)
+    return {name: bootstrap.score_interval(name, p, draws_RS, factor) for name in metrics.metrics_of(task.kind)}
 
 
 def draws_of(task: Task, n_subjects: int, seed: int, n_replicates: int) -> NDArray[np.float64]:

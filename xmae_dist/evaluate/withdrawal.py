@@ -1,7 +1,8 @@
 """People out of an evaluation: their predictions out of the tables of results, their embeddings out of the cache.
 
-Scores and intervals stay, as figures of the people there were: a promotion that rests on them stays explained. What
-they were worked out from is there without those who left, and its digest is of that.
+Scores and intervals are computed again from the predictions of those who stay, so that a row is whole: its figures
+are those of the predictions beside them. What an earlier report or promotion said of the people there were stands in
+that report and in the log of the promotion.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from xmae_dist.evaluate.results import SCHEMA, Result
+from xmae_dist.evaluate.run import draws_of, scores_of
 from xmae_dist.evaluate.transfer.requests import CELL_SCHEMA
 from xmae_dist.storage import parquet, uri
 from xmae_dist.storage.sweep import vacuum_table
@@ -82,7 +84,7 @@ def _without(gone: Collection[str], schema: pa.Schema) -> Callable[[pa.Table], p
 
 
 def _row_without(row: Mapping[str, Any], gone: Collection[str]) -> dict[str, Any]:
-    """A row of results without the units of some people; other columns of it stay."""
+    """A row of results without the units of some people, scored anew; other columns of it stay."""
     result = Result.from_row(row)
     predictions = result.scored.predictions
     stays = ~np.isin(predictions.subject_N, sorted(gone))
@@ -93,8 +95,12 @@ def _row_without(row: Mapping[str, Any], gone: Collection[str]) -> dict[str, Any
         pred_NC=predictions.pred_NC[stays],
         fold_N=predictions.fold_N[stays],
     )
-    scored = dataclasses.replace(result.scored, predictions=left)
-    fields = dataclasses.replace(result, unit_names=result.unit_names[stays], scored=scored).to_row()
+    scored, scores = dataclasses.replace(result.scored, predictions=left), result.scores
+    if 0 < stays.sum() < len(stays):
+        draws_RS = draws_of(result.task, len(np.unique(left.subject_N)), result.seed, result.n_replicates)
+        scores = scores_of(result.task, scored, draws_RS)
+    changed = dataclasses.replace(result, unit_names=result.unit_names[stays], scored=scored, scores=scores)
+    fields = changed.to_row()
     plain = {name: value.tolist() if isinstance(value, np.ndarray) else value for name, value in fields.items()}
     return {**row, **plain}
 
