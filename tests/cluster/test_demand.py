@@ -15,7 +15,7 @@ from xmae_dist.core.errors import UsageError
 from xmae_dist.data.stream.read_ahead import StreamConfig
 from xmae_dist.testing import autoscaling
 from xmae_dist.testing.autoscaling import NodeType
-from xmae_dist.train.config import EngineConfig, ResourceConfig
+from xmae_dist.train.config import PretrainConfig, ResourceConfig
 from xmae_dist.train.survival.board import Board
 
 
@@ -73,6 +73,6 @@ def test_ray_data_in_a_worker_asks_for_no_nodes_by_itself() -> None:
         "found = R.DEFAULT_CLUSTER_SCALING_UP_UTIL_THRESHOLD\n"
         "print(version, min(found.cpu, found.gpu, found.memory, found.object_store_memory))"
     )
-    environment = {**os.environ, **_worker_environment(EngineConfig())}
+    environment = {**os.environ, **_worker_environment(PretrainConfig())}
     done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["RATE_BASED", "1000000000.0"]
