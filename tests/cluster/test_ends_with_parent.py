@@ -44,7 +44,7 @@ def _of_session(leaders: set[int]) -> list[str]:
 
 
 @pytest.mark.parametrize("what", _STARTS)
-@pytest.mark.parametrize("sign", [signal.SIGKILL, signal.SIGTERM])
+@pytest.mark.parametrize("sign", [signal.SIGKILL, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
 def test_it_ends_with_the_one_that_started_it(what: str, sign: signal.Signals) -> None:
     script = _STARTS[what] + "\n    print(mark, flush=True)\n    import time; time.sleep(600)\n"
     environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}

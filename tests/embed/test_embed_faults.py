@@ -115,6 +115,7 @@ def made_under_faults(s3: S3Server, proxy: FlakyS3, kinds: list[tuple[str, int]]
         assert rounds >= 1, "no vacuum came to its end"
 
 
+@pytest.mark.slow
 def test_refused_requests_beside_a_vacuum(s3: S3Server) -> None:
     with flaky_s3(s3.endpoint_url) as proxy:
         made_under_faults(s3, proxy, KINDS[:1], grace_s=600.0)
