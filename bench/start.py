@@ -93,7 +93,15 @@ def submit(args: argparse.Namespace, cluster: LocalCluster, folder: Path, name: 
     """Submits a run; waits for its end only where it has one step."""
     words = ["jobs/pretrain.py", "debug_cpu2", "--corpus", str(folder / "corpus"), "--run", str(folder / name)]
     words += ["--model.preset", args.preset, "--train.steps", str(steps), "--train.workers", str(args.workers)]
-    words += ["--validation.windows", "0", "--checkpoint.every-steps", "10", "--train.max-failures", "-1"]
+    words += [
+        "--validation.windows",
+        "0",
+        "--checkpoint.every-steps",
+        "10",
+        "--train.max-failures",
+        "-1",
+        "--resources.spares",
+    ]
     options = ["--submission-id", name, "--working-dir", str(ROOT), *([] if steps == 1 else ["--no-wait"])]
     ray(cluster, "job", "submit", *options, "--", "python", *words)
 

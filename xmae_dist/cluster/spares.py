@@ -15,6 +15,7 @@ import os
 import secrets
 import sys
 import threading
+import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ _TOKEN, _MODULES = "XMAE_SPARES", "XMAE_SPARE_MODULES"
 _CALM_S = 10.0
 """A group that has just begun has its cores to itself for so long."""
 _LOOK_EVERY_S = 60.0
+_COMES_WITHIN_S = 45.0
 _KEPT_S = 7 * 24 * 3600
 """Ray ends them with their job, however long that is."""
 
@@ -80,13 +82,26 @@ def _work(count: int, token: str) -> None:
     pause.wait(_CALM_S)
     while True:
         try:
-            on_their_way = sum(1 for _ in _tickets().glob("*"))
-            if (missing := count - _waiting(token) - on_their_way) > 0:
+            if (missing := count - _waiting(token) - _on_their_way()) > 0:
                 _ask(missing)
         except Exception as error:  # noqa: BLE001  (of another Ray's protocol, perhaps: nothing depends on it)
             print(f"no processes are kept ready: {error}", file=sys.stderr, flush=True)
             return
         pause.wait(_LOOK_EVERY_S)
+
+
+def _on_their_way() -> int:
+    """How many were asked for and have not begun; tickets of those that never came are taken back."""
+    coming = 0
+    for ticket in _tickets().glob("*"):
+        try:
+            if time.time() - ticket.stat().st_mtime < _COMES_WITHIN_S:
+                coming += 1
+            else:
+                ticket.unlink()
+        except FileNotFoundError:
+            continue  # it has just begun
+    return coming
 
 
 def _waiting(token: str) -> int:

@@ -191,9 +191,10 @@ class ResourceConfig:
     may_grow: bool = False
     """The cluster can add nodes: wait for workers that do not fit yet. A run is refused only if Ray's autoscaler states
     that it can never give all of --train.workers at once."""
-    spares: bool = True
+    spares: bool = False
     """On a cluster, keep processes ready on each node that trains: one for each worker and one for its reading. A group
-    that is restarted then begins within seconds. About 0.4 GB of memory each."""
+    that is restarted then begins within seconds. About 0.4 GB of memory each. Uses a request of Ray's raylet that is not
+    public API; where fewer processes come than were asked for, workers start as they do without."""
 
     @property
     def each(self) -> dict[str, float]:
