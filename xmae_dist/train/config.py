@@ -193,7 +193,7 @@ class ResourceConfig:
     that it can never give all of --train.workers at once."""
     spares: bool = False
     """On a cluster, keep processes ready on each node that trains: one for each worker and one for its reading. A group
-    that is restarted then begins within seconds. About 0.4 GB of memory each. Uses a request of Ray's raylet that is not
+    that is restarted then begins within seconds. About 0.4 GB of memory each. Uses a request of Ray's raylet that is no
     public API; where fewer processes come than were asked for, workers start as they do without."""
 
     @property
