@@ -262,11 +262,15 @@ def scored(request: FitRequest, found: Examples, fitted: Fit, started_s: float) 
     )
 
 
-def scores_of(task: Task, kept: bootstrap.Scored, draws_RS: NDArray[np.float64]) -> dict[str, bootstrap.Interval]:
-    """Every metric of the task's kind with its interval over subjects, from what was kept of a fit."""
+def scores_of(
+    task: Task, kept: bootstrap.Scored, draws_RS: NDArray[np.float64], names: Iterable[str] = ()
+) -> dict[str, bootstrap.Interval]:
+    """Metrics with their intervals over subjects, from what was kept of a fit; none named: all of the task's kind."""
     p = kept.predictions
     factor = bootstrap.stretch(bootstrap.replicates(task.metric, p, draws_RS), kept.train_Q)
-    return {name: bootstrap.score_interval(name, p, draws_RS, factor) for name in metrics.metrics_of(task.kind)}
+    return {
+        name: bootstrap.score_interval(name, p, draws_RS, factor) for name in names or metrics.metrics_of(task.kind)
+    }
 
 
 def draws_of(task: Task, n_subjects: int, seed: int, n_replicates: int) -> NDArray[np.float64]:

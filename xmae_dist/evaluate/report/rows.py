@@ -23,8 +23,8 @@ import pyarrow as pa
 from xmae_dist.core.errors import InputError, IntegrityError
 from xmae_dist.evaluate.encoders.pretrained import Pretrained
 from xmae_dist.evaluate.results import SCHEMA, Result
-from xmae_dist.evaluate.run import draws_of
-from xmae_dist.evaluate.scores.bootstrap import Interval, replicates, score_interval, stretch
+from xmae_dist.evaluate.run import draws_of, scores_of
+from xmae_dist.evaluate.scores.bootstrap import Interval
 from xmae_dist.storage import parquet, uri
 
 FORMAT = "xmae-results/v2"
@@ -137,7 +137,6 @@ def _told(row: dict[str, Any], url: str) -> Told:
 
 def recomputed(result: Result) -> Interval:
     """The headline score and its interval from predictions; not widened where the effect of training is unknown."""
-    metric, p = result.task.metric, result.scored.predictions
-    draws_RS = draws_of(result.task, len(np.unique(p.subject_N)), result.seed, result.n_replicates)
-    factor = stretch(replicates(metric, p, draws_RS), result.scored.train_Q)
-    return score_interval(metric, p, draws_RS, factor)
+    metric, n_subjects = result.task.metric, len(np.unique(result.scored.predictions.subject_N))
+    draws_RS = draws_of(result.task, n_subjects, result.seed, result.n_replicates)
+    return scores_of(result.task, result.scored, draws_RS, (metric,))[metric]
