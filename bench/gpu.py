@@ -223,7 +223,7 @@ class Bench:
                     ids = torch.arange(size) + (turn * length + number) * size
                     yield TensorBatch(
                         step=turn * length + number,
-                        epoch=0,
+                        epoch_B=torch.zeros_like(ids),
                         ids_B=ids,
                         repeat_B=torch.zeros_like(ids),
                         ecg_BL=signals[0],

@@ -33,51 +33,51 @@ def masked_count(n_patches: int, ratio: float) -> int:
 
 def masks(
     seed: int,
-    epoch: int,
+    epoch_B: ArrayLike,
     window_ids_B: ArrayLike,
     n_patches: int,
     ratio: float,
     mode: str = "anchor",
     repeat_B: ArrayLike = 0,
 ) -> NDArray[np.bool_]:
-    """Boolean masks (B, N), True where masked, for the windows with these ids in this epoch.
+    """Boolean masks (B, N), True where masked, for the windows with these ids in these epochs (one each, or one).
 
     A window's mask depends on its own id, and on how often it came before in the epoch (`repeat_B`), alone: it is the
     same in any batch, on any rank, at any batch size.
     Raises ConfigError for a ratio outside (0, 1) or an unknown mode.
     """
     ids_B = np.atleast_1d(np.asarray(window_ids_B, dtype=np.int64))
-    epoch_B = _epochs(epoch, np.broadcast_to(np.asarray(repeat_B, dtype=np.int64), ids_B.shape))
+    seen_B = _seen(*(np.broadcast_to(np.asarray(part, dtype=np.int64), ids_B.shape) for part in (epoch_B, repeat_B)))
     count = masked_count(n_patches, ratio)
     if mode == "anchor":
-        return ~_run(seed, epoch_B, ids_B, n_patches, n_patches - count)
+        return ~_run(seed, seen_B, ids_B, n_patches, n_patches - count)
     if mode == "block":
-        return _run(seed, epoch_B, ids_B, n_patches, count)
+        return _run(seed, seen_B, ids_B, n_patches, count)
     if mode == "scatter":
-        return _lowest(_keys(seed, epoch_B, ids_B, n_patches), count)
+        return _lowest(_keys(seed, seen_B, ids_B, n_patches), count)
     if mode == "mixed":
-        run_BN = _run(seed, epoch_B, ids_B, n_patches, (count + 1) // 2)
-        return _lowest(_keys(seed, epoch_B, ids_B, n_patches) - run_BN, count)
+        run_BN = _run(seed, seen_B, ids_B, n_patches, (count + 1) // 2)
+        return _lowest(_keys(seed, seen_B, ids_B, n_patches) - run_BN, count)
     raise ConfigError("mask mode", value=mode, expected=" | ".join(MODES))
 
 
-def _epochs(epoch: int, repeat_B: NDArray[np.int64]) -> NDArray[np.uint64]:
-    """The epoch's part of the seed: its number for windows that come the first time, as before there were repeats."""
-    return np.where(repeat_B == 0, np.uint64(epoch), hash_u64("mask repeat", epoch, repeat_B))
+def _seen(epoch_B: NDArray[np.int64], repeat_B: NDArray[np.int64]) -> NDArray[np.uint64]:
+    """The part of the seed that changes each time a window comes: the epoch's number, hashed where it repeats one."""
+    return np.where(repeat_B == 0, epoch_B.astype(np.uint64), hash_u64("mask repeat", epoch_B, repeat_B))
 
 
 def _run(
-    seed: int, epoch_B: NDArray[np.uint64], ids_B: NDArray[np.int64], n_patches: int, size: int
+    seed: int, seen_B: NDArray[np.uint64], ids_B: NDArray[np.int64], n_patches: int, size: int
 ) -> NDArray[np.bool_]:
     """One run of ``size`` True at a uniform place in each row."""
-    start_B = uniform01("mask run", seed, epoch_B, ids_B) * (n_patches - size + 1)
+    start_B = uniform01("mask run", seed, seen_B, ids_B) * (n_patches - size + 1)
     offset_BN = np.arange(n_patches) - start_B.astype(np.int64)[:, None]
     return (offset_BN >= 0) & (offset_BN < size)
 
 
-def _keys(seed: int, epoch_B: NDArray[np.uint64], ids_B: NDArray[np.int64], n_patches: int) -> NDArray[np.float64]:
+def _keys(seed: int, seen_B: NDArray[np.uint64], ids_B: NDArray[np.int64], n_patches: int) -> NDArray[np.float64]:
     patch_N = np.arange(n_patches, dtype=np.int64)
-    return uniform01("mask scatter", seed, epoch_B[:, None], ids_B[:, None], patch_N)
+    return uniform01("mask scatter", seed, seen_B[:, None], ids_B[:, None], patch_N)
 
 
 def _lowest(keys_BN: NDArray[np.float64], count: int) -> NDArray[np.bool_]:

@@ -45,7 +45,7 @@ def plan_of(store: WindowStore) -> Plan:
 def same(ours: list[Batch], reference: list[Batch]) -> bool:
     assert [b.step for b in ours] == [b.step for b in reference]
     return all(
-        a.epoch == b.epoch
+        a.epoch_B.tobytes() == b.epoch_B.tobytes()
         and a.ids_B.tobytes() == b.ids_B.tobytes()
         and a.repeat_B.tobytes() == b.repeat_B.tobytes()
         and a.ecg_BL.tobytes() == b.ecg_BL.tobytes()  # type: ignore[union-attr]

@@ -57,7 +57,12 @@ class Copies:
 def batch() -> Batch:
     signal_BL = np.zeros((4, 100), np.float32)
     return Batch(
-        step=0, epoch=0, ids_B=np.arange(4), repeat_B=np.zeros(4, np.int64), ecg_BL=signal_BL, ppg_BL=signal_BL
+        step=0,
+        epoch_B=np.zeros(4, np.int64),
+        ids_B=np.arange(4),
+        repeat_B=np.zeros(4, np.int64),
+        ecg_BL=signal_BL,
+        ppg_BL=signal_BL,
     )
 
 

@@ -145,18 +145,25 @@ class Plan:
         """The same for a run of steps, a row each: (steps, columns of the rank)."""
         if start_step < 0:
             raise ConfigError("step", value=start_step, expected="0 or more")
-        first, last = self.columns(world, rank)
-        position = np.arange(start_step, stop_step)[:, None] * self.global_batch + np.arange(first, last)
+        position = self._positions(start_step, stop_step, world, rank)
         return self.ids_at(position.ravel()).reshape(position.shape)
+
+    def epochs_of_steps(self, start_step: int, stop_step: int, world: int = 1, rank: int = 0) -> IntArray:
+        """The epoch of each window of a run of steps: (steps, columns of the rank)."""
+        return self._positions(start_step, stop_step, world, rank) // self.epoch_windows
 
     def repeats_of_steps(self, start_step: int, stop_step: int, world: int = 1, rank: int = 0) -> IntArray:
         """How often each window of a run of steps has come before in its epoch: (steps, columns of the rank).
 
         All 0 where the mixture shows every window once in an epoch.
         """
-        first, last = self.columns(world, rank)
-        position = np.arange(start_step, stop_step)[:, None] * self.global_batch + np.arange(first, last)
+        position = self._positions(start_step, stop_step, world, rank)
         return self.repeats_at(position.ravel()).reshape(position.shape)
+
+    def _positions(self, start_step: int, stop_step: int, world: int, rank: int) -> IntArray:
+        """Places in the endless stream: (steps, columns of the rank)."""
+        first, last = self.columns(world, rank)
+        return np.arange(start_step, stop_step)[:, None] * self.global_batch + np.arange(first, last)
 
     def blocks(self, start_step: int, stop_step: int) -> Iterator[tuple[int, int]]:
         """The runs of steps [start, stop) that share chunks: the units of reading."""

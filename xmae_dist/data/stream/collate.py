@@ -14,10 +14,10 @@ from xmae_dist.data.stream.direct import Batch
 
 @dataclass(frozen=True, kw_only=True)
 class TensorBatch:
-    """A `Batch` as tensors: ids and repeats int64 (B,), signals float32 (B, L)."""
+    """A `Batch` as tensors: epochs, ids and repeats int64 (B,), signals float32 (B, L)."""
 
     step: int
-    epoch: int
+    epoch_B: torch.Tensor
     ids_B: torch.Tensor
     repeat_B: torch.Tensor
     ecg_BL: torch.Tensor | None
@@ -36,7 +36,7 @@ def collate(batch: Batch, *, pin: bool) -> TensorBatch:
 
     return TensorBatch(
         step=batch.step,
-        epoch=batch.epoch,
+        epoch_B=tensor(batch.epoch_B),
         ids_B=tensor(batch.ids_B),
         repeat_B=tensor(batch.repeat_B),
         ecg_BL=None if batch.ecg_BL is None else tensor(batch.ecg_BL),

@@ -31,8 +31,8 @@ class Batch:
     """One rank's share of one step. B windows of L samples; `ecg_BL` is None in a store of the source alone."""
 
     step: int
-    epoch: int
-    """The epoch in which the step begins."""
+    epoch_B: NDArray[np.int64]
+    """The epoch of each window: a step may end one and begin the next."""
     ids_B: NDArray[np.int64]
     repeat_B: NDArray[np.int64]
     """How often each window has come before in its epoch; 0 unless the mixture repeats windows."""
@@ -64,7 +64,7 @@ def step_batches(
     Raises StorageError when reads keep failing, IntegrityError when stored bytes are damaged.
     """
     for steps in plan.blocks(start_step, stop_step):
-        yield from read_block(store, plan, steps, (world, rank), retry).batches(plan)
+        yield from read_block(store, plan, steps, (world, rank), retry).batches()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,19 +72,20 @@ class Block:
     """A rank's share of K steps that draw on the same chunks: N = K·B windows, as stored."""
 
     start_step: int
+    epoch_KB: NDArray[np.int64]
     ids_KB: NDArray[np.int64]
     repeat_KB: NDArray[np.int64]
     ecg_NL: NDArray[np.float16] | None
     ppg_NL: NDArray[np.float16]
 
-    def batches(self, plan: Plan) -> Iterator[Batch]:
+    def batches(self) -> Iterator[Batch]:
         """Its steps, in float32."""
         width = self.ids_KB.shape[1]
-        for row, (ids_B, repeat_B) in enumerate(zip(self.ids_KB, self.repeat_KB, strict=True)):
+        for row, (epoch_B, ids_B, repeat_B) in enumerate(zip(self.epoch_KB, self.ids_KB, self.repeat_KB, strict=True)):
             here = slice(row * width, (row + 1) * width)
             yield Batch(
                 step=self.start_step + row,
-                epoch=plan.epoch_of(self.start_step + row),
+                epoch_B=epoch_B,
                 ids_B=ids_B,
                 repeat_B=repeat_B,
                 ecg_BL=None if self.ecg_NL is None else self.ecg_NL[here].astype(np.float32),
@@ -98,8 +99,14 @@ def read_block(
     """The share (world, rank) of steps [start, stop), which are a block of the plan; raises as `read_with_retries`."""
     ids_KB = plan.ids_of_steps(*steps, *share)
     ecg_NL, ppg_NL = read_with_retries(store, ids_KB.ravel(), retry)
-    repeat_KB = plan.repeats_of_steps(*steps, *share)
-    return Block(start_step=steps[0], ids_KB=ids_KB, repeat_KB=repeat_KB, ecg_NL=ecg_NL, ppg_NL=ppg_NL)
+    return Block(
+        start_step=steps[0],
+        epoch_KB=plan.epochs_of_steps(*steps, *share),
+        ids_KB=ids_KB,
+        repeat_KB=plan.repeats_of_steps(*steps, *share),
+        ecg_NL=ecg_NL,
+        ppg_NL=ppg_NL,
+    )
 
 
 def read_with_retries(

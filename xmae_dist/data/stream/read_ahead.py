@@ -161,6 +161,7 @@ def _read_block(shared: _Shared, steps: tuple[int, int], share: tuple[int, int],
     columns = {
         "step": pa.array(np.repeat(np.arange(*steps), block.ids_KB.shape[1])),
         "id": pa.array(block.ids_KB.ravel()),
+        "epoch": pa.array(block.epoch_KB.ravel()),
         "repeat": pa.array(block.repeat_KB.ravel()),
         "ppg": _to_arrow(block.ppg_NL),
     }
@@ -194,7 +195,7 @@ def _leg(source: PlanDatasource, plan: Plan, block_bytes: int, config: StreamCon
         )
         tables = iter(dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=1))
     while (table := _next_table(tables)) is not None:
-        yield from _block_of(table).batches(plan)
+        yield from _block_of(table).batches()
 
 
 def _context(block_bytes: int, config: StreamConfig) -> DataContext:
@@ -229,10 +230,16 @@ def _next_table(tables: Iterator[Any]) -> pa.Table | None:
 def _block_of(table: pa.Table) -> Block:
     step_N = table.column("step").to_numpy()
     steps = int(step_N[-1] - step_N[0]) + 1
-    ids_KB, repeat_KB = (table.column(name).to_numpy().reshape(steps, -1) for name in ("id", "repeat"))
+    names = ("epoch", "id", "repeat")
+    epoch_KB, ids_KB, repeat_KB = (table.column(name).to_numpy().reshape(steps, -1) for name in names)
     ppg_NL = _from_arrow(table, "ppg")
     if ppg_NL is None:
         raise RunError("reading ahead", value=table.column_names, expected="a column ppg")
     return Block(
-        start_step=int(step_N[0]), ids_KB=ids_KB, repeat_KB=repeat_KB, ecg_NL=_from_arrow(table, "ecg"), ppg_NL=ppg_NL
+        start_step=int(step_N[0]),
+        epoch_KB=epoch_KB,
+        ids_KB=ids_KB,
+        repeat_KB=repeat_KB,
+        ecg_NL=_from_arrow(table, "ecg"),
+        ppg_NL=ppg_NL,
     )

@@ -29,8 +29,8 @@ class Masking:
 
     def draw(self, batch: TensorBatch, ratio: float) -> torch.Tensor:
         """Boolean (B, N)."""
-        ids_B, repeat_B = batch.ids_B.numpy(), batch.repeat_B.numpy()
-        return torch.from_numpy(masks(self.seed, batch.epoch, ids_B, self.n_patches, ratio, self.mode, repeat_B))
+        epoch_B, ids_B, repeat_B = batch.epoch_B.numpy(), batch.ids_B.numpy(), batch.repeat_B.numpy()
+        return torch.from_numpy(masks(self.seed, epoch_B, ids_B, self.n_patches, ratio, self.mode, repeat_B))
 
 
 @dataclass(frozen=True, kw_only=True)
