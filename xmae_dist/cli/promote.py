@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import sys
 from dataclasses import dataclass
 from typing import Annotated, Any
 
 import tyro
 
 from xmae_dist.core.errors import InputError, UsageError, XmaeError
+from xmae_dist.core.optional import check_mlflow
+from xmae_dist.embed.mlflow_aliases import tell_mlflow
 from xmae_dist.embed.registry import Model, Move, Registry, State, checked
 from xmae_dist.evaluate.promotion import Evidence, Judgement, Margins, evidence, judge
 from xmae_dist.evaluate.scores.metrics import METRICS
@@ -24,7 +27,7 @@ class Args:
     The bundle must have been evaluated. Where the alias means another bundle already, both are compared task by task,
     paired by people where one evaluation has both, and the change is refused where the new one is worse beyond the
     margins (docs/promotion.md). Nothing is embedded or taken away here. Exit status: 0 moved, or it meant the bundle
-    already; 2 refused.
+    already; 1 moved, but MLflow could not be told; 2 refused.
     """
 
     bundle: Annotated[str, tyro.conf.Positional] = ""
@@ -44,6 +47,11 @@ class Args:
     same."""
     back: bool = False
     """Go back to what the alias meant before its last promotion, without a bundle. Embeds nothing again."""
+    mlflow: str | None = None
+    """URI of an MLflow server whose model registry is to have the same alias; credentials from MLflow's own
+    environment. Without a bundle and --back, only this is done. Needs `pip install 'xmae_dist[mlflow]'`."""
+    mlflow_model: str = "xmae-encoder"
+    """Name of the registered model there; each bundle becomes a version of it."""
     json: bool = False
     """Print one JSON object."""
 
@@ -51,10 +59,26 @@ class Args:
 def run(args: Args) -> int:
     """Carries the command out and returns its exit status."""
     checked(args.alias)
+    if args.mlflow:
+        check_mlflow("--mlflow", args.mlflow)
     registry = Registry(args.table)
+    if not _only_mlflow(args):
+        _move(args, registry)
+    if args.mlflow:
+        version = tell_mlflow(registry, args.alias, tracking_uri=args.mlflow, model=args.mlflow_model)
+        print(f"MLflow: {args.alias} is version {version} of {args.mlflow_model}", file=sys.stderr)
+    return 0
+
+
+def _only_mlflow(args: Args) -> bool:
+    return bool(args.mlflow) and not (args.bundle or args.back or args.evaluation)
+
+
+def _move(args: Args, registry: Registry) -> None:
     if args.back:
         _refuse_beside_back(args)
-        return _tell(args, registry.go_back(args.alias), None, moved=True)
+        _tell(args, registry.go_back(args.alias), None, moved=True)
+        return
     _require(args)
     bundle_url = uri.normalise(args.bundle)
     bundle = load(bundle_url)  # a half-written one is found here
@@ -62,7 +86,8 @@ def run(args: Args) -> int:
     state = registry.state()
     present = state.meant_by(args.alias)
     if present is not None and present.model_id == bundle.bundle_id and present.bundle == bundle_url:
-        return _tell(args, present, None, moved=False)
+        _tell(args, present, None, moved=False)
+        return
     judgement = _judged(args, found, present, bundle.bundle_id)
     model = Model(
         model_id=bundle.bundle_id,
@@ -72,7 +97,7 @@ def run(args: Args) -> int:
         comparison=json.dumps(judgement.to_dict() if judgement else _scores(found)),
         run=str(bundle.lineage.get("run", "")),
     )
-    return _tell(args, _moved(args, registry, model, state, judgement), judgement, moved=True)
+    _tell(args, _moved(args, registry, model, state, judgement), judgement, moved=True)
 
 
 def _moved(args: Args, registry: Registry, model: Model, seen: State, judgement: Judgement | None) -> Move:
@@ -134,11 +159,11 @@ def _scores(found: Evidence) -> dict[str, Any]:
                        "new": one.headline.value} for one in found.results.values()]}  # fmt: skip
 
 
-def _tell(args: Args, move: Move, judgement: Judgement | None, *, moved: bool) -> int:
+def _tell(args: Args, move: Move, judgement: Judgement | None, *, moved: bool) -> None:
     if args.json:
         told = {**dataclasses.asdict(move), "at": move.at.isoformat(), "comparison": json.loads(move.comparison)}
         print(json.dumps({"moved": moved, **told}))
-        return 0
+        return
     _show(judgement)
     if not moved:
         print(f"{args.alias} means {move.model_id} already ({move.bundle})")
@@ -146,7 +171,6 @@ def _tell(args: Args, move: Move, judgement: Judgement | None, *, moved: bool) -
         print(f"{args.alias} means {move.model_id} again ({move.bundle}); nothing is embedded again")
     else:
         print(f"{args.alias} now means {move.model_id} ({move.bundle}), {move.action}")
-    return 0
 
 
 def _show(judgement: Judgement | None) -> None:

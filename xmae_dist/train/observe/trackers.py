@@ -10,16 +10,14 @@ it is asked for. Credentials and servers come from the libraries' own environmen
 
 from __future__ import annotations
 
-import importlib.util
 import queue
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
-from urllib.parse import urlsplit
 
-from xmae_dist.core.errors import ConfigError
 from xmae_dist.core.fingerprint import digest_json
+from xmae_dist.core.optional import check_installed, check_mlflow
 from xmae_dist.train.observe.metrics import Row, numbers
 
 _MOST_METRICS = 1000
@@ -42,21 +40,10 @@ class TrackConfig:
         """Raises ConfigError where a library that is asked for is not installed, or a password would be kept: the
         configuration is written into checkpoints and told to trackers.
         """
-        if self.mlflow and "@" in urlsplit(self.mlflow).netloc:
-            raise ConfigError(
-                "--track.mlflow",
-                value="a URI with a user or password in it",
-                expected="a URI without",
-                fix="set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN",
-            )
-        for name in ("mlflow", "wandb"):
-            if getattr(self, name) and importlib.util.find_spec(name) is None:
-                raise ConfigError(
-                    f"--track.{name}",
-                    value=getattr(self, name),
-                    expected=f"the package {name}, which is not installed",
-                    fix=f"pip install 'xmae_dist[{name}]' on every node",
-                )
+        if self.mlflow:
+            check_mlflow("--track.mlflow", self.mlflow)
+        if self.wandb:
+            check_installed("wandb", "--track.wandb", self.wandb)
 
 
 class Tracker(Protocol):
