@@ -38,7 +38,12 @@ another subject's, *none* with a constant, *mean* predicting the mean of all sam
 of 16 evaluations from which *own* stays at least 10 % below *other*. Probes are linear, on the frozen embedding of
 held-out subjects, cross-validated by subject; errors (MAE) are better low, AUROC high. `ecg_mae_80` embeds the ECG,
 all others the PPG. Cells give the mean and, where there are several seeds, ± their standard deviation: the spread of
-training, not of subjects."""
+training, not of subjects.
+
+Two warnings. AUROCs far below 0.5 (potassium, heart failure, sex) do not mean that a model knows the label in reverse:
+44 people are few, and few of them are positive, the same ones for every model, so such a column is noise. Rows made
+before 29 November 2026, which are all of the first three seeds, have `pulse_arrival` and `pulse_arrival_change` of
+challenge2015 by an earlier definition: the time to the next foot, often another beat's (docs/adr/0012)."""
 
 
 def _chosen(rows: list[Row]) -> list[Row]:
