@@ -143,8 +143,8 @@ def _verdict(runs: dict[str, list[Row]]) -> str:
     if "paper" not in runs:
         return ""
     lines = [
-        "Better than `paper` by the mean over seeds; in bold if every seed, of two or more, is better than every seed of "
-        "`paper`:\n"
+        "Better than `paper` by the mean over seeds; in bold if every seed, of two or more, is better than every seed "
+        "of `paper`:\n"
     ]
     ecg = [name for name, rows in runs.items() if rows[0]["reconstructs"] == "ecg"]
     columns: dict[str, tuple[Callable[[Row], float | None], bool, list[str]]] = {
