@@ -58,7 +58,8 @@ _HEAD = """# What frozen embeddings know
 Written by `make model-study` from `bench/results/embedding-study.jsonl` (a row for each arm and seed) and the
 predictions kept with it; `bench/results/embedding-study-differences.jsonl` has every difference counted here, with its
 interval. Reconstruction on an equal budget, `published` and `challenge2015` included, is another page:
-[reconstruction-study.md](reconstruction-study.md)."""
+[reconstruction-study.md](reconstruction-study.md). Words such as arm, headroom, null and Holm:
+[glossary](glossary.md#evaluation)."""
 
 
 def _finding(found: Sequence[Difference], ceiling: Mapping[str, float], by_arm: ByArm, budget: int) -> str:

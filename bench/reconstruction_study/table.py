@@ -38,7 +38,12 @@ another subject's, *none* with a constant, *mean* predicting the mean of all sam
 of 16 evaluations from which *own* stays at least 10 % below *other*. Probes are linear, on the frozen embedding of
 held-out subjects, cross-validated by subject; errors (MAE) are better low, AUROC high. `ecg_mae_80` embeds the ECG,
 all others the PPG. Cells give the mean and, where there are several seeds, ± their standard deviation: the spread of
-training, not of subjects."""
+training, not of subjects.
+
+Two warnings. AUROCs far below 0.5 (potassium, heart failure, sex) do not mean that a model knows the label in reverse:
+44 people are few, and few of them are positive, the same ones for every model, so such a column is noise. Rows made
+before 29 November 2026, which are all of the first three seeds, have `pulse_arrival` and `pulse_arrival_change` of
+challenge2015 by an earlier definition: the time to the next foot, often another beat's (docs/adr/0012)."""
 
 
 def _chosen(rows: list[Row]) -> list[Row]:
@@ -138,7 +143,8 @@ def _verdict(runs: dict[str, list[Row]]) -> str:
     if "paper" not in runs:
         return ""
     lines = [
-        "Better than `paper`, by mean over seeds (in bold with two seeds or more, none of which `paper` reaches):\n"
+        "Better than `paper` by the mean over seeds; in bold if every seed, of two or more, is better than every seed "
+        "of `paper`:\n"
     ]
     ecg = [name for name, rows in runs.items() if rows[0]["reconstructs"] == "ecg"]
     columns: dict[str, tuple[Callable[[Row], float | None], bool, list[str]]] = {

@@ -39,7 +39,7 @@ class Args:
     """URLs of embedding tables of this corpus: with --apply, rows of these subjects are removed, for every bundle."""
     evaluation: tuple[str, ...] = ()
     """URLs of evaluations (--out of `xmae evaluate`): with --apply, predictions of these subjects are removed from
-    their results; scores stay."""
+    their results, and scores are computed again without them."""
     run: tuple[str, ...] = ()
     """URLs of pretraining runs: say which of their checkpoints saw these subjects. Needs their window stores."""
     proof: str = ""

@@ -84,7 +84,8 @@ class TrainConfig:
     max_bad_steps: int = 20
     """The run fails after this number of consecutive steps that were skipped because gradients were not finite."""
     max_failures: int = 3
-    """Restarts after lost workers or nodes that are allowed before the run fails; -1: no limit."""
+    """Restarts that are allowed before the run fails, after workers that died or hung and nodes that were lost; -1: no
+    limit. A node that leaves after a notice of the cloud does not count."""
     max_controller_failures: int = -1
     """Starts of the workers that may fail in a row, because the cluster has no room, before the run fails; -1: no
     limit."""
