@@ -51,3 +51,13 @@ def test_pandas(table: Path) -> None:
     rows = told(f"file://{table}")
     first = [rows["watch", row.recording_id, row.start_s] for row in names["windows"].itertuples()]
     np.testing.assert_array_equal(names["embedding_BE"][:, 0], first)
+
+
+def test_one_vector_a_person(table: Path) -> None:
+    pytest.importorskip("duckdb")
+    names = run("One vector a person", table)
+    assert names["people"]["subject_id"].tolist() == ["s1", "s2"]
+    windows = run("pandas and NumPy", table)
+    subject_B, embedding_BE = windows["windows"]["subject_id"].to_numpy(), windows["embedding_BE"]
+    expected_PE = [embedding_BE[subject_B == one].mean(axis=0) for one in ("s1", "s2")]
+    np.testing.assert_allclose(names["embedding_PE"], expected_PE, rtol=1e-5)
