@@ -65,7 +65,7 @@ FLOORS: dict[str, list[set[str]]] = {
         {"gathering"},
         {"examples"},
         {"pooling", "labels", "names"},
-        {"members", "moments", "tasks"},
+        {"members", "tasks"},
         {"scores", "encoders"},
     ],
     "ingest": [

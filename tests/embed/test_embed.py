@@ -27,6 +27,7 @@ from xmae_dist.embed.staging import Facts
 from xmae_dist.model import bundle, presets
 from xmae_dist.storage import uri
 from xmae_dist.storage.corpus import Corpus
+from xmae_dist.storage.parquet import read_columns
 from xmae_dist.storage.table import Table
 
 
@@ -335,4 +336,10 @@ def test_the_commands_through_ray(
     looked = ["--table", table, "--model", "champion", "--cohort", "ring", "--recording", "ring-s00-r0"]
     assert main(["neighbours", *looked, "--start-s", "0", "--k", "3"]) == 0
     assert len(capsys.readouterr().out.split("─\n")[1].splitlines()) == 3
+    pool = ["pool", "--table", table, "--model", "champion", "--by", "recording", "--out", f"{store_url}/pooled"]
+    assert main(pool) == 0 and "ring.parquet: 2 recordings of" in capsys.readouterr().out
+    assert read_columns(f"{store_url}/pooled/ring.parquet")["recording_id"].to_pylist() == [
+        "ring-s00-r0",
+        "ring-s01-r0",
+    ]
     assert main(["embed", *common, "--cohort", "no-such"]) == 2

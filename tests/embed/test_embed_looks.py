@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections import defaultdict
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,6 +20,7 @@ from xmae_dist.core.errors import InputError
 from xmae_dist.embed.backlog import View
 from xmae_dist.embed.embedding_map import embedding_map
 from xmae_dist.embed.neighbours import neighbours
+from xmae_dist.embed.pooled import KEYS, By, Pooling, pooled
 from xmae_dist.embed.tick import tick
 from xmae_dist.storage.corpus import Corpus
 from xmae_dist.storage.table import PinnedTable, Table
@@ -139,3 +142,32 @@ def test_labels_are_those_of_the_index(tmp_path: Path) -> None:
     assert picture(aged, title="map", label="age").axes[3].get_title() == "age"
     sexed = embedding_map(view, ENCODER, label="sex")
     assert picture(sexed, title="map", label="sex").axes[3].get_title() == "sex" and json.dumps(sexed.label_N)
+
+
+@pytest.mark.parametrize("by", ["subject", "recording"])
+@pytest.mark.parametrize("pooling", ["mean", "moments"])
+def test_pooled_rows_are_those_of_all_windows_in_memory(places: tuple[Corpus, str], by: By, pooling: Pooling) -> None:
+    _, table = places
+    of: dict[tuple[str, ...], list[dict[str, Any]]] = defaultdict(list)
+    for row in Table(table).read().to_pylist():
+        if row["quality"] >= 0.5:
+            of[tuple(row[name] for name in KEYS[by])].append(row)
+    files = dict(pooled(pinned(table), ENCODER, by=by, pooling=pooling, min_quality=0.5))
+    assert sorted(files) == (["subjects"] if by == "subject" else ["bedside", "ring"])
+    rows = [row for _, file in sorted(files.items()) for row in file.to_pylist()]
+    assert [tuple(row[name] for name in KEYS[by]) for row in rows] == sorted(of)
+    for row in rows:
+        windows = of[tuple(row[name] for name in KEYS[by])]
+        x_KE = np.array([one["embedding"] for one in windows])
+        expected = [x_KE.mean(0), x_KE.std(0), x_KE.min(0), x_KE.max(0)][: 1 if pooling == "mean" else 4]
+        assert np.allclose(row["embedding"], np.concatenate(expected), atol=2e-4)
+        assert row["windows"] == len(windows)
+        assert row["quality"] == pytest.approx(np.mean([one["quality"] for one in windows]), abs=1e-6)
+
+
+def test_what_is_not_there_is_not_pooled(places: tuple[Corpus, str]) -> None:
+    _, table = places
+    with pytest.raises(InputError, match="none in cohorts bedside, ring of quality 2 or more"):
+        list(pooled(pinned(table), ENCODER, by="subject", min_quality=2.0))
+    with pytest.raises(InputError, match=r"none in cohorts \(none\)"):
+        list(pooled(pinned(table), ENCODER, by="recording", cohorts=["watch"]))

@@ -6,13 +6,14 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from xmae_dist.core.errors import UsageError
+from xmae_dist.core.errors import InputError, UsageError
 from xmae_dist.embed.pipeline import Held, Outcome, Resources, embed_cohort
 from xmae_dist.embed.publish import Published
 from xmae_dist.embed.registry import encoder_meant
 from xmae_dist.embed.request import Encoder, read_encoder
 from xmae_dist.embed.tick import told
 from xmae_dist.storage import uri
+from xmae_dist.storage.table import PinnedTable, Table
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,6 +66,16 @@ def encoder_of(bundle: str, model: str, table_url: str) -> Encoder:
             fix="a bundle's URL, or an alias that `xmae models` lists",
         )
     return encoder_meant(table_url, model) if model else read_encoder(uri.normalise(bundle))
+
+
+def newest_table(url: str) -> PinnedTable:
+    """The embedding table as it is now. Raises InputError where there is none."""
+    table = Table(url).newest()
+    if table is None:
+        raise InputError(
+            "--table", value=f"no table at {url}", expected="an embedding table", fix="`xmae embed` makes it"
+        )
+    return table
 
 
 def tell(done: Mapping[str, Outcome]) -> None:

@@ -6,12 +6,10 @@ import json
 from dataclasses import asdict, dataclass
 from typing import Literal
 
-from xmae_dist.cli.embed import encoder_of
-from xmae_dist.core.errors import InputError
+from xmae_dist.cli.embed import encoder_of, newest_table
 from xmae_dist.core.tables import show, terminal
 from xmae_dist.embed.neighbours import Query, neighbours
 from xmae_dist.storage import uri
-from xmae_dist.storage.table import Table
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,11 +47,7 @@ def run(args: Args) -> int:
     """Carries the command out and returns its exit status."""
     url = uri.checked_place(args.table)
     encoder = encoder_of(args.bundle, args.model, url)
-    table = Table(url).newest()
-    if table is None:
-        raise InputError(
-            "--table", value=f"no table at {url}", expected="an embedding table", fix="`xmae embed` makes it"
-        )
+    table = newest_table(url)
     found = neighbours(
         table,
         encoder,

@@ -20,7 +20,7 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from xmae_dist.evaluate import moments
+from xmae_dist.core import moments
 from xmae_dist.evaluate.members import Ids, Members, expand
 from xmae_dist.evaluate.scores.metrics import sum_by
 

@@ -1,0 +1,63 @@
+"""`xmae pool`: one vector a person or recording, as Parquet files."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+
+from xmae_dist.cli.embed import encoder_of, newest_table
+from xmae_dist.embed.pooled import By, Pooling, pooled
+from xmae_dist.storage import parquet, uri
+
+
+@dataclass(frozen=True, kw_only=True)
+class Args:
+    """Write one vector a person or recording from the windows of an embedding table, as Parquet.
+
+    `subjects.parquet`, a row a person over all cohorts, or `<cohort>.parquet`, a row a recording. Columns: the ids,
+    `windows`, their mean `quality`, and `embedding` (a list of fixed size). A file's metadata says of which bundle and
+    version of the table it is. A person who withdraws later stays in it: make it again, it is written over.
+    """
+
+    table: str
+    """URL of the embedding table."""
+    out: str
+    """URL of the folder for the files."""
+    by: By = "subject"
+    """Whose vectors."""
+    pooling: Pooling = "mean"
+    """The mean of the windows, or `moments`: mean, standard deviation, least and largest of each feature, one after
+    another (four times as long), as `xmae evaluate --pooling` has them."""
+    bundle: str = ""
+    """URL of the encoder bundle; or --model."""
+    model: str = ""
+    """Alias of a bundle in the table's registry, such as champion."""
+    cohorts: tuple[str, ...] = ()
+    """Only of these."""
+    min_quality: float = 0.0
+    """Leave out windows of less quality (0 to 1)."""
+    json: bool = False
+    """Print one JSON object."""
+
+
+def run(args: Args) -> int:
+    """Carries the command out and returns its exit status."""
+    url, out = uri.checked_place(args.table), uri.checked_place(args.out)
+    encoder = encoder_of(args.bundle, args.model, url)
+    table = newest_table(url)
+    about = {
+        "model_id": encoder.model_id, "spec_id": encoder.spec_id, "table": url, "version": table.version,
+        "by": args.by, "pooling": args.pooling, "min_quality": args.min_quality,
+    }  # fmt: skip
+    files = {}
+    for name, rows in pooled(
+        table, encoder, by=args.by, pooling=args.pooling, cohorts=args.cohorts, min_quality=args.min_quality
+    ):
+        file = uri.join(out, f"{name}.parquet")
+        uri.write_bytes(file, parquet.encode(rows.replace_schema_metadata({"xmae": json.dumps(about)})))
+        files[file] = len(rows)
+        if not args.json:
+            print(f"{file}: {len(rows)} {args.by}s of {sum(rows['windows'].to_pylist())} windows")
+    if args.json:
+        print(json.dumps({**about, "files": files}))
+    return 0
