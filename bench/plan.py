@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import argparse
 import json
-import resource
 import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from process_tree import peak_mib
 
 from xmae_dist.data.order.plan import OrderConfig, plan_of
 from xmae_dist.data.store.window_store import Segment
@@ -67,10 +67,6 @@ def big_store(windows: int, cohorts: int, parts: int) -> list[Segment]:
         Segment(cohort=f"c{i * cohorts // parts:03d}", part=f"p{i}", first_id=int(firsts[i]), n=int(sizes[i]))
         for i in range(parts)
     ]
-
-
-def peak_mib() -> float:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
 def shuffle(global_batch: int, subjects: int = 2000) -> dict[str, Any]:

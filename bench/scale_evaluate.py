@@ -16,7 +16,6 @@ from __future__ import annotations
 import argparse
 import json
 import math
-import resource
 import shutil
 import subprocess
 import sys
@@ -27,6 +26,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+from process_tree import peak_mib
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
@@ -91,10 +91,10 @@ def _growth(rows: list[dict[str, Any]], name: str) -> float | None:
 def measured(url: str) -> dict[str, float]:
     """Of one store: choosing the windows of all tasks, then reading and pooling what they want."""
     store = WindowStore.open(url).ready()
-    start_mb = _peak_mb()
+    start_mb = peak_mib()
     begun = time.process_time()
     found = gathered(TASKS, ChosenWindows(store=store, splits=("train",)), limit=Limit(windows=100))
-    chosen_s, chosen_mb = time.process_time() - begun, _peak_mb()
+    chosen_s, chosen_mb = time.process_time() - begun, peak_mib()
     wanted = Wanted([_units(found[task.name]).windows for task in TASKS])
     projection_LE = np.random.default_rng(0).normal(size=(SPEC.length, N_FEATURES)).astype(np.float32)
     pool = Pool(wanted, N_FEATURES)
@@ -106,7 +106,7 @@ def measured(url: str) -> dict[str, float]:
         "pooled_cpu_s": round(time.process_time() - begun - chosen_s, 1),
         "start_mb": round(start_mb),
         "chosen_mb": round(chosen_mb - start_mb),
-        "all_mb": round(_peak_mb() - start_mb),
+        "all_mb": round(peak_mib() - start_mb),
         "features_mb": round(embedded.n_bytes / 1e6, 1),
         "units": sum(len(_units(found[task.name]).y_N) for task in TASKS),
         "runs": sum(len(_units(found[task.name]).windows.first_R) for task in TASKS),
@@ -118,10 +118,6 @@ def _units(found: Any) -> Any:
     if isinstance(found, Exception):
         raise found
     return found
-
-
-def _peak_mb() -> float:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
 def store_of(url: str, n_windows: int, people: int) -> None:

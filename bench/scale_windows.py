@@ -22,6 +22,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+from process_tree import peak_mib
 
 from xmae_dist.cli.main import main as xmae
 from xmae_dist.core.fingerprint import canonical_json
@@ -68,7 +69,7 @@ def in_a_process(name: str, folder: str, parts: int) -> dict[str, Any]:
 def measured(work: Callable[[str, int], object], url: str, parts: int) -> dict[str, Any]:
     found = work(url, parts)
     used = resource.getrusage(resource.RUSAGE_SELF)
-    return {"cpu_s": used.ru_utime + used.ru_stime, "peak_mib": used.ru_maxrss / 1024, "found": found}
+    return {"cpu_s": used.ru_utime + used.ru_stime, "peak_mib": peak_mib(), "found": found}
 
 
 def make(url: str, parts: int) -> object:

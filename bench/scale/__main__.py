@@ -6,7 +6,6 @@ import argparse
 import importlib
 import json
 import math
-import resource
 import shutil
 import subprocess
 import sys
@@ -19,6 +18,7 @@ from typing import Any
 
 import numpy as np
 
+from bench.process_tree import peak_mib
 from bench.scale.register import OPERATIONS
 from bench.scale.tree import HERE, Tree
 from xmae_dist.testing.s3_server import serve_s3
@@ -70,8 +70,7 @@ def measured(name: str, url: str) -> dict[str, Any]:
     before_s = time.process_time()
     result = OPERATIONS[name].run(url)
     cpu_s = time.process_time() - before_s
-    peak_mib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    return {"cpu_s": round(cpu_s, 2), "peak_mib": round(peak_mib), "result": result}
+    return {"cpu_s": round(cpu_s, 2), "peak_mib": round(peak_mib()), "result": result}
 
 
 def of_size(size: int, args: argparse.Namespace, trees: Sequence[Tree]) -> dict[str, dict[str, dict[str, Any]]]:

@@ -28,7 +28,7 @@ def inspect(url: str) -> object:
 
 @operation("withdraw of one person, dry run", aim="< 5 s, < 300 MB")
 def withdraw(url: str) -> object:
-    return _command("withdraw", url, "--subject", "cohort000-s0000003", "--json")
+    return _command("withdraw", url, "--subject", "cohort000-s0000000", "--json")
 
 
 @operation("recordings in order", aim="< 120 s, < 1 GB")

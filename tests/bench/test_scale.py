@@ -73,3 +73,6 @@ def test_every_operation_runs(tmp_path: Path) -> None:
         check=False,
     )
     assert done.returncode == 0, done.stderr[-3000:]
+    rows = json.loads((tmp_path / "found.json").read_text())["50"]
+    peak_mib = {name: row["now"]["peak_mib"] for name, row in rows.items()}
+    assert peak_mib["open a snapshot"] < 250, "no torch, and not the memory of the process that started it"
