@@ -21,7 +21,7 @@ import pyarrow.compute as pc
 from xmae_dist.core.fingerprint import sha256_hex
 from xmae_dist.embed import manifest_v1
 from xmae_dist.embed.positions import Position
-from xmae_dist.embed.request import Lineage, OvertakenError, Request
+from xmae_dist.embed.request import NOT_WANTED, Lineage, OvertakenError, Request
 from xmae_dist.storage import parquet, uri
 from xmae_dist.storage.file_actions import DataFile, FileChange, statistics
 from xmae_dist.storage.ordered import Runs
@@ -120,11 +120,14 @@ def settle(
     Returns how many go; where none do, and there are few files, nothing is written. One run of rows is held in memory,
     the rest waits below `folder`; about 15 µs of CPU a row.
 
-    `there`: the version of the manifest `table` to begin from. Raises OvertakenError where another did it meanwhile.
+    `there`: the version of the manifest `table` to begin from. Raises OvertakenError where another did it meanwhile, or
+    where the request of the `position` was put there later: without its rows nothing of what led to it would count.
     """
     files = _files(there, lineage_id)
     of_it = [("lineage", "=", lineage_id)]
     parents = _parents(there, lineage_id)
+    if not _knows(there, parents, position):
+        raise OvertakenError
     counting = _chain(parents, position.request)
     undecided = [one for one in parents if one in staged and one not in counting]
     total = sum(file.rows for file in files)
@@ -142,6 +145,13 @@ def settle(
         change = FileChange(add=written, remove=files)
         table.replace_files(change, guard=lambda base: _still_there(files, _files(base, lineage_id)))
     return total - left
+
+
+def _knows(there: PinnedTable, parents: Collection[str], position: Position) -> bool:
+    """Whether a version of the manifest has what the request of a position put there, which may be no row by now."""
+    if position.content == NOT_WANTED:  # no request: `embed.retirement` puts nothing there
+        return True
+    return position.request in parents or there.transaction_version(position.request) is not None
 
 
 def _newest(rows: Iterator[pa.RecordBatch], undecided: set[str], request: str) -> Iterator[pa.RecordBatch]:
