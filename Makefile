@@ -14,7 +14,9 @@ setup: $(READY)  ## make the virtual environment
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-compile -c constraints.txt -e '.[dev]'
+	@# On all cores, where pip would take one. Some packages bring templates that are no Python, which pip passes over too.
+	@$(BIN)/python -m compileall -qq -j 0 $(VENV)/lib || true
 	@touch $@
 
 demo: $(READY)  ## the whole mission once, on simulated cohorts: ingest, pretrain, evaluate, re-embed, report
