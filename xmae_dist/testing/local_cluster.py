@@ -18,7 +18,7 @@ import subprocess
 import tempfile
 import time
 import urllib.request
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -79,14 +79,9 @@ class LocalCluster:
         common = local_node.options(
             self.folder / str(number), _node_ip(number), num_cpus=num_cpus, object_store_mib=object_store_mib
         )
-        node = local_node.start(
-            [f"--address={self.gcs_address}", *common],
-            self.folder / f"node-{number}.log",
-            {**self.base_environment, **self.environment()},
-        )
-        self.nodes.append(node)
-        _wait_for_node(self, number)
-        return node
+        words = [f"--address={self.gcs_address}", *common]
+        _start_node(self, number, words, self.folder / f"node-{number}.log", {})
+        return self.nodes[number]
 
     def node_ip(self, node: subprocess.Popen[bytes]) -> str:
         """The address of the node of this process."""
@@ -273,18 +268,22 @@ def _kept(
 
 
 def _start_head(cluster: LocalCluster) -> None:
-    """Tried twice on a machine that is too busy for Ray's patience."""
     words, variables = cluster.head
+    _start_node(cluster, 0, words, cluster.folder / "head.log", variables)
+
+
+def _start_node(cluster: LocalCluster, number: int, words: list[str], log: Path, variables: Mapping[str, str]) -> None:
+    """Starts a node and waits for it; tried twice on a machine that is too busy for Ray's patience."""
     environment = {**cluster.base_environment, **cluster.environment(), **variables}
     for left in (1, 0):
-        cluster.nodes[:1] = [local_node.start(words, cluster.folder / "head.log", environment)]
+        cluster.nodes[number : number + 1] = [local_node.start(words, log, environment)]
         try:
-            _wait_for_node(cluster, 0)
+            _wait_for_node(cluster, number, log)
             return
         except RunError as error:
             if not left or not private_ray.too_slow(error):
                 raise
-            local_node.end(cluster.nodes[0])
+            local_node.end(cluster.nodes[number])
 
 
 def _node_ip(index: int) -> str:
@@ -297,7 +296,7 @@ def _inherited() -> dict[str, str]:
     return {name: value for name, value in os.environ.items() if name not in dropped}
 
 
-def _wait_for_node(cluster: LocalCluster, number: int, patience_s: float = 90.0) -> None:
+def _wait_for_node(cluster: LocalCluster, number: int, log: Path, patience_s: float = 90.0) -> None:
     """Until the head counts this node, by its address: nodes just killed are counted for some seconds more."""
     ip = _node_ip(number)
     deadline = time.monotonic() + patience_s
@@ -306,7 +305,6 @@ def _wait_for_node(cluster: LocalCluster, number: int, patience_s: float = 90.0)
         if any(node["node_ip"] == ip for node in cluster.alive()):
             return
         time.sleep(0.3)
-    log = max(cluster.folder.glob("*.log"), key=lambda file: file.stat().st_mtime)
     raise RunError(
         "local Ray cluster",
         value=log.read_text(errors="replace")[-600:],
