@@ -12,6 +12,7 @@ import pytest
 BENCH = Path(__file__).resolve().parents[2] / "bench" / "embed.py"
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(300)
 def test_the_ways_side_by_side(tmp_path: Path) -> None:
     words = ["--preset", "tiny", "--recordings", "2", "--minutes", "3", "--rounds", "1", "--no-ray"]

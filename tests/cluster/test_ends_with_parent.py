@@ -43,7 +43,9 @@ def _of_session(leaders: set[int]) -> list[str]:
     return found
 
 
-@pytest.mark.parametrize("what", _STARTS)
+@pytest.mark.parametrize(
+    "what", [pytest.param(name, marks=[pytest.mark.slow] if "autoscaler" in name else []) for name in _STARTS]
+)
 @pytest.mark.parametrize("sign", [signal.SIGKILL, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
 def test_it_ends_with_the_one_that_started_it(what: str, sign: signal.Signals) -> None:
     script = _STARTS[what] + "\n    print(mark, flush=True)\n    import time; time.sleep(600)\n"

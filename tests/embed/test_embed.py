@@ -29,6 +29,7 @@ from xmae_dist.storage import uri
 from xmae_dist.storage.corpus import Corpus
 from xmae_dist.storage.parquet import read_columns
 from xmae_dist.storage.table import Table
+from xmae_dist.testing.s3_server import S3Server
 
 
 @pytest.fixture
@@ -310,8 +311,9 @@ def test_bad_input_is_named(tmp_path: Path, bundle_url: str) -> None:
 
 
 def test_the_commands_through_ray(
-    ray_local: None, store_url: str, bundle_url: str, capsys: pytest.CaptureFixture[str]
+    ray_local: None, s3: S3Server, bundle_url: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    store_url = s3.bucket_url()
     corpus, table = f"{store_url}/corpus", f"{store_url}/embeddings"
     corpus_of(corpus, subjects=3, recordings=1)
     common = ["--corpus", corpus, "--bundle", bundle_url, "--table", table]

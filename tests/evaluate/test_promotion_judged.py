@@ -36,6 +36,7 @@ def test_few_people_do_not_hide_a_loss_on_every_task(tmp_path: Path) -> None:
     assert told.mean_in_margins.value < -1 and any("on the mean of 4 tasks" in one for one in told.refusals())
 
 
+@pytest.mark.slow
 def test_equals_are_seldom_refused_and_losses_seldom_missed(tmp_path: Path) -> None:
     """Bundles of equal worth on 60 people and 4 tasks, and ones that lose about 0.1 of AUROC on each."""
     equal = [bool(judged(f"file://{tmp_path}/e{n}", 1.0, 1.0, luck=n).refusals()) for n in range(12)]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
 import torch
 from torch.nn.parallel import DistributedDataParallel
 
@@ -51,6 +52,7 @@ def _batch(config, seed):
     return ppg_BL, ecg_BL, torch.as_tensor(mask_BN)
 
 
+@pytest.mark.slow
 def test_distributed_data_parallel_with_default_settings_trains(tmp_path: Path) -> None:
     expected = dict.fromkeys(presets.NAMES, "trains") | {"published": "unused parameters"}
     assert run_ranks(2, _two_steps, tmp_path) == [expected, expected]

@@ -42,6 +42,7 @@ def beats(delay_s: float, phase_s: np.ndarray) -> np.ndarray:
     return (2 * np.exp(-(((at_s - 0.5) / 0.06) ** 2)) - 1).astype(np.float32)
 
 
+@pytest.mark.slow
 def test_a_pressure_is_rebuilt_from_its_own_ecg(tmp_path: Path) -> None:
     phase_s = np.random.default_rng(1).uniform(0, 1, 320)
     names = [f"p{i % 8}" for i in range(320)]

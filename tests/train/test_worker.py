@@ -44,7 +44,7 @@ def test_a_cpu_recipe_pins_nothing_on_a_machine_with_a_gpu(monkeypatch: pytest.M
     assert len(list(on("cpu", recipe())._batches(Gappy(), plan, 0))) == 2
     assert pinned == []
     assert len(list(on("cuda", recipe())._batches(Gappy(), plan, 0))) == 2
-    assert len(pinned) == 2 * 4  # ids, repeats and two signals
+    assert len(pinned) == 2 * 5  # epochs, ids, repeats and two signals
 
 
 @pytest.fixture

@@ -71,6 +71,7 @@ def test_on_null_tasks_subjects_cover_one_half_and_windows_do_not() -> None:
     assert rates[2] <= 0.70, rates
 
 
+@pytest.mark.slow
 def test_on_null_tasks_the_interval_of_auprc_covers_what_chance_gives() -> None:
     expected, _, alone, beside = precision_covered(30)
     assert 0.5 < expected < 0.58, "half of the people are positive"
