@@ -6,12 +6,15 @@ from pathlib import Path
 
 import pytest
 
-from tests.embed.jobs import ENCODER, embed, told
+from tests.embed.jobs import ENCODER, by_telling, embed, opened, told
 from tests.embed.test_embed_killed import record
+from xmae_dist.embed import manifest
+from xmae_dist.embed.publish import gather
 from xmae_dist.embed.retirement import retire
 from xmae_dist.embed.sweep import sweep
 from xmae_dist.storage import uri
 from xmae_dist.storage.corpus import Corpus
+from xmae_dist.testing.s3_server import S3Server
 
 
 @pytest.mark.parametrize("withdrawn", [[], ["p0"], ["p0", "p1"]])
@@ -39,6 +42,25 @@ def test_a_commit_between_two_looks_of_a_sweep(
     embed(corpus.url, table, "watch")
     assert sorted({recording for _, recording, _ in told(table)}) == sorted({"p0", "p1", "p2", "p3"} - {*withdrawn})
     assert sweep(table, grace_s=600.0).manifest_rows == len(withdrawn) * 2, "what had left goes with the next"
+
+
+def test_a_manifest_whose_rows_stay_as_they_are_but_for_those_of_a_dead_request(s3: S3Server) -> None:
+    corpus, table = Corpus.create(f"{s3.bucket_url()}/corpus"), f"{s3.bucket_url()}/table"
+    record(corpus, "a", {"p0": 1, "p1": 1})
+    embed(corpus.url, table, "watch")
+    corpus.withdraw(["p0"])
+    embed(corpus.url, table, "watch")
+    assert sweep(table, grace_s=600.0).manifest_rows == 2
+    record(corpus, "b", {"p2": 2})
+    job = opened(corpus.url, table, ENCODER.lineage("watch"), ENCODER)
+    assert job is not None
+    job.finish(by_telling)
+    found = gather(job.request, job.work)
+    manifest.append(table, job.request, found.windows, job.view.position(job.request.lineage))
+    swept = sweep(table, grace_s=-1.0)
+    assert swept.dead_requests == [job.request.id] and swept.manifest_rows == 1
+    embed(corpus.url, table, "watch")
+    assert sorted({recording for _, recording, _ in told(table)}) == ["p1", "p2"]
 
 
 def test_the_manifest_of_a_retired_bundle_goes(tmp_path: Path) -> None:

@@ -142,7 +142,12 @@ def settle(
     written = [_put(table.url, lineage_id, "settled", rows, dry_run=dry_run) for rows in _in_files(kept)]
     left = sum(file.rows for file in written)
     if not dry_run and (left < total or len(files) > len(written) + _FILES_LEFT):
-        change = FileChange(add=written, remove=files)
+        # Files are named by content: one that stays as it is must not be added and taken away by one commit.
+        stays = {one.path for one in written} & {one.path for one in files}
+        change = FileChange(
+            add=[one for one in written if one.path not in stays],
+            remove=[one for one in files if one.path not in stays],
+        )
         table.replace_files(change, guard=lambda base: _still_there(files, _files(base, lineage_id)))
     return total - left
 

@@ -70,6 +70,8 @@ def sweep(table_url: str, *, grace_s: float, dry_run: bool = False) -> SweepRepo
             report.dead_requests.append(request)
             found.forget(request)
             _delete(report.count(objects), dry_run)
+    if (now := table.newest()) is not None:
+        main = now  # a request that was taken for dead may have been committed before it could be given up
     alive = set(found.staged)
     _delete_files(table, report.count(_unneeded(table, main, found.data, alive, grace_s)), dry_run)
     if (manifests := manifest.manifest_table(table_url)).exists():
