@@ -35,7 +35,7 @@ for _ in sys.stdin:
         jobs.embed(sys.argv[1], sys.argv[2], "watch")
         print("done", flush=True)
     except XmaeError as error:
-        print("failed:", error, flush=True)
+        print("failed:", repr(str(error)), flush=True)  # what delta-rs says has several lines
 """
 VACUUM = """
 import sys, threading
@@ -79,7 +79,8 @@ def is_up_to_date(job: subprocess.Popen[str], corpus: str, table: str) -> bool:
     for _ in range(TICKS):
         job.stdin.write("tick\n")
         job.stdin.flush()
-        assert job.stdout.readline().split(":")[0].strip() in ("done", "failed")
+        said = job.stdout.readline()
+        assert said.split(":")[0].strip() in ("done", "failed"), (said, job.poll())
         if not View.of(corpus, table).behind(ENCODER):
             return True
     return False

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tests.embed.jobs import ENCODER, by_telling, embed, opened, told
 from tests.embed.test_embed_killed import record
 from xmae_dist.embed import manifest
+from xmae_dist.embed import sweep as sweeping
 from xmae_dist.embed.publish import gather
 from xmae_dist.embed.retirement import retire
 from xmae_dist.embed.sweep import sweep
 from xmae_dist.storage import uri
 from xmae_dist.storage.corpus import Corpus
-from xmae_dist.testing.s3_server import S3Server
 
 
 @pytest.mark.parametrize("withdrawn", [[], ["p0"], ["p0", "p1"]])
@@ -44,8 +45,8 @@ def test_a_commit_between_two_looks_of_a_sweep(
     assert sweep(table, grace_s=600.0).manifest_rows == len(withdrawn) * 2, "what had left goes with the next"
 
 
-def test_a_manifest_whose_rows_stay_as_they_are_but_for_those_of_a_dead_request(s3: S3Server) -> None:
-    corpus, table = Corpus.create(f"{s3.bucket_url()}/corpus"), f"{s3.bucket_url()}/table"
+def test_a_manifest_whose_rows_stay_as_they_are_but_for_those_of_a_dead_request(store_url: str) -> None:
+    corpus, table = Corpus.create(f"{store_url}/corpus"), f"{store_url}/table"
     record(corpus, "a", {"p0": 1, "p1": 1})
     embed(corpus.url, table, "watch")
     corpus.withdraw(["p0"])
@@ -61,6 +62,29 @@ def test_a_manifest_whose_rows_stay_as_they_are_but_for_those_of_a_dead_request(
     assert swept.dead_requests == [job.request.id] and swept.manifest_rows == 1
     embed(corpus.url, table, "watch")
     assert sorted({recording for _, recording, _ in told(table)}) == ["p1", "p2"]
+
+
+def test_a_request_that_is_committed_while_it_is_taken_for_dead(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    corpus, table = Corpus.create(f"file://{tmp_path}/corpus"), f"file://{tmp_path}/table"
+    record(corpus, "a", {"p0": 1})
+    embed(corpus.url, table, "watch")
+    record(corpus, "b", {"p1": 2})
+    job = opened(corpus.url, table, ENCODER.lineage("watch"), ENCODER)
+    assert job is not None
+    job.finish(by_telling)
+    is_given_up = sweeping._is_given_up
+
+    def after_its_commit(*words: Any) -> bool:
+        with monkeypatch.context() as patch:
+            patch.setattr(uri, "delete", lambda *_, **__: None)  # it has not come to removing its staging yet
+            assert job.publish().version is not None
+        return is_given_up(*words)
+
+    monkeypatch.setattr(sweeping, "_is_given_up", after_its_commit)
+    assert sweep(table, grace_s=-1.0).dead_requests == [job.request.id]
+    assert sorted({recording for _, recording, _ in told(table)}) == ["p0", "p1"]
 
 
 def test_the_manifest_of_a_retired_bundle_goes(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from xmae_dist.core import moments
-from xmae_dist.core.errors import InputError
+from xmae_dist.core.errors import InputError, some_of
 from xmae_dist.embed.part import SCHEMA
 from xmae_dist.embed.request import Encoder
 from xmae_dist.storage.table import Filters, PinnedTable
@@ -39,9 +39,15 @@ def pooled(
     """(name, rows) of each file: one for all people, or one a cohort for recordings, sorted by their keys.
 
     A row has the keys, `windows`, their mean `quality`, and `embedding`: the mean of its windows' (E), or by `moments`
-    mean, standard deviation, least and largest of each feature (4 E). Raises InputError where no window is left.
+    mean, standard deviation, least and largest of each feature (4 E). Raises InputError for a cohort that the table
+    does not hold, and where no window is left.
     """
-    held = [name for name in table.partition_values("cohort") if not cohorts or name in cohorts]
+    there = table.partition_values("cohort")
+    if unknown := sorted(set(cohorts) - set(there)):
+        raise InputError(
+            "cohorts", value=some_of(unknown), expected=f"cohorts of the table: {some_of(there)}", fix="leave them out"
+        )
+    held = [name for name in there if not cohorts or name in cohorts]
     found = False
     for name, among in [("subjects", held)] if by == "subject" else [(one, [one]) for one in held]:
         rows = table.collected(

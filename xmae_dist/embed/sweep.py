@@ -70,8 +70,8 @@ def sweep(table_url: str, *, grace_s: float, dry_run: bool = False) -> SweepRepo
             report.dead_requests.append(request)
             found.forget(request)
             _delete(report.count(objects), dry_run)
-    if (now := table.newest()) is not None:
-        main = now  # a request that was taken for dead may have been committed before it could be given up
+    if found.dead:  # one that was taken for dead may have been committed before it could be given up
+        main = table.newest() or main
     alive = set(found.staged)
     _delete_files(table, report.count(_unneeded(table, main, found.data, alive, grace_s)), dry_run)
     if (manifests := manifest.manifest_table(table_url)).exists():
@@ -160,7 +160,9 @@ def _settled(table: Table, manifests: Table, dry_run: bool) -> int:
     every request with rows is found staged or committed, unless it was swept.
     """
     there = manifests.at(manifests.version())
-    staged = {url.rsplit("/", 1)[-1] for url in uri.list_urls(uri.join(table.url, "_staging"))}
+    staging = uri.join(table.url, "_staging")
+    # By objects: a local folder stays where its files went.
+    staged = {one.removeprefix(staging).split("/")[1] for one in uri.list_urls(staging, recursive=True)}
     positions = {one.id: position for one, position in PositionLog(table.url).stated(table.version()).items()}
     rows = 0
     for lineage in set(there.partition_values("lineage")) & set(positions):
