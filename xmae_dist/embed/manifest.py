@@ -11,6 +11,7 @@ null content says that the recording left. Recordings that gave no windows have 
 from __future__ import annotations
 
 import itertools
+import uuid
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -118,7 +119,7 @@ def settle(
     each recording the newest, if it did not leave. Rows of requests that neither led there nor are `staged` go too.
 
     Returns how many go; where none do, and there are few files, nothing is written. One run of rows is held in memory,
-    the rest waits below `folder`; about 15 µs of CPU a row.
+    the rest waits below `folder`; about 15 µs of CPU a row, and as much again where it is written.
 
     `there`: the version of the manifest `table` to begin from. Raises OvertakenError where another did it meanwhile, or
     where the request of the `position` was put there later: without its rows nothing of what led to it would count.
@@ -138,16 +139,17 @@ def settle(
         )
 
     sorted_rows = there.collected(runs, SCHEMA.names, of_it)
-    kept = _newest(iter(sorted_rows), set(undecided), position.request)
-    written = [_put(table.url, lineage_id, "settled", rows, dry_run=dry_run) for rows in _in_files(kept)]
-    left = sum(file.rows for file in written)
-    if not dry_run and (left < total or len(files) > len(written) + _FILES_LEFT):
-        # Files are named by content: one that stays as it is must not be added and taken away by one commit.
-        stays = {one.path for one in written} & {one.path for one in files}
-        change = FileChange(
-            add=[one for one in written if one.path not in stays],
-            remove=[one for one in files if one.path not in stays],
-        )
+
+    def kept() -> Iterator[pa.RecordBatch]:
+        return _newest(iter(sorted_rows), set(undecided), position.request)
+
+    left = sum(batch.num_rows for batch in kept())
+    needed = -(-left // _ROWS_A_FILE)
+    if not dry_run and (left < total or len(files) > needed + _FILES_LEFT):
+        # By a name that no file ever had: one that another vacuum may be removing, or that goes by the same commit.
+        name = f"settled-{uuid.uuid4().hex}"
+        written = [_put(table.url, lineage_id, name, rows) for rows in _in_files(kept())]
+        change = FileChange(add=written, remove=files)
         table.replace_files(change, guard=lambda base: _still_there(files, _files(base, lineage_id)))
     return total - left
 
@@ -223,10 +225,9 @@ def _in_files(changes: Iterable[pa.RecordBatch]) -> Iterator[pa.Table]:
         yield pa.Table.from_batches(held)
 
 
-def _put(manifest_url: str, lineage: str, name: str, rows: pa.Table, *, dry_run: bool = False) -> DataFile:
+def _put(manifest_url: str, lineage: str, name: str, rows: pa.Table) -> DataFile:
     data = parquet.encode(rows.drop_columns("lineage"))
     path = f"lineage={lineage}/{name}-{sha256_hex(data)[:32]}.parquet"
-    if not dry_run:
-        uri.write_bytes(uri.join(manifest_url, path), data)
+    uri.write_bytes(uri.join(manifest_url, path), data)
     stats = statistics(rows, ["recording_id", "generation", "request"])
     return DataFile(path=path, bytes=len(data), partition={"lineage": lineage}, rows=len(rows), stats=stats)

@@ -43,6 +43,11 @@ class FileChange:
     add: Sequence[DataFile] = ()
     remove: Sequence[DataFile] = ()
 
+    def __post_init__(self) -> None:
+        """Raises ValueError for a file that is both added and taken away: readers of the log would not see it."""
+        if both := {one.path for one in self.add} & {one.path for one in self.remove}:
+            raise ValueError(f"added and taken away by one commit: {sorted(both)}")
+
 
 def statistics(rows: pa.Table, columns: Sequence[str]) -> str:
     """The statistics of a data file with these rows: of `columns`, which are strings, integers or finite floats."""
