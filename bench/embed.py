@@ -3,12 +3,14 @@
     bare       windows that are tensors already, in batches of 256
     worker     a batch of recordings read, cut, encoded, written and noted, as each actor does
     published  the path that the published code describes: whole recordings in memory, then each window filtered and
-               resampled by itself and scaled (its quality scores left out), the model as released, in batches of 512
-    committed  the whole command: a Ray of its own, actors, commit; CPU of all its processes, less that of a second run,
-               which starts Ray too and finds nothing to embed
+               resampled by itself and scaled, the model as released, in batches of 512
+    scored     the same with NeuroKit2's cleaning and template-match quality of each window, by which the published
+               data were chosen; where NeuroKit2 is there (bench/peers/neurokit.txt)
+    committed  the whole command: a Ray of its own, actors, commit; CPU of all its processes, as what a window adds and
+               what is there with any number: a run of all recordings beside a run of one
 
-All take the same recordings and a model of one size. The first three run in turns in one process on one thread, so that
-a busy machine is busy for all alike; figures are CPU seconds, medians over rounds.
+All take the same recordings and a model of one size. All but the last run in turns in one process on one thread, so
+that a busy machine is busy for all alike; figures are CPU seconds, medians over rounds.
 
     OMP_NUM_THREADS=1 python bench/embed.py --preset published --recordings 8 --minutes 30 [--json FILE]
 """
@@ -16,9 +18,10 @@ a busy machine is busy for all alike; figures are CPU seconds, medians over roun
 from __future__ import annotations
 
 import argparse
+import contextlib
+import importlib.util
 import json
 import os
-import resource
 import subprocess
 import sys
 import tempfile
@@ -36,6 +39,7 @@ from scipy import signal
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from bench.process_tree import Watch
 from xmae_dist.data.windows.cutting import WindowBatch
 from xmae_dist.data.windows.spans import spans_of_recording
 from xmae_dist.data.windows.spec import WindowSpec
@@ -50,7 +54,7 @@ from xmae_dist.storage.snapshot import Recording
 from xmae_dist.storage.table import Table
 from xmae_dist.testing.s3_server import S3Server, serve_s3
 
-COHORT = "bedside"
+COHORT, OF_ONE = "bedside", "one"
 PUBLISHED_BATCH = 512
 
 
@@ -79,26 +83,31 @@ def main() -> int:
 def prepared(server: S3Server, args: argparse.Namespace) -> tuple[Corpus, Encoder]:
     """A simulated bedside cohort, its PPG alone, and a bundle with random weights."""
     corpus = Corpus.create(f"{server.bucket_url()}/corpus")
-    spec = replace(PRESETS["bedside"], subjects=args.recordings, minutes=args.minutes, recordings_per_subject=1)
-    rows = []
-    with corpus.begin_part(COHORT, "p0") as part:
-        for number in range(args.recordings):
-            one = simulate_subject(spec, number)[0].channels["ppg"]
-            channel = part.channel(
-                "ppg", dtype=one.raw.dtype, rate_hz=one.rate_hz, unit="nu", scale=one.scale, offset=one.offset
-            )
-            name = f"r{number:03d}"
-            rows.append(channel.add(one.raw, subject_id=name, recording_id=name, clock_id=name, gaps=one.gaps))
-    corpus.commit_part(rows, "all")
+    for cohort, recordings in ((COHORT, args.recordings), (OF_ONE, 1)):
+        simulate_into(corpus, cohort, recordings, args.minutes)
     url = f"{server.bucket_url()}/bundle"
     bundle.save(url, presets.build(args.preset), window_spec=WindowSpec().to_dict(), lineage={"origin": "bench"})
     return corpus, read_encoder(url)
 
 
+def simulate_into(corpus: Corpus, cohort: str, recordings: int, minutes: float) -> None:
+    spec = replace(PRESETS["bedside"], subjects=recordings, minutes=minutes, recordings_per_subject=1)
+    rows = []
+    with corpus.begin_part(cohort, "p0") as part:
+        for number in range(recordings):
+            one = simulate_subject(spec, number)[0].channels["ppg"]
+            channel = part.channel(
+                "ppg", dtype=one.raw.dtype, rate_hz=one.rate_hz, unit="nu", scale=one.scale, offset=one.offset
+            )
+            name = f"{cohort}-r{number:03d}"
+            rows.append(channel.add(one.raw, subject_id=name, recording_id=name, clock_id=name, gaps=one.gaps))
+    corpus.commit_part(rows, cohort)
+
+
 def measured(corpus: Corpus, encoder: Encoder, tables: str, args: argparse.Namespace) -> dict[str, Any]:
     """CPU milliseconds a window of each way, and what the ways come to beside one another."""
     loaded = LoadedEncoder.open(encoder)
-    recordings = list(corpus.snapshot().recordings())
+    recordings = list(corpus.snapshot().recordings([("cohort", "=", COHORT)]))
     windows = WindowBatch.concatenate(
         [batch for one in recordings for batch, _ in spans_of_recording(corpus.url, one, encoder.spec)], encoder.spec
     ).ppg_BL
@@ -107,13 +116,15 @@ def measured(corpus: Corpus, encoder: Encoder, tables: str, args: argparse.Names
         ways: dict[str, Callable[[], int]] = {
             "bare": lambda: len(loaded(windows)),
             "worker": lambda: sum(sum(encode(one, work.place, loaded).windows) for one in work.encode),
-            "published": lambda: sum(len(published(one, loaded)) for one in recordings),
+            "published": lambda: sum(len(published(one, loaded, filtered)) for one in recordings),
         }
+        if importlib.util.find_spec("neurokit2"):
+            ways["scored"] = lambda: sum(len(published(one, loaded, scored)) for one in recordings)
         cpu_ms = in_turns(ways, args.rounds)
     found: dict[str, Any] = {
         "preset": args.preset, "windows": len(windows), "batch": BATCH_WINDOWS, "cpu_ms_a_window": cpu_ms,
         "bare / worker": round(cpu_ms["bare"] / cpu_ms["worker"], 3),
-        "published / worker": round(cpu_ms["published"] / cpu_ms["worker"], 3),
+        **{f"{way} / worker": round(cpu_ms[way] / cpu_ms["worker"], 3) for way in list(ways)[2:]},
     }  # fmt: skip
     return found if args.no_ray else found | committed(corpus, encoder, f"{tables}-committed", args, found)
 
@@ -135,21 +146,35 @@ def in_turns(ways: Mapping[str, Callable[[], int]], rounds: int) -> dict[str, fl
     return {name: round(median(some), 3) for name, some in found.items()}
 
 
-def published(recording: Recording, loaded: LoadedEncoder) -> pa.Table:
+def published(
+    recording: Recording, loaded: LoadedEncoder, clean: Callable[[np.ndarray, float], np.ndarray]
+) -> pa.Table:
     """A recording by the published path: (windows, E) as a column of lists."""
     row = recording.channels["ppg"]
     values_T = recording.read("ppg").astype(np.float64)
     window = round(10 * row.rate_hz)
     scaled = []
     for start in range(0, len(values_T) - window + 1, window):
-        clean_T = signal.sosfiltfilt(band(row.rate_hz), np.nan_to_num(values_T[start : start + window]))
-        even_L = signal.resample(clean_T, 1000)
+        even_L = signal.resample(clean(np.nan_to_num(values_T[start : start + window]), row.rate_hz), 1000)
         low, high = even_L.min(), even_L.max()
         scaled.append(2 * (even_L - low) / (high - low) - 1 if high > low else np.zeros(1000))
     ppg_BL = torch.from_numpy(np.stack(scaled).astype(np.float32))
     with torch.no_grad():
         parts = [loaded.model.embed(some).numpy() for some in ppg_BL.split(PUBLISHED_BATCH)]
     return pa.table({"embedding": list(np.concatenate(parts))})
+
+
+def filtered(values_T: np.ndarray, rate_hz: float) -> np.ndarray:
+    return np.asarray(signal.sosfiltfilt(band(rate_hz), values_T))
+
+
+def scored(values_T: np.ndarray, rate_hz: float) -> np.ndarray:
+    """Cleaned; no window is left out, so that all ways embed the same."""
+    neurokit2 = importlib.import_module("neurokit2")
+    clean_T = neurokit2.ppg_clean(values_T, sampling_rate=rate_hz)
+    with contextlib.suppress(ValueError, IndexError):  # no pulse found: the published code leaves such a window out
+        np.quantile(neurokit2.ppg_quality(clean_T, sampling_rate=rate_hz), 0.15)
+    return np.asarray(clean_T)
 
 
 def band(rate_hz: float) -> np.ndarray:
@@ -161,9 +186,9 @@ import sys
 from xmae_dist.cluster import fanout
 from xmae_dist.embed.pipeline import Resources, embed_cohort
 from xmae_dist.embed.request import read_encoder
-corpus, bundle, table, actors = sys.argv[1:]
+corpus, bundle, table, cohort, actors = sys.argv[1:]
 fanout.connect()
-done = embed_cohort(corpus, read_encoder(bundle), table, "bedside", Resources(max_actors=int(actors)))
+done = embed_cohort(corpus, read_encoder(bundle), table, cohort, Resources(max_actors=int(actors)))
 fanout.leave()
 """
 
@@ -171,29 +196,40 @@ fanout.leave()
 def committed(
     corpus: Corpus, encoder: Encoder, table: str, args: argparse.Namespace, found: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """The whole command in processes of their own, and the same again, which finds nothing to do."""
-    words = [corpus.url, encoder.url, table, str(args.actors)]
-    first, again = (process(words) for _ in range(2))
-    rows = len(Table(table).read(columns=["start_s"]))
-    if rows != found["windows"]:
-        raise RuntimeError(f"{rows} rows of {found['windows']} windows")
-    cpu_ms = (first["cpu_s"] - again["cpu_s"]) * 1e3 / rows
+    """The whole command in processes of their own, for all recordings and for one."""
+    runs, windows = {}, {}
+    for cohort in (COHORT, OF_ONE):
+        runs[cohort] = process([corpus.url, encoder.url, f"{table}-{cohort}", cohort, str(args.actors)])
+        windows[cohort] = len(Table(f"{table}-{cohort}").read(columns=["start_s"]))
+    if windows[COHORT] != found["windows"]:
+        raise RuntimeError(f"{windows[COHORT]} rows of {found['windows']} windows")
+    more_s, more = runs[COHORT]["cpu_s"] - runs[OF_ONE]["cpu_s"], windows[COHORT] - windows[OF_ONE]
+    cpu_ms = more_s * 1e3 / more
     return {
-        "committed": first,
-        "with nothing to do": again,
-        "cpu_ms_a_window_committed": round(cpu_ms, 3),
+        "committed": runs[COHORT],
+        "committed, one recording": {**runs[OF_ONE], "windows": windows[OF_ONE]},
+        "cpu_ms_of_a_window_more": round(cpu_ms, 3),
+        "cpu_s_of_a_run": round(runs[OF_ONE]["cpu_s"] - windows[OF_ONE] * cpu_ms / 1e3, 2),
         "bare / committed": round(found["cpu_ms_a_window"]["bare"] / cpu_ms, 3),
     }
 
 
 def process(words: list[str]) -> dict[str, float]:
-    """CPU seconds of a process and of all that it started, and seconds by the clock."""
-    before, began_s = resource.getrusage(resource.RUSAGE_CHILDREN), time.monotonic()
+    """CPU seconds of a process and of all below it, and seconds by the clock.
+
+    By looking while it runs: what Ray's raylet starts is not waited for, so no parent is told what it took.
+    """
+    began_s = time.monotonic()
     environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
-    command = [sys.executable, "-c", COMMAND, *words]
-    subprocess.run(command, check=True, cwd=Path(__file__).parents[1], env={**environment, "OMP_NUM_THREADS": "1"})
-    after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    cpu_s = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    started = subprocess.Popen(
+        [sys.executable, "-c", COMMAND, *words],
+        cwd=Path(__file__).parents[1],
+        env={**environment, "OMP_NUM_THREADS": "1"},
+        text=True,
+    )
+    cpu_s = Watch(started).tree_cpu_s
+    if started.returncode:
+        raise SystemExit(f"embedding ended with {started.returncode}")
     return {"cpu_s": round(cpu_s, 2), "clock_s": round(time.monotonic() - began_s, 2)}
 
 

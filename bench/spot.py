@@ -1,11 +1,12 @@
 """What a spot fleet does to a run: goodput, and the best interval between checkpoints, by playing the fleet.
 
     python bench/spot.py [--loss-per-h 0.05] [--noticed 0.9] [--grace-s 110] [--boot-s 300] [--restart-s 30]
-                         [--save-s 1] [--upload-s 20] [--hours 500] [--story FILE]
+                         [--detect-s 5] [--save-s 1] [--upload-s 20] [--hours 500] [--story FILE]
 
 Machines come and go; the run answers as `xmae pretrain` does (docs/operations.md): it saves every interval, saves and
 leaves after a notice where that fits into the grace, goes back to the newest complete checkpoint after a loss without
-one, goes on with what there is down to --train.min-workers, and is resized when machines have come. Speed grows with
+one, goes on with what there is down to --train.min-workers, and is resized when machines have come. A group is chosen
+when it starts: a machine that comes meanwhile waits for the next resize, which is one more restart. Speed grows with
 the number of cards. Rates of losses and boot times are the cloud's and assumed here; what a restart, a save and an
 upload take is told by the run itself (docs/training.md). `--story` replays what `cluster/timeline.py --json` recorded
 and compares the steps that come out with those that the real run made.
@@ -31,6 +32,8 @@ class Costs:
 
     restart_s: float
     """From a group that is gone to its successor's first step."""
+    detect_s: float = 0.0
+    """From a loss without notice until the group is gone."""
     save_s: float
     """For which training stands still."""
     upload_s: float
@@ -76,6 +79,8 @@ class _Run:
         self._now_s, self.outcome = 0.0, Outcome()
         self._there: set[int] = set()
         self._group: set[int] = set()
+        self._starting: set[int] = set()
+        """The next group, until `_ready_s`."""
         self._ready_s = math.inf
         self._still_until_s = 0.0
         self._saved = self._kept = 0.0
@@ -98,14 +103,14 @@ class _Run:
     def change(self, change: Change) -> None:
         if change.kind == "up":
             self._there.add(change.machine)
-            if not self._group and math.isinf(self._ready_s):
-                self._start(self._costs.restart_s)
+            if not self._group and not self._starting:
+                self._start(self._away_s(noticed=True))
             return
         self._there.discard(change.machine)
         if change.machine in self._group:
             self._leave(saved=change.kind == "notice")
-        elif not self._group:
-            self._start(self._costs.restart_s)  # it may have been in the group that is starting
+        elif change.machine in self._starting:
+            self._start(self._away_s(noticed=change.kind == "notice"))
 
     def _pass_to(self, next_s: float) -> None:
         seconds = next_s - self._now_s
@@ -117,13 +122,19 @@ class _Run:
             self.outcome.standing_s += seconds
         self._now_s = next_s
 
+    def _away_s(self, *, noticed: bool) -> float:
+        """From the news to the next group's first step, saves left out."""
+        return self._costs.restart_s + (0.0 if noticed else self._costs.detect_s)
+
     def _start(self, after_s: float) -> None:
         self._group = set()
         self._save_s = self._complete_s = self._resize_s = math.inf
-        self._ready_s = self._now_s + after_s if len(self._there) >= self._policy.fewest else math.inf
+        enough = len(self._there) >= self._policy.fewest
+        self._starting = set(self._there) if enough else set()
+        self._ready_s = self._now_s + after_s if enough else math.inf
 
     def _begin(self) -> None:
-        self._ready_s, self._group = math.inf, set(self._there)
+        self._ready_s, self._group, self._starting = math.inf, self._starting, set()
         self.outcome.starts += 1
         self._save_s = self._now_s + self._policy.interval_s
         self._resize_s = self._now_s + self._policy.resize_check_s
@@ -142,11 +153,11 @@ class _Run:
     def _leave(self, *, saved: bool) -> None:
         if saved:
             self._kept = self.outcome.work
-            self._start(self._costs.save_s + self._costs.upload_s + self._costs.restart_s)
+            self._start(self._costs.save_s + self._costs.upload_s + self._away_s(noticed=True))
             return
         self.outcome.lost += self.outcome.work - self._kept
         self.outcome.work = self._kept
-        self._start(self._costs.restart_s)
+        self._start(self._away_s(noticed=False))
 
 
 def play(changes: Iterable[Change], costs: Costs, policy: Policy, end_s: float) -> Outcome:
@@ -230,7 +241,8 @@ def replay(story: dict[str, Any]) -> tuple[float, float]:
     speeds = {int(world): float(speed) for world, speed in story["steps_per_s"].items()}
     costs = Costs(
         restart_s=story["restart_s"],
-        save_s=story["save_s"],
+        detect_s=story["detect_s"],
+        save_s=0.0,  # in what a restart takes
         upload_s=0.0,
         speed=lambda machines: speeds[min(speeds, key=lambda known: abs(known - machines))],
     )
@@ -255,6 +267,7 @@ def main() -> None:
     parser.add_argument("--grace-s", type=float, default=110)
     parser.add_argument("--boot-s", type=float, default=300, help="from a loss to the next machine (assumed)")
     parser.add_argument("--restart-s", type=float, default=30)
+    parser.add_argument("--detect-s", type=float, default=5, help="until a loss without notice is noticed")
     parser.add_argument("--save-s", type=float, default=1)
     parser.add_argument("--upload-s", type=float, default=20)
     parser.add_argument("--resize-check-s", type=float, default=60, help="--train.resize-check-s of the run")
@@ -266,7 +279,11 @@ def main() -> None:
         print(f"steps: played {expected:.0f}, real {made:.0f}, error {expected / made - 1:+.1%}")
         return
     costs = Costs(
-        restart_s=args.restart_s, save_s=args.save_s, upload_s=args.upload_s, speed=lambda machines: float(machines)
+        restart_s=args.restart_s,
+        detect_s=args.detect_s,
+        save_s=args.save_s,
+        upload_s=args.upload_s,
+        speed=lambda machines: float(machines),
     )
     intervals = (60, 120, 300, 600, 1200, 2400)
     print("goodput (formula) with checkpoints every … s; machines of one card")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import subprocess
@@ -11,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 
 from bench.spot import replay
@@ -90,6 +92,39 @@ def test_a_run_says_what_it_waits_for_and_leaves_no_node_behind(
     assert "waiting since 30 s for 1 workers (1 CPU, 1 trainer each): the nodes there have room for 0" in done.stderr
     assert "1 trainer starting" in done.stderr
     assert wait_until_only_the_head(growing, 60) < 10 + 15
+
+
+def test_a_node_whose_run_keeps_processes_ready_is_given_back(
+    growing: LocalCluster, corpus: str, tmp_path: Path
+) -> None:
+    """Ray counts a node with processes that wait for work as idle, and ends them with the job."""
+    words = ["pretrain", "debug_cpu2", "--corpus", corpus, "--run", str(tmp_path / "run"), *TRAINING]
+    words += ["--resources.spares", "--train.workers", "1", "--train.steps", "100000"]
+    environment = {**os.environ, **growing.environment(), "RAY_ADDRESS": growing.gcs_address, "PYTHONPATH": str(ROOT)}
+    log = tmp_path / "log"
+    with log.open("wb") as file:
+        job = subprocess.Popen(
+            [sys.executable, "-m", "xmae_dist.cli", *words], env=environment, cwd=ROOT, stdout=file, stderr=file
+        )
+    try:
+        until_s = time.monotonic() + 400
+        while not (spares := waiting_spares()):
+            assert job.poll() is None and time.monotonic() < until_s, log.read_text()
+            time.sleep(0.5)
+    finally:
+        job.terminate()
+    assert job.wait(timeout=120) == 0, log.read_text()
+    after_s = wait_until_only_the_head(growing, 60)
+    print(f"{spares} spare processes; nodes gone {after_s:.0f} s after the job's end")
+    assert after_s < 10 + 15 and not waiting_spares()
+
+
+def waiting_spares() -> int:
+    found = 0
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error):
+            found += any(word.startswith("ray::IDLE spare") for word in process.cmdline())
+    return found
 
 
 TASKS = """

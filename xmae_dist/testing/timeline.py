@@ -62,6 +62,7 @@ class Story:
 
     say: Callable[[str], None]
     began_s: float = field(default_factory=time.monotonic)
+    began_unix_s: float = field(default_factory=time.time)
     events: list[tuple[float, str]] = field(default_factory=list)
     lines: list[str] = field(default_factory=list)
     """What the job said."""
@@ -114,24 +115,53 @@ def play(corpus: str, run: str, say: Callable[[str], None] = print) -> Story:
 
 
 def record(story: Story, run: str) -> dict[str, Any]:
-    """What `bench/spot.py --story` replays: changes of machines, and what the run's own rows say of speed and steps."""
+    """What `bench/spot.py --story` replays: changes of machines, and what the run's own rows say of speed, steps and
+    restarts (means over those with a save before them, and over those without)."""
     rows = read_metrics(run)
-    restart_s = next(start.at_s for start in story.starts if start.at_s > _killed_s(story)) - _killed_s(story)
+    speeds = _steps_per_s(rows)
+    lost = _after_losses(story)
+    saved_s = _standing_s(rows, speeds, {start.step for start in lost.values()})
+    lost_s = [
+        _stepped_s(rows, start.step + 1) - story.began_unix_s - at_s - _step_s(speeds, start.world)
+        for at_s, start in lost.items()
+    ]
+    restart_s = sum(saved_s) / len(saved_s)
     first_s = story.starts[0].at_s - restart_s  # what the first start took beside, windows among it, is no restart
     return {
         "changes": [{**one, "at_s": max(one["at_s"], first_s)} for one in story.changes],
         "steps": max(row["step"] for row in rows),
-        "steps_per_s": _steps_per_s(rows),
+        "steps_per_s": speeds,
         "restart_s": restart_s,
-        "save_s": 0.0,
+        "restarts_s": {"saved": saved_s, "lost": lost_s},
+        "detect_s": max(0.0, sum(lost_s) / len(lost_s) - restart_s),
         "checkpoint_steps": CHECKPOINT_STEPS,
         "resize_check_s": RESIZE_CHECK_S,
         "end_s": next(at_s for at_s, what in story.events if what == _ENDED),
     }
 
 
-def _killed_s(story: Story) -> float:
-    return max(float(one["at_s"]) for one in story.changes if one["kind"] == "gone")
+def _after_losses(story: Story) -> dict[float, Start]:
+    """By the time of each loss without notice: the first start after it."""
+    losses = [float(one["at_s"]) for one in story.changes if one["kind"] == "gone"]
+    return {at_s: next(one for one in story.starts if one.at_s > at_s) for at_s in losses}
+
+
+def _standing_s(rows: list[dict[str, Any]], speeds: dict[int, float], lost_from: set[int]) -> list[float]:
+    """Seconds from the last step of a group that saved and left to the first of the next; less that step itself."""
+    times = {row["step"]: row["time_s"] for row in rows if row["kind"] == "step"}
+    return [
+        times[row["step"] + 1] - times[row["step"]] - _step_s(speeds, row["world"])
+        for row in rows
+        if row["kind"] == "start" and row["step"] not in lost_from and {row["step"], row["step"] + 1} <= times.keys()
+    ]
+
+
+def _stepped_s(rows: list[dict[str, Any]], step: int) -> float:
+    return next(float(row["time_s"]) for row in rows if row["kind"] == "step" and row["step"] == step)
+
+
+def _step_s(speeds: dict[int, float], world: int) -> float:
+    return 1 / speeds[min(speeds, key=lambda known: abs(known - world))]
 
 
 def _steps_per_s(rows: list[dict[str, Any]]) -> dict[int, float]:
