@@ -7,7 +7,8 @@
     scored     the same with NeuroKit2's cleaning and template-match quality of each window, by which the published
                data were chosen; where NeuroKit2 is there (bench/peers/neurokit.txt)
     committed  the whole command: a Ray of its own, actors, commit; CPU of all its processes, as what a window adds and
-               what is there with any number: a run of all recordings beside a run of one
+               what is there with any number: a run of all recordings beside a run of one. What its encoding actors
+               take is told apart: the rest is the driver and Ray, which wait at the same cost beside any number of them
 
 All take the same recordings and a model of one size. All but the last run in turns in one process on one thread, so
 that a busy machine is busy for all alike; figures are CPU seconds, medians over rounds.
@@ -203,14 +204,16 @@ def committed(
         windows[cohort] = len(Table(f"{table}-{cohort}").read(columns=["start_s"]))
     if windows[COHORT] != found["windows"]:
         raise RuntimeError(f"{windows[COHORT]} rows of {found['windows']} windows")
-    more_s, more = runs[COHORT]["cpu_s"] - runs[OF_ONE]["cpu_s"], windows[COHORT] - windows[OF_ONE]
-    cpu_ms = more_s * 1e3 / more
+    more = windows[COHORT] - windows[OF_ONE]
+    cpu_ms, actors_ms = ((runs[COHORT][what] - runs[OF_ONE][what]) * 1e3 / more for what in ("cpu_s", "actors_cpu_s"))
+    bare_ms = found["cpu_ms_a_window"]["bare"]
     return {
         "committed": runs[COHORT],
         "committed, one recording": {**runs[OF_ONE], "windows": windows[OF_ONE]},
-        "cpu_ms_of_a_window_more": round(cpu_ms, 3),
+        "cpu_ms_of_a_window_more": {"all": round(cpu_ms, 3), "actors": round(actors_ms, 3)},
         "cpu_s_of_a_run": round(runs[OF_ONE]["cpu_s"] - windows[OF_ONE] * cpu_ms / 1e3, 2),
-        "bare / committed": round(found["cpu_ms_a_window"]["bare"] / cpu_ms, 3),
+        "bare / committed": round(bare_ms / cpu_ms, 3),
+        "bare / its actors": round(bare_ms / actors_ms, 3),
     }
 
 
@@ -227,10 +230,14 @@ def process(words: list[str]) -> dict[str, float]:
         env={**environment, "OMP_NUM_THREADS": "1"},
         text=True,
     )
-    cpu_s = Watch(started).tree_cpu_s
+    watch = Watch(started)
     if started.returncode:
         raise SystemExit(f"embedding ended with {started.returncode}")
-    return {"cpu_s": round(cpu_s, 2), "clock_s": round(time.monotonic() - began_s, 2)}
+    return {
+        "cpu_s": round(watch.tree_cpu_s, 2),
+        "actors_cpu_s": round(watch.cpu_s_of("ray::MapWorker"), 2),
+        "clock_s": round(time.monotonic() - began_s, 2),
+    }
 
 
 def show(found: Mapping[str, Any]) -> None:

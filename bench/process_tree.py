@@ -30,6 +30,7 @@ class Watch:
         self.peak_mb: dict[str, float] = {}
         """Peak of the largest process of each name, the process itself left out."""
         self._cpu_s: dict[int, float] = {}
+        self._names: dict[int, str] = {}
         self._pid = process.pid
         for look in itertools.count():
             if process.poll() is not None:
@@ -46,12 +47,16 @@ class Watch:
     def tree_cpu_s(self) -> float:
         return sum(self._cpu_s.values())
 
+    def cpu_s_of(self, prefix: str) -> float:
+        """Of all processes whose name, when last seen, began so."""
+        return sum(self._cpu_s[pid] for pid, name in self._names.items() if name.startswith(prefix))
+
     def _look(self, *, memory: bool) -> None:
         total_mb = 0.0
         for one in _tree(self._pid):
             # A process may end between two questions; what was seen of it stays.
             with contextlib.suppress(psutil.Error):
-                self._cpu_s[one.pid] = cpu_s(one)
+                self._cpu_s[one.pid], self._names[one.pid] = cpu_s(one), _name(one)
                 if not memory:
                     continue
                 size_mb = one.memory_full_info().pss / 1e6
@@ -59,7 +64,7 @@ class Watch:
                 if one.pid == self._pid:
                     self.own_mb = max(self.own_mb, size_mb)
                 else:
-                    name = _name(one)
+                    name = self._names[one.pid]
                     self.peak_mb[name] = max(self.peak_mb.get(name, 0.0), size_mb)
         self.tree_mb = max(self.tree_mb, total_mb)
 
