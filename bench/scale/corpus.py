@@ -77,7 +77,9 @@ def _maps(names: list[str], values: np.ndarray) -> pa.Array:
     """A map with all `names` in each row; values (n, names)."""
     n = values.size // len(names)
     offsets = np.arange(n + 1, dtype=np.int32) * len(names)
-    return pa.MapArray.from_arrays(offsets, pa.array(np.tile(names, n)), pa.array(values.ravel()))
+    return pa.MapArray.from_arrays(
+        offsets, pa.array(names).take(pa.array(np.tile(np.arange(len(names)), n))), pa.array(values.ravel())
+    )
 
 
 if __name__ == "__main__":
