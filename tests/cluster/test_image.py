@@ -1,4 +1,4 @@
-"""The image's recipe, under hadolint and against what its nodes need. No image has been built here."""
+"""The image's recipe, under hadolint and against what its nodes need. Building takes minutes and root: by hand."""
 
 from __future__ import annotations
 
