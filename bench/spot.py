@@ -80,7 +80,8 @@ class _Run:
         self._there: set[int] = set()
         self._group: set[int] = set()
         self._starting: set[int] = set()
-        """The next group, until `_ready_s`."""
+        """The next group, until `_ready_s`; chosen at `_chosen_s`."""
+        self._chosen_s = math.inf
         self._ready_s = math.inf
         self._still_until_s = 0.0
         self._saved = self._kept = 0.0
@@ -103,7 +104,9 @@ class _Run:
     def change(self, change: Change) -> None:
         if change.kind == "up":
             self._there.add(change.machine)
-            if not self._group and not self._starting:
+            if self._starting and self._chosen_s == self._now_s:
+                self._starting.add(change.machine)
+            elif not self._group and not self._starting:
                 self._start(self._away_s(noticed=True))
             return
         self._there.discard(change.machine)
@@ -130,7 +133,7 @@ class _Run:
         self._group = set()
         self._save_s = self._complete_s = self._resize_s = math.inf
         enough = len(self._there) >= self._policy.fewest
-        self._starting = set(self._there) if enough else set()
+        self._starting, self._chosen_s = (set(self._there) if enough else set()), self._now_s
         self._ready_s = self._now_s + after_s if enough else math.inf
 
     def _begin(self) -> None:

@@ -34,6 +34,21 @@ def test_a_notice_loses_nothing_and_its_successor_costs_another_start() -> None:
     assert found.lost == 0 and found.starts == 3
 
 
+def test_a_machine_that_comes_during_a_start_waits_for_the_next_resize() -> None:
+    changes = [*up(0), Change(at_s=10, kind="up", machine=1)]
+    policy = Policy(interval_s=1e9, fewest=1, resize_check_s=60)
+    found = play(changes, COSTS, policy, 30 + 60 + 40 + 100)  # a start, alone until it looks, save and start, together
+    assert found.starts == 2 and found.work == pytest.approx(60 + 2 * 100)
+
+
+def test_a_loss_without_notice_is_noticed_late_and_one_in_a_start_begins_it_anew() -> None:
+    late = Costs(restart_s=30, detect_s=5, save_s=2, upload_s=8, speed=float)
+    found = play([*up(0, 1), Change(at_s=50, kind="gone", machine=0)], late, POLICY, 50 + 5 + 30 + 10)
+    assert found.work == pytest.approx(10) and found.starts == 2
+    again = play([*up(0, 1), Change(at_s=20, kind="gone", machine=0)], late, POLICY, 20 + 5 + 30 + 10)
+    assert again.work == pytest.approx(10) and again.starts == 1
+
+
 def test_with_too_few_it_waits() -> None:
     policy = Policy(interval_s=100, fewest=2)
     found = play([*up(0, 1), Change(at_s=100, kind="gone", machine=0)], COSTS, policy, 1000)
