@@ -214,7 +214,7 @@ def test_a_played_fleet_makes_about_the_steps_of_the_real_run(told: tuple[Story,
     story, run = told
     played, made = replay(record(story, run))
     print(f"steps: played {played:.0f}, real {made:.0f}, error {played / made - 1:+.1%}")
-    assert made > 20 and abs(played / made - 1) < 0.5
+    assert made > 20 and abs(played / made - 1) < 0.3
 
 
 SUITE = """
