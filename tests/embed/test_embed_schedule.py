@@ -75,6 +75,18 @@ def test_a_tick_whose_work_another_commits_meanwhile_ends_well(tmp_path: Path, m
     assert len(Table(table).read()) == 9 * 6
 
 
+def test_a_tick_with_nothing_new_opens_corpus_and_table_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its requests are those of opening both."""
+    corpus, table = Corpus.create(f"file://{tmp_path}/corpus"), f"file://{tmp_path}/table"
+    record_people(corpus, "ring", 2)
+    embed(corpus.url, table, "ring")
+    opened_: list[View] = []
+    first = View.of
+    monkeypatch.setattr(View, "of", lambda *places: opened_.append(first(*places)) or opened_[-1])
+    done = tick(corpus.url, ENCODER, table)
+    assert done.state == "ok" and done.outcomes == {"ring": None} and len(opened_) == 1
+
+
 def test_the_lag_is_that_of_the_oldest_change_that_is_not_embedded(tmp_path: Path) -> None:
     corpus, table = Corpus.create(f"file://{tmp_path}/corpus"), f"file://{tmp_path}/table"
     begun_s = time.time()

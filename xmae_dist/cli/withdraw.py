@@ -129,9 +129,10 @@ def _without_names(models: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def _left(corpus_url: str, table_url: str) -> int:
+    from xmae_dist.embed.backlog import View
     from xmae_dist.embed.pipeline import take_away_all_who_left  # needs Ray and torch, which a corpus does not
 
-    done = take_away_all_who_left(corpus_url, table_url)
+    done = take_away_all_who_left(View.of(corpus_url, table_url))
     return sum(one.withdrawn for one in done.values() if one)
 
 

@@ -54,12 +54,14 @@ Outcome = Published | Held | None
 """None: there was nothing to do."""
 
 
-def take_away_all_who_left(
-    corpus_url: str, table_url: str, *, but: Encoder | None = None
-) -> dict[Lineage, Published | None]:
-    """Takes out of every lineage, other than an encoder's, what the corpus no longer has; nothing is encoded."""
-    view = View.of(corpus_url, table_url)
-    return {lineage: take_away_who_left(corpus_url, lineage, table_url) for lineage in view.with_people_who_left(but)}
+def take_away_all_who_left(view: View, *, but: Encoder | None = None) -> dict[Lineage, Published | None]:
+    """Takes out of every lineage, other than an encoder's, what a view finds that the corpus no longer has; nothing is
+    encoded.
+    """
+    return {
+        lineage: take_away_who_left(view.snapshot.url, lineage, view.table_url)
+        for lineage in view.with_people_who_left(but)
+    }
 
 
 def embed_cohort(

@@ -106,8 +106,9 @@ def tick(
             outcomes[cohort] = embed_cohort(corpus_url, encoder, table_url, cohort, resources, hold=hold)
         except (InputError, IntegrityError) as error:
             failed[cohort] = str(error)
-    take_away_all_who_left(corpus_url, table_url, but=encoder)
     after = View.of(corpus_url, table_url) if behind else view
+    if take_away_all_who_left(after, but=encoder):
+        after = View.of(corpus_url, table_url)
     return Tick(
         model_id=encoder.model_id,
         outcomes=outcomes,
