@@ -20,5 +20,5 @@ def test_the_ways_side_by_side(tmp_path: Path) -> None:
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
     found = json.loads((tmp_path / "found.json").read_text())
-    assert set(found["cpu_ms_a_window"]) == {"bare", "worker", "published"} and found["windows"] > 20
+    assert set(found["cpu_ms_a_window"]) >= {"bare", "worker", "published"} and found["windows"] > 20
     assert 0 < found["bare / worker"] < 1.2 and found["published / worker"] > 0
