@@ -71,7 +71,7 @@ pictures: $(READY)  ## every picture of the product, from small simulated data, 
 	OMP_NUM_THREADS=1 $(BIN)/python -m xmae_dist.testing.pictures
 
 # Not those that need recordings of yours, nor what is no program.
-BENCHES = $(filter-out bench/drift_real.py bench/welltory.py bench/process_tree.py,$(wildcard bench/*.py))
+BENCHES = $(filter-out bench/arrival.py bench/drift_real.py bench/welltory.py bench/process_tree.py,$(wildcard bench/*.py))
 
 bench: $(READY)  ## the tables of bench/, each file paired within one run (hours)
 	@for file in $(BENCHES); do echo "== $$file"; OMP_NUM_THREADS=1 $(BIN)/python $$file || exit 1; done
