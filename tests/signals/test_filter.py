@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import scipy
 
 from tests.signals.synthetic import beat_times, ppg_at
 from xmae_dist.signals.filter import bandpass
@@ -35,3 +36,15 @@ def test_short_signals_do_not_fail(samples: int) -> None:
     y = bandpass(np.ones(samples), 100.0, (0.5, 40.0))
     assert y.size == samples
     assert np.isfinite(y).all()
+
+
+@pytest.mark.parametrize("shape", [(2,), (9,), (299,), (300,), (301,), (5000,), (3, 700), (2, 3, 250)])
+@pytest.mark.parametrize(("rate_hz", "band_hz"), [(100.0, (0.5, 8.0)), (25.0, (0.5, 40.0)), (125.0, (5.0, 22.0))])
+def test_the_same_bits_as_scipy(shape: tuple[int, ...], rate_hz: float, band_hz: tuple[float, float]) -> None:
+    x = np.random.default_rng(sum(shape)).normal(size=shape) + 7.0
+    whole = band_hz[1] < 0.49 * rate_hz
+    corners, kind = (band_hz, "bandpass") if whole else (band_hz[0], "highpass")
+    sections = scipy.signal.butter(2, corners, btype=kind, fs=rate_hz, output="sos")
+    pad = min(int(1.5 * rate_hz / band_hz[0]), shape[-1] - 1)
+    expected = scipy.signal.sosfiltfilt(sections, x, axis=-1, padlen=pad)
+    assert np.array_equal(bandpass(x, rate_hz, band_hz), expected)

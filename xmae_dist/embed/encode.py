@@ -6,7 +6,9 @@ Legend: B windows, E embedding width.
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -15,7 +17,6 @@ from numpy.typing import NDArray
 
 from xmae_dist.cluster import gpus
 from xmae_dist.core.errors import ConfigError
-from xmae_dist.data.windows.cutting import WindowBatch
 from xmae_dist.data.windows.spans import spans_of_recording
 from xmae_dist.embed.part import SCHEMA
 from xmae_dist.embed.request import Encoder
@@ -34,6 +35,8 @@ class LoadedEncoder:
     encoder: Encoder
     model: PretrainModel
     device: str
+    width: int
+    """Numbers per embedding, E."""
 
     @classmethod
     def open(cls, encoder: Encoder) -> LoadedEncoder:
@@ -47,11 +50,12 @@ class LoadedEncoder:
                 fix="export a model whose kept encoder reads that signal",
             )
         device = "cuda" if gpus.given() and torch.cuda.is_available() else "cpu"
-        return cls(encoder=encoder, model=model.to(device).eval(), device=device)
+        width = model.embedding_width
+        return cls(encoder=encoder, model=model.to(device).eval(), device=device, width=width)
 
     def __call__(self, ppg_BL: NDArray[np.float32]) -> NDArray[np.float32]:
         """(B, E) float32."""
-        parts = [np.zeros((0, self.model.embedding_width), np.float32)]
+        parts = [np.zeros((0, self.width), np.float32)]
         with torch.no_grad():
             for first in range(0, len(ppg_BL), BATCH_WINDOWS):
                 ppg = torch.from_numpy(np.ascontiguousarray(ppg_BL[first : first + BATCH_WINDOWS], np.float32))
@@ -70,7 +74,7 @@ class Encoded:
 
 def encode_batch(recordings: pa.Table, corpus_url: str, encoder: LoadedEncoder) -> Encoded:
     """All windows of these recordings, given as rows of the index, one a recording: of the source channel."""
-    tables, counts, dropped = [SCHEMA.empty_table()], [], Counter[str]()
+    found, counts, dropped = list[_Cut](), [], Counter[str]()
     for row in index.from_arrow(recordings.select(index.columns())):
         recording = Recording(
             subject_id=row.subject_id,
@@ -81,37 +85,45 @@ def encode_batch(recordings: pa.Table, corpus_url: str, encoder: LoadedEncoder) 
             channels={row.channel: row},
             corpus_url=corpus_url,
         )
-        rows, reasons = encode_recording(recording, encoder)
-        tables.append(rows)
-        counts.append(len(rows))
-        dropped += reasons
-    return Encoded(rows=pa.concat_tables(tables).combine_chunks(), windows=tuple(counts), dropped=dict(dropped))
+        before = len(found)
+        for windows, reasons in spans_of_recording(corpus_url, recording, encoder.encoder.spec):
+            dropped += reasons
+            if len(windows):
+                found.append(_Cut(recording, windows.start_s_B, windows.quality_ppg_B, encoder(windows.ppg_BL)))
+        counts.append(sum(len(cut.start_s_B) for cut in found[before:]))
+    return Encoded(rows=_rows(found, encoder), windows=tuple(counts), dropped=dict(dropped))
 
 
-def encode_recording(recording: Recording, encoder: LoadedEncoder) -> tuple[pa.Table, Counter[str]]:
-    """Rows of one recording, cut and encoded span by span, and the windows dropped by reason."""
-    tables, dropped = [SCHEMA.empty_table()], Counter[str]()
-    for windows, reasons in spans_of_recording(recording.corpus_url, recording, encoder.encoder.spec):
-        dropped += reasons
-        if len(windows):
-            tables.append(_rows(recording, windows, encoder))
-    return pa.concat_tables(tables), dropped
+class _Cut(NamedTuple):
+    """The windows of a span, encoded."""
+
+    recording: Recording
+    start_s_B: NDArray[np.float64]
+    quality_B: NDArray[np.float64]
+    embedding_BE: NDArray[np.float32]
 
 
-def _rows(recording: Recording, windows: WindowBatch, encoder: LoadedEncoder) -> pa.Table:
-    n = len(windows)
-    embedding_BE = encoder(windows.ppg_BL)
-    lists = pa.FixedSizeListArray.from_arrays(pa.array(embedding_BE.ravel()), embedding_BE.shape[1])
+def _rows(cuts: Sequence[_Cut], encoder: LoadedEncoder) -> pa.Table:
+    """One table of all: a table for each of many short recordings would take as long as half their encoding."""
+    if not cuts:
+        return SCHEMA.empty_table()
+
+    def each(value_of: Callable[[Recording], str]) -> list[str]:
+        return [value for cut in cuts for value in [value_of(cut.recording)] * len(cut.start_s_B)]
+
+    start_s_B = np.concatenate([cut.start_s_B for cut in cuts])
+    embedding_BE = np.concatenate([cut.embedding_BE for cut in cuts])
+    stops_B = np.arange(len(start_s_B) + 1, dtype=np.int32) * embedding_BE.shape[1]
     columns = {
-        "subject_id": [recording.subject_id] * n,
-        "recording_id": [recording.recording_id] * n,
-        "cohort": [recording.cohort] * n,
-        "start_s": windows.start_s_B,
-        "start_time_ns": _wall_times(recording, windows.start_s_B),
-        "quality": windows.quality_ppg_B.astype(np.float32),
-        "embedding": lists.cast(SCHEMA.field("embedding").type),
-        "model_id": [encoder.encoder.model_id] * n,
-        "spec_id": [encoder.encoder.spec_id] * n,
+        "subject_id": each(lambda recording: recording.subject_id),
+        "recording_id": each(lambda recording: recording.recording_id),
+        "cohort": each(lambda recording: recording.cohort),
+        "start_s": start_s_B,
+        "start_time_ns": pa.concat_arrays([_wall_times(cut.recording, cut.start_s_B) for cut in cuts]),
+        "quality": np.concatenate([cut.quality_B for cut in cuts]).astype(np.float32),
+        "embedding": pa.ListArray.from_arrays(stops_B, pa.array(embedding_BE.ravel())),
+        "model_id": [encoder.encoder.model_id] * len(start_s_B),
+        "spec_id": [encoder.encoder.spec_id] * len(start_s_B),
     }
     return pa.Table.from_pydict(columns, schema=SCHEMA)
 

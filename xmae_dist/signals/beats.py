@@ -15,6 +15,7 @@ import numpy as np
 import scipy
 
 from xmae_dist.signals.filter import bandpass
+from xmae_dist.signals.median import median
 
 _BLOCK_S = 1.5  # every block holds a beat down to 40 / min
 _LEVEL_BLOCKS = 11  # local level: median over about 16 s
@@ -24,7 +25,7 @@ _ROUNDING = 1e-9  # of the largest value: below it filters leave only rounding, 
 def _local_level(x_T: np.ndarray, rate_hz: float) -> np.ndarray:
     """Height of typical peaks around each sample: block maxima, median over neighbours, interpolated."""
     block = max(1, int(_BLOCK_S * rate_hz))
-    padded = np.pad(x_T, (0, -x_T.size % block), constant_values=0.0)
+    padded = np.concatenate([x_T, np.zeros(-x_T.size % block)])
     height = scipy.ndimage.median_filter(padded.reshape(-1, block).max(axis=1), size=_LEVEL_BLOCKS, mode="nearest")
     centre = (np.arange(height.size) + 0.5) * block
     return np.interp(np.arange(x_T.size), centre, height)
@@ -43,7 +44,7 @@ def _parabola_shift(x_T: np.ndarray, index: np.ndarray) -> np.ndarray:
 def _around(x_T: np.ndarray, index: np.ndarray, before: int, after: int) -> np.ndarray:
     """Gather x_T[i - before : i + after + 1] for each i, edges held: shape (len(index), before + after + 1)."""
     at = index[:, None] + np.arange(-before, after + 1)
-    return x_T[np.clip(at, 0, x_T.size - 1)]
+    return x_T[np.minimum(np.maximum(at, 0), x_T.size - 1)]
 
 
 def r_peaks(ecg_T: np.ndarray, rate_hz: float) -> np.ndarray:
@@ -76,7 +77,7 @@ def _extremum_times(ecg_T: np.ndarray, qrs_T: np.ndarray, peak: np.ndarray, rate
         return np.zeros(0)
     reach = max(1, int(0.08 * rate_hz))
     near = _around(qrs_T, peak, reach, reach)
-    upright = np.median(near.max(axis=1)) >= 0.8 * np.median(-near.min(axis=1))
+    upright = median(near.max(axis=1)) >= 0.8 * median(-near.min(axis=1))
     signed_T = qrs_T if upright else -qrs_T
     index = peak - reach + np.argmax(_around(signed_T, peak, reach, reach), axis=1)
     index = np.unique(np.clip(index, 1, ecg_T.size - 2))

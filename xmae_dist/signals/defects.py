@@ -29,6 +29,8 @@ def fill_gaps(x_T: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 def long_runs(mask_T: np.ndarray, min_run: int) -> np.ndarray:
     """Keep only the runs of True in `mask_T` that are at least `min_run` samples long."""
+    if not mask_T.any():
+        return np.zeros(mask_T.size, dtype=bool)
     edge = np.diff(np.concatenate([[0], mask_T.view(np.int8), [0]]))
     start, stop = np.flatnonzero(edge == 1), np.flatnonzero(edge == -1)
     keep = stop - start >= min_run
@@ -65,7 +67,8 @@ def saturated_mask(x_T: np.ndarray, rate_hz: float) -> np.ndarray:
 
 def fraction_between(mask_T: np.ndarray, start_B: np.ndarray, stop_B: np.ndarray) -> np.ndarray:
     """Fraction of True in mask_T[start:stop] for each of B spans; what lies outside the array counts as True."""
-    total = np.concatenate([[0], np.cumsum(mask_T, dtype=np.int64)])
-    low, high = np.clip(start_B, 0, mask_T.size), np.clip(stop_B, 0, mask_T.size)
+    total = np.zeros(mask_T.size + 1, np.int64)
+    np.cumsum(mask_T, out=total[1:])
+    low, high = (np.minimum(np.maximum(at_B, 0), mask_T.size) for at_B in (start_B, stop_B))
     outside = (stop_B - start_B) - (high - low)
     return (total[high] - total[low] + outside) / np.maximum(stop_B - start_B, 1)

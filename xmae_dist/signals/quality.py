@@ -13,6 +13,7 @@ from itertools import pairwise
 import numpy as np
 
 from xmae_dist.signals.beats import in_windows
+from xmae_dist.signals.median import median
 
 _BLOCK_S = 60.0
 _MIN_BEATS = 3
@@ -23,7 +24,7 @@ def beat_correlation(x_T: np.ndarray, rate_hz: float, beat_s: np.ndarray) -> np.
     """Correlation in [-1, 1] of each beat with the median beat of its block; NaN where it cannot be measured."""
     correlation = np.full(beat_s.size, np.nan)
     for chosen in _blocks(beat_s):
-        interval_s = float(np.clip(np.median(np.diff(beat_s[chosen])), 0.3, 1.5))
+        interval_s = min(max(float(median(np.diff(beat_s[chosen]))), 0.3), 1.5)
         correlation[chosen] = _against_median(x_T, beat_s[chosen] * rate_hz, interval_s * rate_hz)
     return correlation
 
@@ -48,7 +49,7 @@ def _against_median(x_T: np.ndarray, mark: np.ndarray, interval: float) -> np.nd
         return result
     beat_NW = x_T[index[whole][:, None] + np.arange(-before, after + 1)]
     beat_NW = beat_NW - beat_NW.mean(axis=1, keepdims=True)
-    template_W = np.median(beat_NW, axis=0)
+    template_W = median(beat_NW)
     template_W = template_W - template_W.mean()
     power = np.sqrt((beat_NW**2).sum(axis=1) * (template_W**2).sum())
     result[whole] = np.where(power > 0, beat_NW @ template_W / np.where(power > 0, power, 1.0), 0.0)

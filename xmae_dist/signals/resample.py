@@ -20,6 +20,7 @@ _CUTOFF = 0.9  # -6 dB point, as a fraction of the slower Nyquist frequency
 _MAX_DENOMINATOR = 20_000  # ratio error under 3e-9: 10 microseconds over an hour
 
 
+@lru_cache(maxsize=64)
 def ratio(rate_in_hz: float, rate_out_hz: float) -> tuple[int, int]:
     """Return (up, down) with rate_out / rate_in = up / down, exact or within 3e-9 relative."""
     exact = Fraction(rate_out_hz).limit_denominator(10**6) / Fraction(rate_in_hz).limit_denominator(10**6)
@@ -67,7 +68,7 @@ def resample(
     reach = half // up + 1
     before = reach + max(0, -(whole // up))
     after = reach + max(0, (whole + n_out * down) // up + 1 - x_T.size)
-    padded = np.pad(x_T, (before, after), mode="edge")
+    padded = np.concatenate([np.full(before, x_T[0]), x_T, np.full(after, x_T[-1])])
     start = whole + before * up + half
     lead = -start % down  # zero taps in front, so that output 0 falls on a kept sample
     out = scipy.signal.upfirdn(np.concatenate([np.zeros(lead), taps]), padded, up, down)

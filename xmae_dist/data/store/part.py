@@ -31,7 +31,7 @@ from xmae_dist.storage.zarr_store import WindowArrayReader, WindowArrayWriter
 
 MAX_PART_WINDOWS = 32_768  # 64 MiB of float16 for each signal
 _FACTS = b"xmae_part"
-_TABLES_AT_ONCE = 256  # of a span each, before they are made one: a table of one row takes kilobytes
+_CUTS_A_TABLE = 256  # a table of one row takes kilobytes, and half a millisecond
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,6 +88,8 @@ class _Told:
     def __init__(self, plan: PartPlan) -> None:
         self._plan = plan
         self._tables: list[pa.Table] = [META_SCHEMA.empty_table()]
+        self._cuts: list[tuple[Cut, WindowSource]] = []
+        """Which are not in a table yet."""
         self.sources: list[dict[str, Any]] = []
         """Rows of SOURCES_SCHEMA."""
         self.dropped = Counter[str]()
@@ -101,18 +103,19 @@ class _Told:
                 found = source.cut(span, self._plan.spec)
                 dropped.update(found.dropped)
                 kept += len(found.windows)
-                self._note(_meta_table(found, source))
+                self._note(found, source)
                 yield number, place, found
             self.sources.append(_source_row(source, kept, dropped))
             self.dropped.update(dropped)
 
-    def _note(self, table: pa.Table) -> None:
-        self._tables.append(table)
-        if len(self._tables) == _TABLES_AT_ONCE:
-            self._tables = [self.meta_table()]
+    def _note(self, found: Cut, source: WindowSource) -> None:
+        self._cuts.append((found, source))
+        if len(self._cuts) == _CUTS_A_TABLE:
+            self._tables.append(_meta_table(self._cuts))
+            self._cuts = []
 
     def meta_table(self) -> pa.Table:
-        return pa.concat_tables(self._tables).combine_chunks()
+        return pa.concat_tables([*self._tables, _meta_table(self._cuts)]).combine_chunks()
 
     def sources_table(self) -> pa.Table:
         return pa.Table.from_pylist(self.sources, schema=SOURCES_SCHEMA)
@@ -205,25 +208,35 @@ def _writer(url: str, name: str, spec: WindowSpec, chunk_windows: int) -> Window
     )
 
 
-def _meta_table(found: Cut, source: WindowSource) -> pa.Table:
-    batch, recording, target = found.windows, source.recording, found.target
-    n = len(batch)
-    labels, texts = dict(recording.labels), dict(recording.label_text)
-    if target is not None:  # what is known of the source goes before what is known of its partner
-        labels, texts = {**target.labels, **labels}, {**target.label_text, **texts}
-    columns: dict[str, Any] = {
-        "subject_id": [recording.subject_id] * n,
-        "recording_id": [recording.recording_id] * n,
-        "cohort": [recording.cohort] * n,
-        "start_s": batch.start_s_B,
-        **{name: getattr(batch, f"{name}_B").astype(np.float32) for name in MEASURES},
-        "labels": [sorted(labels.items())] * n,
-        "label_text": [sorted(texts.items())] * n,
-        "arrival_time_absolute": [target is None] * n,
-        "target_recording_id": [recording.recording_id if target is None else target.recording_id] * n,
-        "target_start_s": found.target_start_s_B,
-    }
-    return pa.Table.from_pydict(columns, schema=META_SCHEMA)
+def _meta_table(cuts: Sequence[tuple[Cut, WindowSource]]) -> pa.Table:
+    columns: dict[str, list[Any]] = {name: [] for name in META_SCHEMA.names}
+    for found, source in cuts:
+        n, target, recording = len(found.windows), found.target, source.recording
+        labels, texts = dict(recording.labels), dict(recording.label_text)
+        if target is not None:  # what is known of the source goes before what is known of its partner
+            labels, texts = {**target.labels, **labels}, {**target.label_text, **texts}
+        told = {
+            "subject_id": recording.subject_id,
+            "recording_id": recording.recording_id,
+            "cohort": recording.cohort,
+            "labels": sorted(labels.items()),
+            "label_text": sorted(texts.items()),
+            "arrival_time_absolute": target is None,
+            "target_recording_id": recording.recording_id if target is None else target.recording_id,
+        }
+        for name, value in told.items():
+            columns[name] += [value] * n
+    arrays: dict[str, Any] = dict(columns)
+    batches = [found.windows for found, _ in cuts]
+    arrays["start_s"] = _joined([batch.start_s_B for batch in batches])
+    arrays["target_start_s"] = _joined([found.target_start_s_B for found, _ in cuts])
+    for name in MEASURES:
+        arrays[name] = _joined([getattr(batch, f"{name}_B") for batch in batches]).astype(np.float32)
+    return pa.Table.from_pydict(arrays, schema=META_SCHEMA)
+
+
+def _joined(values: Sequence[np.ndarray]) -> np.ndarray:
+    return np.concatenate([np.zeros(0), *values])
 
 
 def finish_part(

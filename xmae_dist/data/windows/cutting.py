@@ -15,6 +15,7 @@ from xmae_dist.data.clocks.signal import Signal
 from xmae_dist.data.windows.spec import WindowSpec
 from xmae_dist.signals import arrival, beats, defects, quality
 from xmae_dist.signals.filter import bandpass
+from xmae_dist.signals.median import median
 from xmae_dist.signals.normalize import minmax
 from xmae_dist.signals.resample import resample
 
@@ -199,7 +200,7 @@ def _reasons(
     saturated_B = share(defects.saturated_mask(filled_T, signal.rate_hz)) > spec.max_saturated_fraction
     spread_B = cut_BL.std(axis=1)
     usable_B = (spread_B > 0) & ~(gap_B | flat_B)
-    typical = float(np.median(spread_B[usable_B])) if usable_B.any() else 0.0
+    typical = float(median(spread_B[usable_B])) if usable_B.any() else 0.0
     counted_B = np.searchsorted(beat_s, starts_s_B + spec.window_s) - np.searchsorted(beat_s, starts_s_B)
     checks = {
         "gap": gap_B,
@@ -209,4 +210,8 @@ def _reasons(
         "no_beats": counted_B < spec.min_beats,
         "low_quality": quality_B < spec.min_quality,
     }
-    return np.select(list(checks.values()), [f"{role}_{name}" for name in checks], default="")
+    reason_B = np.full(starts_s_B.size, "", dtype="<U16")
+    for name, bad_B in reversed(checks.items()):  # the first one is written last
+        if bad_B.any():
+            reason_B[bad_B] = f"{role}_{name}"
+    return reason_B

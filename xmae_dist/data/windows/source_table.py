@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -30,6 +31,7 @@ _PLACE = (
 )
 SCHEMA = pa.schema([*_PLACE, *index.arrow_schema()])
 """Rows of sources, in the order of their numbers."""
+_AT_ONCE = 256  # sources made into objects together: column by column, a source then costs a fifth
 
 
 def of_recordings(rows: pa.Table, first_B: np.ndarray) -> pa.Table:
@@ -76,24 +78,30 @@ class Sources(Sequence[WindowSource]):
         return int(self._source_R[-1]) + 1 if self._source_R.size else 0
 
     def __getitem__(self, number: Any) -> Any:
-        first, stop = np.searchsorted(self._source_R, [number, number + 1])
-        return self._source(self._rows.slice(first, stop - first))
+        return next(self._between(number, number + 1))
 
     def __iter__(self) -> Iterator[WindowSource]:
-        return (self[number] for number in range(len(self)))
+        for first in range(0, len(self), _AT_ONCE):
+            yield from self._between(first, first + _AT_ONCE)
 
-    def _source(self, rows: pa.Table) -> WindowSource:
-        partner_R = rows["partner"].to_pylist()
+    def _between(self, first: int, stop: int) -> Iterator[WindowSource]:
+        """The sources first .. stop - 1, as far as there are so many."""
+        row, row_stop = np.searchsorted(self._source_R, [first, stop])
+        rows = self._rows.slice(row, row_stop - row)
         found = list(index.from_arrow(rows))
-        own_rows = [row for row, partner in zip(found, partner_R, strict=True) if partner is None]
-        own = recording_of(own_rows, self._corpus_url)
-        targets: dict[int, list[int]] = {}
-        for place, partner in enumerate(partner_R):
-            if partner is not None:
-                targets.setdefault(partner, []).append(place)
-        partners = []
-        for places in targets.values():
-            target = recording_of([found[place] for place in places], self._corpus_url)
-            estimate = record.from_dict(json.loads(rows["estimate"][places[0]].as_py()))
-            partners.append((Candidate(target=target, source=own, config=self._config), estimate))
-        return WindowSource(recording=own, partners=tuple(partners))
+        partner_R = rows["partner"].to_pylist()
+        begins = np.searchsorted(self._source_R[row:row_stop], np.arange(first, min(stop, len(self)) + 1))
+        for begin, end in pairwise(begins.tolist()):
+            own = recording_of(
+                [found[place] for place in range(begin, end) if partner_R[place] is None], self._corpus_url
+            )
+            targets: dict[int, list[int]] = {}
+            for place in range(begin, end):
+                if (partner := partner_R[place]) is not None:
+                    targets.setdefault(partner, []).append(place)
+            partners = []
+            for places in targets.values():
+                target = recording_of([found[place] for place in places], self._corpus_url)
+                estimate = record.from_dict(json.loads(rows["estimate"][places[0]].as_py()))
+                partners.append((Candidate(target=target, source=own, config=self._config), estimate))
+            yield WindowSource(recording=own, partners=tuple(partners))
