@@ -232,7 +232,10 @@ def environment(name: str, requirements: str, python: str, *, shared: bool) -> t
         if shared:
             packages = Path(sysconfig.get_paths(vars={"base": str(home), "platbase": str(home)})["purelib"])
             (packages / "shared.pth").write_text(sysconfig.get_paths()["purelib"] + "\n")
-            command += ["-c", str(PEERS.parents[1] / "constraints.txt")]
+            pins = (PEERS.parents[1] / "constraints.txt").read_text().splitlines()
+            kept = home / "constraints.txt"  # torch alone: others may need other versions of what we use
+            kept.write_text("\n".join(pin for pin in pins if pin.startswith("torch==")) + "\n")
+            command += ["-c", str(kept)]
         subprocess.run(command, check=True, capture_output=True, text=True)
     except FileNotFoundError:
         return None, f"no interpreter {python}"

@@ -17,7 +17,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import fsspec
 from fsspec import AbstractFileSystem
@@ -258,6 +258,9 @@ def read_ranges(url: str, starts: Sequence[int], stops: Sequence[int]) -> list[b
     Raises what the client raises: put it in `storage_errors`.
     """
     fs, path = filesystem(url)
+    if is_local(url):  # opened once; fsspec opens it for each range, which takes as long as reading 100 kB
+        with open(path, "rb") as file:
+            return [_range_of(file, start, stop) for start, stop in zip(starts, stops, strict=True)]
     limit = _within_bytes(fs, sum(stops) - sum(starts))
     if len(starts) == 1:
         try:
@@ -266,6 +269,11 @@ def read_ranges(url: str, starts: Sequence[int], stops: Sequence[int]) -> list[b
             return [_nothing_past_the_end(error)]
     found = fs.cat_ranges([path] * len(starts), list(starts), list(stops), on_error="return", **limit)
     return [_nothing_past_the_end(one) if isinstance(one, Exception) else one for one in found]
+
+
+def _range_of(file: BinaryIO, start: int, stop: int) -> bytes:
+    file.seek(start)
+    return file.read(stop - start)
 
 
 def _nothing_past_the_end(error: Exception) -> bytes:
