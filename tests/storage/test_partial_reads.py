@@ -10,7 +10,7 @@ import pyarrow as pa
 import pytest
 
 from xmae_dist.core.errors import IntegrityError, StorageError
-from xmae_dist.storage import parquet, uri
+from xmae_dist.storage import parquet, shard_reader, uri
 from xmae_dist.storage.shard_reader import Layout
 from xmae_dist.storage.sized_cache import SizedCache
 from xmae_dist.storage.zarr_store import WindowArrayReader, WindowArrayWriter
@@ -88,6 +88,27 @@ def test_chunks_are_read_by_a_layout_as_by_the_index(tmp_path: Path, fetched: li
     )
     with pytest.raises(IntegrityError, match="array a, chunk 0"):
         WindowArrayReader(f"{tmp_path}/a", layout=wrong).gather(chosen)
+
+
+def test_small_gaps_are_read_over_where_a_request_costs_more(
+    store_url: str, fetched: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    windows_BCL = np.random.default_rng(0).integers(0, 2**14, (320, 1, 500)).astype(np.uint16).view(np.float16)
+    writer = WindowArrayWriter(f"{store_url}/a", channels=1, length=500, chunk_windows=8, shard_windows=320)
+    writer.append(windows_BCL)
+    chunk_bytes = writer.close().chunk_bytes
+    chosen = np.array([3, 17, 80, 310])  # chunks 0, 2, 10 and 38
+    monkeypatch.setattr(shard_reader, "_GAP_BYTES", 10 * max(chunk_bytes))
+    fetched.clear()
+    assert np.array_equal(WindowArrayReader(f"{store_url}/a").gather(chosen), windows_BCL[chosen])
+    far = store_url.startswith("s3://")
+    assert fetched[1:] == (
+        [sum(chunk_bytes[:11]), chunk_bytes[38]] if far else [chunk_bytes[at] for at in (0, 2, 10, 38)]
+    )
+    monkeypatch.setattr(shard_reader, "_GAPS_BYTES", 2 * max(chunk_bytes))  # of all gaps together
+    fetched.clear()
+    assert np.array_equal(WindowArrayReader(f"{store_url}/a").gather(chosen), windows_BCL[chosen])
+    assert len(fetched) == (4 if far else 5)
 
 
 def test_a_cache_keeps_what_was_used_last_up_to_its_bytes() -> None:

@@ -31,6 +31,9 @@ from xmae_dist.storage.shard_writer import ARRAY_FORMAT, shard_key
 
 _KEPT_CHUNKS = 4
 _READ_AHEAD_CHUNKS = 8
+# A request costs the client as much CPU as reading a MiB or two (docs/streams.md), and far more time to wait for.
+_GAP_BYTES = 1 << 20
+_GAPS_BYTES = 16 << 20  # all gaps that are read with the chunks of one fetch: what it holds too much
 _CHUNKS_AT_ONCE = 64  # of one request, so that a long read does not hold a whole shard twice
 
 
@@ -250,16 +253,19 @@ class ShardedReader:
             raise self._damage(number, str(error)) from error
 
     def _fetch(self, shard: int, numbers: list[int]) -> dict[int, bytes]:
-        """Stored bytes of chunks of one shard; runs that lie side by side are one ranged read."""
+        """Stored bytes of chunks of one shard; chunks side by side, or nearly where they are far away, are one read."""
         index = self._index(shard, numbers[0])
         base = shard * (self.shard_rows // self.chunk_rows)
+        gaps_bytes = _GAPS_BYTES if self.cache is None and not uri.is_local(self.url) else 0
         runs: list[list[int]] = []
         for number in numbers:
             offset, size = index[number - base]
             if offset == ABSENT:
                 raise self._damage(number, "absent from its shard")
-            if runs and int(sum(index[runs[-1][-1] - base])) == int(offset):
+            gap_bytes = int(offset) - int(sum(index[runs[-1][-1] - base])) if runs else 0
+            if runs and gap_bytes <= min(_GAP_BYTES, gaps_bytes):
                 runs[-1].append(number)
+                gaps_bytes -= gap_bytes
             else:
                 runs.append([number])
         starts = [int(index[run[0] - base][0]) for run in runs]
