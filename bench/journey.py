@@ -1,17 +1,21 @@
 """A whole journey over N recordings of PulseDB's shape, every stage a command of `xmae` with all its processes watched.
 
-    python bench/journey.py --recordings 100000 [--cohorts 2] [--folder DIR] [--json FILE]
+    python bench/journey.py --recordings 100000 [--cohorts 2] [--folder DIR | --keep DIR] [--json FILE]
 
 Ingest (a command a cohort) → inspect → windows → 20 steps of pretraining → export → a tick that embeds everything → a
 tick with nothing new → evaluate. Of each stage: seconds by the clock, CPU seconds of the whole process tree, the peak
 of memory of the command itself, of the largest other process and of all together (proportional set sizes, looked at
 four times a second), and CPU milliseconds a recording. The files of a cohort are written before its ingest and removed
 after it; they take about 6 kB a recording.
+
+A million recordings take hours. With `--keep` everything stays in that folder, what each command took too, and the same
+words go on after the last command that ended; one that was cut off is run again, and its row says so.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import shutil
@@ -19,8 +23,10 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 import pulsedb_files
 from process_tree import Watch
@@ -63,6 +69,8 @@ class Stage:
     peak_mb: dict[str, float] = field(default_factory=dict)
     said: str = ""
     """The last of what it printed."""
+    cut_off: int = 0
+    """Commands that were cut off and run again, which found some of their work done; that time is not in the others."""
 
     @property
     def largest(self) -> tuple[str, float]:
@@ -76,10 +84,14 @@ def main() -> None:
     parser.add_argument("--cohorts", type=int, help="1 for each 50,000 recordings unless given, and 2 at least")
     parser.add_argument("--segments-a-person", type=int, default=50)
     parser.add_argument("--folder", type=Path, help="where everything is kept while it runs; a temporary one")
+    parser.add_argument("--keep", type=Path, help="a folder of this journey alone, which stays: to go on later")
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
     cohorts = args.cohorts or max(2, args.recordings // 50_000)
-    with tempfile.TemporaryDirectory(prefix="bench-journey-", dir=args.folder) as folder:
+    with contextlib.ExitStack() as stack:
+        if args.keep:
+            args.keep.mkdir(parents=True, exist_ok=True)
+        folder = args.keep or stack.enter_context(tempfile.TemporaryDirectory(prefix="bench-journey-", dir=args.folder))
         stages = journey(Path(folder), args.recordings, cohorts, args.segments_a_person)
     show(stages, args.recordings)
     if args.json:
@@ -89,11 +101,12 @@ def main() -> None:
 
 def journey(folder: Path, recordings: int, cohorts: int, segments_a_person: int) -> list[Stage]:
     """All stages, in order."""
-    stages = [ingested(folder, recordings, cohorts, segments_a_person)]
+    done = Done(folder / "took.jsonl", {"recordings": recordings, "cohorts": cohorts, "segments": segments_a_person})
+    stages = [ingested(folder, done, recordings, cohorts, segments_a_person)]
     (folder / "pressure.toml").write_text(SUITE)
     for name, words in commands(folder):
         stage = Stage(name=name)
-        run(stage, words)
+        done.run(stage, name, words)
         stages.append(stage)
         print(row(stage, recordings), file=sys.stderr, flush=True)
     return stages
@@ -135,23 +148,67 @@ def commands(folder: Path) -> list[tuple[str, list[str]]]:
     ]
 
 
-def ingested(folder: Path, recordings: int, cohorts: int, segments_a_person: int) -> Stage:
+def ingested(folder: Path, done: Done, recordings: int, cohorts: int, segments_a_person: int) -> Stage:
     """Writes the files of each cohort and has them ingested; only the ingest is measured."""
     stage, waves = Stage(name="ingest"), pulsedb_files.waves()
     people = 0
     for cohort in range(cohorts):
         own = recordings * (cohort + 1) // cohorts - recordings * cohort // cohorts
-        source = folder / "source"
-        people += pulsedb_files.write(source, waves, own, segments_a_person, people)
-        words = [str(source), "--adapter", "pulsedb", "--corpus", str(folder / "corpus"), "--cohort", f"c{cohort:03d}"]
-        run(stage, ["ingest", *words, "--json"])
-        shutil.rmtree(source)
+        source, name = folder / "source", f"c{cohort:03d}"
+        if f"ingest {name}" not in done.rows:
+            shutil.rmtree(source, ignore_errors=True)
+            pulsedb_files.write(source, waves, own, segments_a_person, people)
+        people += -(-own // segments_a_person)
+        words = [str(source), "--adapter", "pulsedb", "--corpus", str(folder / "corpus"), "--cohort", name]
+        done.run(stage, f"ingest {name}", ["ingest", *words, "--json"])
+        shutil.rmtree(source, ignore_errors=True)
     print(row(stage, recordings), file=sys.stderr, flush=True)
     return stage
 
 
+class Done:
+    """What commands took that have ended, kept in a file."""
+
+    def __init__(self, path: Path, journey: dict[str, int]) -> None:
+        """Raises SystemExit where the file is of another journey."""
+        self._path = path
+        lines = path.read_text().splitlines() if path.exists() else []
+        first, *rest = [json.loads(line) for line in lines] or [journey]
+        if first != journey:
+            raise SystemExit(f"{path}: of the journey {first}, not of {journey}: name another folder")
+        self.rows = {row["command"]: row for row in rest if "took_s" in row}
+        self._begun = {row["command"] for row in rest}
+        if not lines:
+            self._write(journey)
+
+    def run(self, stage: Stage, name: str, words: list[str]) -> None:
+        """Adds what a command took, or took when it was run, to `stage`."""
+        if name not in self.rows:
+            cut_off = int(name in self._begun)
+            self._write({"command": name})
+            alone = Stage(name=name, cut_off=cut_off)
+            run(alone, words)
+            self.rows[name] = {"command": name, **asdict(alone)}
+            self._write(self.rows[name])
+        add(stage, self.rows[name])
+
+    def _write(self, row: Mapping[str, Any]) -> None:
+        with self._path.open("a") as file:
+            file.write(json.dumps(row) + "\n")
+
+
+def add(stage: Stage, row: Mapping[str, Any]) -> None:
+    """One command's figures to those of the stage it is part of."""
+    stage.took_s += row["took_s"]
+    stage.cpu_s += row["cpu_s"]
+    stage.own_mb, stage.tree_mb = max(stage.own_mb, row["own_mb"]), max(stage.tree_mb, row["tree_mb"])
+    for name, mb in row["peak_mb"].items():
+        stage.peak_mb[name] = max(stage.peak_mb.get(name, 0.0), mb)
+    stage.said, stage.cut_off = row["said"], stage.cut_off + row["cut_off"]
+
+
 def run(stage: Stage, words: list[str]) -> None:
-    """Runs a command of `xmae` and adds what it took to `stage`. Raises SystemExit, with what it said, if it fails."""
+    """Runs a command of `xmae` and notes what it took. Raises SystemExit, with what it said, if it fails."""
     command = [sys.executable, "-m", "xmae_dist.cli.main", *words]
     started_s = time.monotonic()
     with tempfile.TemporaryFile("w+") as said:
@@ -161,17 +218,15 @@ def run(stage: Stage, words: list[str]) -> None:
         stage.said = said.read()[-4000:]
     if process.returncode:
         raise SystemExit(f"{' '.join(words)}\n{stage.said}\nexit status {process.returncode}")
-    stage.took_s += time.monotonic() - started_s
-    stage.cpu_s += watch.tree_cpu_s
-    stage.own_mb, stage.tree_mb = max(stage.own_mb, watch.own_mb), max(stage.tree_mb, watch.tree_mb)
-    for name, mb in watch.peak_mb.items():
-        stage.peak_mb[name] = max(stage.peak_mb.get(name, 0.0), mb)
+    stage.took_s, stage.cpu_s = time.monotonic() - started_s, watch.tree_cpu_s
+    stage.own_mb, stage.tree_mb, stage.peak_mb = watch.own_mb, watch.tree_mb, dict(watch.peak_mb)
 
 
 def row(stage: Stage, recordings: int) -> str:
     name, mb = stage.largest
+    again = f" (cut off {stage.cut_off} times)" if stage.cut_off else ""
     return (
-        f"| {stage.name} | {stage.took_s:.0f} s | {stage.cpu_s:.0f} s | {1e3 * stage.cpu_s / recordings:.2f} ms "
+        f"| {stage.name}{again} | {stage.took_s:.0f} s | {stage.cpu_s:.0f} s | {1e3 * stage.cpu_s / recordings:.2f} ms "
         f"| {stage.own_mb:.0f} MB | {mb:.0f} MB ({name}) | {stage.tree_mb:.0f} MB |"
     )
 
