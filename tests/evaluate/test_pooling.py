@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -87,6 +88,28 @@ def test_thinned_windows_are_evenly_spaced_in_each_unit(one: Members, limit: int
         own = ids_M[unit_M == unit]
         want = own[np.linspace(0, len(own) - 1, min(limit, len(own))).astype(int)]
         assert few_ids[few_units == unit].tolist() == want.tolist()
+
+
+@settings(max_examples=150, deadline=None)
+@given(one=members(), low=st.integers(0, 90), many=st.integers(1, 40))
+def test_what_lies_between_ids(one: Members, low: int, many: int) -> None:
+    ids_M, unit_M = one.expanded()
+    inside_M = (ids_M >= low) & (ids_M < low + many)
+    found = one.between(low, low + many)
+    assert [values.tolist() for values in found.expanded()] == [ids_M[inside_M].tolist(), unit_M[inside_M].tolist()]
+    assert (found.length_R > 0).all()
+
+
+def test_what_lies_between_ids_is_found_without_going_through_all_runs() -> None:
+    """It is asked of each block: a pass over the runs made an evaluation quadratic in its windows."""
+    runs = np.arange(1_000_000, dtype=np.int64)
+    one = Members(first_R=3 * runs, length_R=np.full(len(runs), 2, np.int32), unit_R=np.zeros(len(runs), np.int32))
+    tracemalloc.start()
+    try:
+        assert one.between(1_500_001, 1_500_011).n_windows == 7
+        assert tracemalloc.get_traced_memory()[1] < 100_000
+    finally:
+        tracemalloc.stop()
 
 
 def test_windows_of_a_recording_are_evenly_spaced_over_all_parts_that_hold_some(tmp_path: Path) -> None:

@@ -67,10 +67,10 @@ class Members:
 
     def between(self, low: int, high: int) -> Members:
         """What of it lies in the ids [low, high)."""
-        runs = slice(
-            int(np.searchsorted(self.first_R + self.length_R, low, side="right")),
-            int(np.searchsorted(self.first_R, high, side="left")),
-        )
+        begin, end = np.searchsorted(self.first_R, [low, high], side="left").tolist()
+        if begin and self.first_R[begin - 1] + self.length_R[begin - 1] > low:  # asked of each block: never of all runs
+            begin -= 1
+        runs = slice(begin, end)
         first_R = np.maximum(self.first_R[runs], low)
         stop_R = np.minimum(self.first_R[runs] + self.length_R[runs], high)
         return Members(first_R=first_R, length_R=(stop_R - first_R).astype(np.int32), unit_R=self.unit_R[runs])
