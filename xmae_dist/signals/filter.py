@@ -36,7 +36,7 @@ def bandpass(x_T: np.ndarray, rate_hz: float, band_hz: tuple[float, float], orde
     pad = min(int(_SETTLE_CYCLES * rate_hz / band_hz[0]), samples - 1)
     sections, rest = _sections(rate_hz, band_hz[0], band_hz[1], order)
     # What `scipy.signal.sosfiltfilt` does, to the last bit; it finds the state at rest anew in every call, which takes
-    # twice as long as the filtering of ten seconds.
+    # nearly twice as long as the filtering of ten seconds.
     before_T = 2 * x_T[..., :1] - x_T[..., pad:0:-1]
     after_T = 2 * x_T[..., -1:] - x_T[..., -2 : -pad - 2 : -1]
     forward_T = _from_rest(sections, rest, np.concatenate([before_T, x_T, after_T], axis=-1))

@@ -1,6 +1,6 @@
 """The median of a few values, for code that takes it of every beat and every window.
 
-`numpy.median` spends thirty times as long on its axes, masks and NaNs as on ten values.
+`numpy.median` takes four times as long of ten values (27 µs against 6), for its axes, masks and NaNs.
 """
 
 from __future__ import annotations

@@ -263,7 +263,7 @@ class ShardedReader:
             if offset == ABSENT:
                 raise self._damage(number, "absent from its shard")
             gap_bytes = int(offset) - int(sum(index[runs[-1][-1] - base])) if runs else 0
-            if runs and gap_bytes <= min(_GAP_BYTES, gaps_bytes):
+            if runs and 0 <= gap_bytes <= min(_GAP_BYTES, gaps_bytes):
                 runs[-1].append(number)
                 gaps_bytes -= gap_bytes
             else:

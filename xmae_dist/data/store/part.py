@@ -31,7 +31,7 @@ from xmae_dist.storage.zarr_store import WindowArrayReader, WindowArrayWriter
 
 MAX_PART_WINDOWS = 32_768  # 64 MiB of float16 for each signal
 _FACTS = b"xmae_part"
-_CUTS_A_TABLE = 256  # a table of one row takes kilobytes, and half a millisecond
+_WINDOWS_A_TABLE = 256  # a table of one row takes kilobytes and half a millisecond; windows not in one hold signals
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,6 +90,7 @@ class _Told:
         self._tables: list[pa.Table] = [META_SCHEMA.empty_table()]
         self._cuts: list[tuple[Cut, WindowSource]] = []
         """Which are not in a table yet."""
+        self._waiting = 0
         self.sources: list[dict[str, Any]] = []
         """Rows of SOURCES_SCHEMA."""
         self.dropped = Counter[str]()
@@ -110,9 +111,10 @@ class _Told:
 
     def _note(self, found: Cut, source: WindowSource) -> None:
         self._cuts.append((found, source))
-        if len(self._cuts) == _CUTS_A_TABLE:
+        self._waiting += max(1, len(found.windows))
+        if self._waiting >= _WINDOWS_A_TABLE:
             self._tables.append(_meta_table(self._cuts))
-            self._cuts = []
+            self._cuts, self._waiting = [], 0
 
     def meta_table(self) -> pa.Table:
         return pa.concat_tables([*self._tables, _meta_table(self._cuts)]).combine_chunks()

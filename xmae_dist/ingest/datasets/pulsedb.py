@@ -96,7 +96,7 @@ class _Field:
 
     def _held(self, number: int) -> Any:
         """The dataset of an element, by the low-level interface of h5py. A segment has one for each signal and number;
-        as objects of the other interface they would take half the time of an ingest.
+        as objects of the other interface they would make an ingest a sixth longer.
         """
         import h5py
 
