@@ -12,9 +12,11 @@ A table of one seed is whole before the next begins (`planning`). Arms are train
 rates; when all seeds are there the other two are tried, by the loss on validation people at a quarter of the budget and
 the first seed, and where one of them is better, arms are trained at that rate too.
 
-Rows are appended as they come, results (predictions, folds) are kept below --out, and what is there is not computed
-again. The arm in hand is kept every 500 steps and when the process is asked to end (SIGTERM, --minutes). The page is
-written after each row.
+Rows are appended as they come, an arm's scores under draws of people are written beside them, and what is there is not
+computed again: with these files a study goes on, on another machine too. Predictions, folds and models stay below
+--out; what needs a model that is not there has it trained again. The arm in hand is kept every 500 steps and when the
+process is asked to end (SIGTERM, --minutes). The page is written after each row. Two processes may work on different
+seeds beside one another, with the same --out and --rows, each with a --page and --differences of its own.
 """
 
 from __future__ import annotations
@@ -45,9 +47,9 @@ def main() -> int:
     study.untrained |= {"latent": lambda _: _latent(people), "noiseless": lambda seed: _noiseless(study, seed)}
 
     def write() -> None:
-        compared, results = study.compared()
+        compared, scores = study.compared()
         keys = {job.key for jobs in compared.values() for job in jobs}
-        page.write(args.page, args.differences, page.Told(study.rows(), keys, args.budget), results, study.moves)
+        page.write(args.page, args.differences, page.Told(study.rows(), keys, args.budget), scores)
 
     study.run(write)
     write()

@@ -12,14 +12,13 @@ from dataclasses import dataclass
 import numpy as np
 
 from bench.embedding_study.arms import ATTENTIVE, CEILINGS, SEEDLESS, TOGETHER, TRAINED
-from bench.embedding_study.probing import Moves
-from xmae_dist.evaluate.results import Result
+from bench.embedding_study.score import Score, difference
 from xmae_dist.evaluate.scores.bootstrap import Interval, holm
 from xmae_dist.evaluate.scores.metrics import METRICS
 
 LEADS = ("cross_beats", "cross")
-ByArm = Mapping[str, Mapping[str, Sequence[Result]]]
-"""Results by arm and task, one for each seed."""
+ByArm = Mapping[str, Mapping[str, Sequence[Score]]]
+"""Scores by arm and task, one for each seed."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,22 +44,22 @@ class Difference:
         return self.sign if self.p_holm < 0.05 else 0
 
 
-def headroom(by_arm: ByArm, moves: Moves) -> dict[str, float]:
+def headroom(by_arm: ByArm) -> dict[str, float]:
     """By task with headroom the best ceiling's score. Empty until chance and both ceilings are there."""
     if not {"constant", *CEILINGS} <= set(by_arm):
         return {}
     found = {}
     for task, chance in by_arm["constant"].items():
-        clear = [by_arm[name][task] for name in CEILINGS if moves.difference(by_arm[name][task], chance).low > 0]
+        clear = [by_arm[name][task] for name in CEILINGS if difference(by_arm[name][task], chance).low > 0]
         if clear:
-            sign = 1 if METRICS[chance[0].task.metric].higher_is_better else -1
+            sign = 1 if METRICS[chance[0].metric].higher_is_better else -1
             found[task] = max((score(group) for group in clear), key=lambda value: sign * value)
     return found
 
 
-def score(group: Sequence[Result]) -> float:
+def score(group: Sequence[Score]) -> float:
     """Mean over seeds."""
-    return float(np.mean([result.headline.value for result in group]))
+    return float(np.mean([one.value for one in group]))
 
 
 def share(value: float, chance: float, ceiling: float) -> float:
@@ -78,13 +77,13 @@ def pairs(arms: Iterable[str]) -> list[tuple[str, str]]:
     return found + both + [(name, TOGETHER[name]) for name in TOGETHER if name in there and TOGETHER[name] in TRAINED]
 
 
-def differences(by_arm: ByArm, open_tasks: Iterable[str], moves: Moves) -> list[Difference]:
+def differences(by_arm: ByArm, open_tasks: Iterable[str]) -> list[Difference]:
     """Of every pair on every task that both have, at the seeds that both have."""
     found = []
     for arm, other in pairs(by_arm):
         tasks = [task for task in by_arm[arm] if task in by_arm[other]]
         seeds = min(len(by_arm[name][tasks[0]]) for name in (arm, other) if name not in SEEDLESS)
-        by_task = {task: moves.difference(*(by_arm[name][task][:seeds] for name in (arm, other))) for task in tasks}
+        by_task = {task: difference(*(by_arm[name][task][:seeds] for name in (arm, other))) for task in tasks}
         counted = [task for task in tasks if task in set(open_tasks)]
         adjusted = dict(zip(counted, holm(np.array([by_task[task].p_value for task in counted])), strict=True))
         found += [

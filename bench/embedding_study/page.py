@@ -11,7 +11,7 @@ from bench.embedding_study import comparing, tables
 from bench.embedding_study.arms import RATES, TRAINED, UNTRAINED
 from bench.embedding_study.comparing import ByArm, Difference
 from bench.embedding_study.planning import Job, Planned, middle
-from bench.embedding_study.probing import SIMULATED, Moves
+from bench.embedding_study.probing import SIMULATED
 from bench.embedding_study.tables import Row
 
 
@@ -34,10 +34,10 @@ class Told:
         return [row for row in self.rows if row["kind"] == "arm" and row["windows"] == self.budget]
 
 
-def write(path: Path, differences: Path, told: Told, by_arm: ByArm, moves: Moves) -> None:
+def write(path: Path, differences: Path, told: Told, by_arm: ByArm) -> None:
     """The page at `path`, and each difference that it counts as a line of `differences`."""
-    ceiling = comparing.headroom(by_arm, moves)
-    found = comparing.differences(by_arm, ceiling, moves)
+    ceiling = comparing.headroom(by_arm)
+    found = comparing.differences(by_arm, ceiling)
     differences.write_text("".join(json.dumps(_line(one, told.budget)) + "\n" for one in found))
     parts = [
         _HEAD,
@@ -55,9 +55,10 @@ def write(path: Path, differences: Path, told: Told, by_arm: ByArm, moves: Moves
 
 _HEAD = """# What frozen embeddings know
 
-Written by `make model-study` from `bench/results/embedding-study.jsonl` (a row for each arm and seed) and the
-predictions kept with it; `bench/results/embedding-study-differences.jsonl` has every difference counted here, with its
-interval. Reconstruction on an equal budget, `published` and `challenge2015` included, is another page:
+Written by `make model-study` from `bench/results/embedding-study.jsonl` (a row for each arm and seed) and the files in
+`bench/results/embedding-study` (each arm's scores under 1,000 draws of people).
+`bench/results/embedding-study-differences.jsonl` has every difference counted here, with its interval. Reconstruction
+on an equal budget, `published` and `challenge2015` included, is another page:
 [reconstruction-study.md](reconstruction-study.md). Words such as arm, headroom, null and Holm:
 [glossary](glossary.md#evaluation)."""
 

@@ -53,8 +53,8 @@ class Planned:
         yield from (self._untrained(name, self.seeds[0]) for name in self._wanted(UNTRAINED))
         for seed in self.seeds:
             yield from self._of_seed(seed, {family: middle(family) for family in RATES})
-        for name in self._wanted(ATTENTIVE):
-            yield self._arm(name, self.seeds[0], self._first_rate(ATTENTIVE[name]))
+            for name in self._wanted(ATTENTIVE) if seed == self.seeds[0] else ():
+                yield self._arm(name, seed, self._first_rate(ATTENTIVE[name]))
         if not self.tried:
             return
         yield from (self.rate(family, lr) for family in self._families() for lr in RATES[family])

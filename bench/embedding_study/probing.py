@@ -1,12 +1,11 @@
 """Linear probes on frozen embeddings, by the evaluation's own parts: tasks, nested folds by person, intervals.
 
-Shapes: M windows, L samples, E numbers of an embedding, R draws of people.
+Shapes: M windows, L samples, E numbers of an embedding.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -20,8 +19,7 @@ from xmae_dist.evaluate.gathering import examples
 from xmae_dist.evaluate.pooling import embedded_here
 from xmae_dist.evaluate.protocols.probe import cross_fit
 from xmae_dist.evaluate.results import Result
-from xmae_dist.evaluate.run import EvaluateConfig, draws_of, fit, folds_of, plan
-from xmae_dist.evaluate.scores.bootstrap import Interval, interval, point, replicates, stretch
+from xmae_dist.evaluate.run import EvaluateConfig, fit, folds_of, plan
 from xmae_dist.evaluate.scores.metrics import METRICS
 from xmae_dist.evaluate.tasks import Suite, Task, load_suite
 from xmae_dist.model.interface import PretrainModel
@@ -100,48 +98,3 @@ def _value(task: Task, embedding_ME: NDArray[np.floating], windows: Windows) -> 
     data = (x_NE, units.y_N, units.subject_N, fold_N)
     fitted = cross_fit(*data, kind=task.kind, config=CONFIG.probe, task=task.name)
     return METRICS[task.metric].value(units.y_N, fitted.predictions.pred_NC, fold_N)
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Moved:
-    """A result's score, and how it moves with the people drawn and with those trained on."""
-
-    value: float
-    test_R: NDArray[np.float64]
-    train_Q: NDArray[np.float64]
-
-
-class Moves:
-    """`Moved` of results, each worked out once."""
-
-    def __init__(self) -> None:
-        self._known: dict[str, Moved] = {}
-
-    def of(self, result: Result) -> Moved:
-        if result.request not in self._known:
-            draws_RS = draws_of(result.task, result.n_subjects, result.seed, result.n_replicates)
-            self._known[result.request] = Moved(
-                value=point(result.task.metric, result.scored.predictions),
-                test_R=replicates(result.task.metric, result.scored.predictions, draws_RS),
-                train_Q=result.scored.train_Q,
-            )
-        return self._known[result.request]
-
-    def difference(self, a: Sequence[Result], b: Sequence[Result]) -> Interval:
-        """Score of `a` less that of `b`, each a mean over seeds, on the same units and draws; positive: `a` is better.
-
-        The interval is over people; what seeds do is in it only so far as it is in their mean.
-        """
-        sign = 1.0 if METRICS[a[0].task.metric].higher_is_better else -1.0
-        mine, others = (_mean([self.of(one) for one in group]) for group in (a, b))
-        test_R = sign * (mine.test_R - others.test_R)
-        factor = stretch(test_R, sign * (mine.train_Q - others.train_Q))
-        return interval(sign * (mine.value - others.value), test_R, factor, null=0.0)
-
-
-def _mean(moved: Sequence[Moved]) -> Moved:
-    return Moved(
-        value=float(np.mean([one.value for one in moved])),
-        test_R=np.mean([one.test_R for one in moved], axis=0),
-        train_Q=np.mean([one.train_Q for one in moved], axis=0),
-    )

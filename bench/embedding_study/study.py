@@ -12,11 +12,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bench.embedding_study import attentive, probing, training
+from bench.embedding_study import attentive, probing, score, training
 from bench.embedding_study.arms import ATTENTIVE, RANDOM, TOGETHER, TRAINED, Arm, fitted
 from bench.embedding_study.people import People, Windows
 from bench.embedding_study.planning import Job, Planned
-from bench.embedding_study.probing import Moves, Probes
+from bench.embedding_study.probing import Probes
+from bench.embedding_study.score import Score
 from bench.embedding_study.unfinished import Ended, Unfinished
 from bench.reconstruction_study.rows import rounded
 from xmae_dist.evaluate.encoders.features import pulse_features
@@ -37,7 +38,6 @@ class Study:
         self, people: People, planned: Planned, probes: Probes, rows: Path, ending: Callable[[], bool]
     ) -> None:
         self.people, self.planned, self.probes, self.ending = people, planned, probes, ending
-        self.moves = Moves()
         self.place = f"{people.store.fingerprint}-{people.probe_windows}"
         """What rows must share to be compared: the people and their probed windows."""
         self.table = ResultTable(str(people.out / f"results-{people.probe_windows}"))
@@ -48,7 +48,8 @@ class Study:
         }
         """Embeddings of the probed windows that need no training, by arm; told the seed."""
         self._rows = rows
-        self._have = set(self.table.encoders())
+        self._kept_at = rows.with_suffix("") / self.place
+        self._read: dict[str, list[Score]] = {}
 
     def run(self, write: Callable[[], None]) -> None:
         """Row after row; `write` is called after each."""
@@ -62,11 +63,11 @@ class Study:
                 print(f"   {row['cpu_s']:.0f} s of CPU", flush=True)
                 write()
 
-    def compared(self) -> tuple[dict[str, list[Job]], dict[str, dict[str, list[Result]]]]:
-        """By arm the jobs that speak for it, and their results by task, in the order of seeds."""
+    def compared(self) -> tuple[dict[str, list[Job]], dict[str, dict[str, list[Score]]]]:
+        """By arm the jobs that speak for it, and their scores by task, in the order of seeds."""
         done, losses = self._done(), self._losses()
         jobs = {name: self.planned.compared(name, done, losses) for name in self.planned.arms}
-        return jobs, self._results(jobs)
+        return jobs, self._scores(jobs)
 
     def rows(self) -> list[Row]:
         """Those of these people; the last where one was made twice."""
@@ -80,9 +81,9 @@ class Study:
         return (job for job in self.planned.jobs(self._losses()) if job.key not in done)
 
     def _done(self) -> set[str]:
-        """Jobs with a row, and those of arms with results."""
+        """Jobs with a row, those of arms with scores."""
         jobs = [Job.of(row) for row in self.rows()]
-        return {job.key for job in jobs if job.kind == "rate" or job.key in self._have}
+        return {job.key for job in jobs if job.kind == "rate" or self._file(job).exists()}
 
     def _losses(self) -> dict[str, float]:
         return {Job.of(row).key: row["val_loss"] for row in self.rows() if row["kind"] == "rate"}
@@ -121,10 +122,10 @@ class Study:
         return self.people.probed, self.people.store.fingerprint, self.probes.suite
 
     def _kept(self, job: Job, found: list[Result]) -> Row:
-        """Commits results; what a row says of them."""
+        """Commits results and keeps their scores; what a row says of them."""
         for result in found:
             self.table.commit(result)
-        self._have.add(job.key)
+        score.write(self._file(job), map(Score.of, found))
         return {
             "held_out": len(np.unique(self.people.probed.subjects)),
             "probed_windows": len(self.people.probed),
@@ -137,8 +138,7 @@ class Study:
             return probing.values(embedding_ME, self.people.probed, self.probes)
 
         model, work, before_s = self._trained(job, look)
-        spec = self.people.store.spec.to_dict()
-        bundle.save(self._bundle(job), model.read_by(probing.READOUT), window_spec=spec, lineage=asdict(job))
+        self._save(job, model)
         return {
             "parameters": sum(weight.numel() for weight in model.parameters()),
             "train_windows": len(self.people.train),
@@ -174,8 +174,16 @@ class Study:
         return pulse_features(ppg_ML, self.people.store.spec.rate_hz)
 
     def model(self, job: Job) -> PretrainModel:
-        """The frozen model of a finished job of a trained arm."""
+        """The frozen model of a finished job of a trained arm, trained again where it is not here."""
+        if not Path(self._bundle(job)).exists():
+            print(f"   {job.key}: no model at {self._bundle(job)}: trained again", flush=True)
+            self._save(job, self._trained(job, lambda _: None)[0])
+            self._unfinished(job).clear()
         return bundle.load(self._bundle(job)).model
+
+    def _save(self, job: Job, model: PretrainModel) -> None:
+        spec = self.people.store.spec.to_dict()
+        bundle.save(self._bundle(job), model.read_by(probing.READOUT), window_spec=spec, lineage=asdict(job))
 
     def random(self, seed: int) -> PretrainModel:
         """A model that never is trained."""
@@ -190,16 +198,20 @@ class Study:
     def _bundle(self, job: Job) -> str:
         return str(self.people.out / "models" / job.key)
 
-    def _results(self, compared: Mapping[str, list[Job]]) -> dict[str, dict[str, list[Result]]]:
-        keys = {job.key for jobs in compared.values() for job in jobs}
-        by_key: dict[str, list[Result]] = {}
-        for result in self.table.read(encoders=keys) if keys else ():
-            by_key.setdefault(result.encoder_id, []).append(result)
-        found: dict[str, dict[str, list[Result]]] = {}
+    def _file(self, job: Job) -> Path:
+        return self._kept_at / f"{job.key}.parquet"
+
+    def _scores(self, compared: Mapping[str, list[Job]]) -> dict[str, dict[str, list[Score]]]:
+        found: dict[str, dict[str, list[Score]]] = {}
         for arm, jobs in compared.items():
-            for result in (result for job in jobs for result in by_key[job.key]):
-                found.setdefault(arm, {}).setdefault(result.task.name, []).append(result)
+            for one in (one for job in jobs for one in self._of(job)):
+                found.setdefault(arm, {}).setdefault(one.task, []).append(one)
         return found
+
+    def _of(self, job: Job) -> list[Score]:
+        if job.key not in self._read:
+            self._read[job.key] = score.read(self._file(job))
+        return self._read[job.key]
 
 
 def _score(result: Result) -> dict[str, Any]:

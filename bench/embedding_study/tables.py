@@ -123,7 +123,7 @@ def tasks(by_arm: ByArm, suite: Suite) -> list[Task]:
 
 def cell(group: Sequence[Any] | None) -> str:
     """Scores of an arm's seeds; empty where there are none."""
-    return "" if not group else spread([one.headline.value for one in group])
+    return "" if not group else spread([one.value for one in group])
 
 
 def spread(values: Sequence[float]) -> str:

@@ -24,9 +24,10 @@ from typing import Any
 
 import torch
 
-from bench.embedding_study import training
+from bench.embedding_study import score, training
 from bench.embedding_study.arms import TRAINED
 from bench.embedding_study.planning import Planned, middle
+from bench.embedding_study.score import Score
 from bench.embedding_study.study import Study
 from bench.embedding_study.unfinished import Ended, Ending, Unfinished
 from bench.real_study import corpora, page, pairs, phones
@@ -86,10 +87,10 @@ class RealStudy:
 
     def write(self) -> None:
         """The page."""
-        jobs, results = self.study.compared()
+        jobs, scores = self.study.compared()
         keys = {job.key for group in jobs.values() for job in group}
         told = page.Told(self.study.rows(), self._rows(), keys, self.args.budget)
-        page.write(self.args.page, told, results, self.table.read(), self.study.moves)
+        page.write(self.args.page, told, scores, self._on_phones())
 
     def _study(self, seeds: Sequence[int]) -> Study:
         planned = Planned(ARMS, seeds, self.args.budget, tried=False)
@@ -132,7 +133,16 @@ class RealStudy:
             beside, found = {"features": dict(phones.told(plain))}, [*found, *plain]
         for result in found:
             self.table.commit(result)
+        score.write(self._phone_scores / f"{one.what}-{identity.replace(' ', '')}.parquet", map(Score.of, found))
         return {"probes": dict(phones.told([r for r in found if r.encoder == one.arm])), **beside}
+
+    @property
+    def _phone_scores(self) -> Path:
+        rows: Path = self.args.rows
+        return rows.with_suffix("") / "phones"
+
+    def _on_phones(self) -> list[Score]:
+        return [one for file in sorted(self._phone_scores.glob("*.parquet")) for one in score.read(file)]
 
     def _pair(self, stage: pairs.Stage, seed: int) -> Row:
         if stage is pairs.WRIST:

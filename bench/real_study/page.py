@@ -11,11 +11,10 @@ from bench.embedding_study import comparing, tables
 from bench.embedding_study.arms import TRAINED, UNTRAINED
 from bench.embedding_study.comparing import ByArm, Difference
 from bench.embedding_study.planning import Job
-from bench.embedding_study.probing import Moves
+from bench.embedding_study.score import Score, difference
 from bench.embedding_study.tables import Row
 from bench.real_study.pairs import PRESSURE, WRIST
 from bench.real_study.tasks import PATIENTS, PHONES
-from xmae_dist.evaluate.results import Result
 from xmae_dist.evaluate.scores.bootstrap import Interval
 from xmae_dist.evaluate.scores.metrics import METRICS
 
@@ -41,10 +40,10 @@ class Told:
         return [row for row in self.arms if row["windows"] == self.budget and row["arm"] in TRAINED]
 
 
-def write(path: Path, told: Told, by_arm: ByArm, on_phones: Sequence[Result], moves: Moves) -> None:
+def write(path: Path, told: Told, by_arm: ByArm, on_phones: Sequence[Score]) -> None:
     """The page at `path`."""
     everything = [task.name for task in PATIENTS.suite.tasks]
-    found = comparing.differences(by_arm, everything, moves)
+    found = comparing.differences(by_arm, everything)
     parts = [
         _HEAD,
         _finding(found, told),
@@ -53,7 +52,7 @@ def write(path: Path, told: Told, by_arm: ByArm, on_phones: Sequence[Result], mo
         _scores(by_arm),
         tables.errors(told.trained),
         _curves(told),
-        _phones(told, on_phones, moves),
+        _phones(told, on_phones),
         _method(told),
     ]
     path.write_text("\n\n".join(part for part in parts if part) + "\n")
@@ -62,7 +61,8 @@ def write(path: Path, told: Told, by_arm: ByArm, on_phones: Sequence[Result], mo
 _HEAD = """# What encoders know of real people
 
 Written by `python -m bench.real_study --data FOLDER` from `bench/results/real-study.jsonl` (a row for each arm, seed,
-pair of signals and phone) and the predictions kept with it."""
+pair of signals and phone), the files in `bench/results/real-study` (scores under draws of
+people)."""
 
 
 def _finding(found: Sequence[Difference], told: Told) -> str:
@@ -119,11 +119,10 @@ def _scores(by_arm: ByArm) -> str:
     return "\n".join(lines) if shown else ""
 
 
-def _cell(group: Sequence[Result] | None) -> str:
+def _cell(group: Sequence[Score] | None) -> str:
     if not group:
         return ""
-    first = group[0].headline
-    return f"{tables.cell(group)} [{first.low:.3f}, {first.high:.3f}]"
+    return f"{tables.cell(group)} [{group[0].low:.3f}, {group[0].high:.3f}]"
 
 
 def _curves(told: Told) -> str:
@@ -131,7 +130,7 @@ def _curves(told: Told) -> str:
     return tables.curves(arms, PATIENTS)
 
 
-def _phones(told: Told, results: Sequence[Result], moves: Moves) -> str:
+def _phones(told: Told, scores: Sequence[Score]) -> str:
     rows = [row for row in told.beside if row["kind"] == "phone"]
     if not rows:
         return ""
@@ -143,13 +142,13 @@ def _phones(told: Told, results: Sequence[Result], moves: Moves) -> str:
     ]
     for name, suite in PHONES.items():
         for task in suite.tasks:
-            here = [one for one in results if (one.suite, one.task.name) == (name, task.name)]
+            here = [one for one in scores if (one.suite, one.task) == (name, task.name)]
             base = [one for one in here if one.encoder == "features"]
             for arm in dict.fromkeys(["features", *(row["arm"] for row in rows if row["what"] == name)]):
                 group = [one for one in here if one.encoder == arm]
                 if group and base:
-                    against = "" if arm == "features" else _interval(moves.difference(group, base[:1]))
-                    sizes = f"{group[0].n_subjects}, {len(group[0].unit_names)}"
+                    against = "" if arm == "features" else _interval(difference(group, base[:1]))
+                    sizes = f"{group[0].n_subjects}, {group[0].n_units}"
                     where = f"{name}, {task.name}, {METRICS[task.metric].title}, {task.label_unit}"
                     lines.append(f"| {where} | {sizes} | `{arm}` | {len(group)} | {tables.cell(group)} | {against} |")
     return "\n".join(lines)

@@ -11,17 +11,20 @@ import pyarrow as pa
 import pytest
 import torch
 
-from bench.embedding_study import attentive, ceilings, comparing, page, training
+from bench.embedding_study import attentive, ceilings, comparing, page, score, training
 from bench.embedding_study.arms import ATTENTIVE, NAMES, RATES, TOGETHER, TRAINED, UNTRAINED, fitted
 from bench.embedding_study.latent_targets import LatentTargets
 from bench.embedding_study.people import SPLIT, People, Windows, cohorts
 from bench.embedding_study.planning import Planned
-from bench.embedding_study.probing import SIMULATED, Moves, effective_rank, results
+from bench.embedding_study.probing import SIMULATED, effective_rank, results
+from bench.embedding_study.score import Score
 from bench.embedding_study.unfinished import Ended, Unfinished
 from xmae_dist.data.windows.spec import WindowSpec
 from xmae_dist.evaluate.examples import Examples
 from xmae_dist.evaluate.members import Members
 from xmae_dist.evaluate.results import Result
+from xmae_dist.evaluate.run import draws_of
+from xmae_dist.evaluate.scores.bootstrap import paired_difference
 from xmae_dist.signals.beats import pulse_feet
 from xmae_dist.signals.filter import bandpass
 from xmae_dist.signals.normalize import minmax
@@ -91,7 +94,7 @@ def probed(arm: str, noise: float, seed: int = 0) -> list[Result]:
 
 
 @pytest.fixture(scope="module")
-def by_arm() -> dict[str, dict[str, list[Result]]]:
+def by_arm() -> dict[str, dict[str, list[Score]]]:
     arms = {
         "constant": [probed("constant", -1)],
         "latent": [probed("latent", 0.5)],
@@ -100,29 +103,42 @@ def by_arm() -> dict[str, dict[str, list[Result]]]:
         "random": [probed("random", 60.0, seed) for seed in (3, 4, 5)],
     }
     return {
-        arm: {name: [one for run in runs for one in run if one.task.name == name] for name in ("age", "ldl")}
+        arm: {name: [Score.of(one) for run in runs for one in run if one.task.name == name] for name in ("age", "ldl")}
         for arm, runs in arms.items()
     }
 
 
-def test_what_is_not_in_the_signal_is_a_null(by_arm: dict[str, dict[str, list[Result]]]) -> None:
-    assert set(comparing.headroom(by_arm, Moves())) == {"age"}
+def test_what_is_not_in_the_signal_is_a_null(by_arm: dict[str, dict[str, list[Score]]]) -> None:
+    assert set(comparing.headroom(by_arm)) == {"age"}
 
 
-def test_a_difference_is_that_of_the_mean_scores(by_arm: dict[str, dict[str, list[Result]]]) -> None:
-    moves = Moves()
-    found = comparing.differences(by_arm, comparing.headroom(by_arm, moves), moves)
+def test_a_difference_is_that_of_the_mean_scores(by_arm: dict[str, dict[str, list[Score]]]) -> None:
+    found = comparing.differences(by_arm, comparing.headroom(by_arm))
     assert {(one.arm, one.other, one.seeds) for one in found} == {("cross", "random", 2)}
     age, ldl = found
-    mine, other = (np.mean([one.headline.value for one in by_arm[arm]["age"][:2]]) for arm in ("cross", "random"))
+    mine, other = (np.mean([one.value for one in by_arm[arm]["age"][:2]]) for arm in ("cross", "random"))
     assert age.found.value == pytest.approx(other - mine) and age.sign == 1 and age.sure == 1
     assert age.found.low < age.found.value < age.found.high
     assert np.isnan(ldl.p_holm), "a null takes no part in Holm's correction"
     assert comparing.share(6.0, 12.0, 0.0) == 0.5
 
 
-def test_the_page_says_what_was_found(by_arm: dict[str, dict[str, list[Result]]], tmp_path: Path) -> None:
-    page.write(tmp_path / "page.md", tmp_path / "differences.jsonl", page.Told([], [], 64), by_arm, Moves())
+def test_scores_that_were_kept_compare_as_those_of_results_do(tmp_path: Path) -> None:
+    (mine, other), kept = (probed("cross", 4.0, 1), probed("random", 60.0, 3)), []
+    for run in (mine, other):
+        score.write(tmp_path / "arms" / f"{run[0].encoder}.parquet", map(Score.of, run))
+        kept.append(score.read(tmp_path / "arms" / f"{run[0].encoder}.parquet"))
+    assert len(list(tmp_path.iterdir())) == 1 and len(kept[0]) == len(mine) > 0
+    for a, b, one, two in zip(mine, other, *kept, strict=True):
+        draws_RS = draws_of(a.task, a.n_subjects, a.seed, a.n_replicates)
+        told = paired_difference(a.task.metric, a.scored, b.scored, draws_RS)
+        again = score.difference([one], [two])
+        assert dataclasses.astuple(again) == pytest.approx(dataclasses.astuple(told), rel=1e-4)
+        assert (one.value, one.low, one.high) == dataclasses.astuple(a.headline)[:3]
+
+
+def test_the_page_says_what_was_found(by_arm: dict[str, dict[str, list[Score]]], tmp_path: Path) -> None:
+    page.write(tmp_path / "page.md", tmp_path / "differences.jsonl", page.Told([], [], 64), by_arm)
     text = (tmp_path / "page.md").read_text()
     assert "- against `random`: better on 1 (1 after Holm), worse on 0 (0).\n" in text
     assert "| `cross` | `random` | 2 | 1 (1) | 0 (0) | 0 | 0 of 1 |" in text
@@ -134,10 +150,11 @@ def test_a_table_of_one_seed_is_whole_before_the_next_begins() -> None:
     jobs = Planned(NAMES, (0, 1), 4096).jobs({})
     arms = [job for job in jobs if job.kind == "arm"]
     assert {job.arm for job in arms if job.seed == 0} == set(NAMES), "all at one rate, before any is chosen"
-    names = [job.arm for job in arms]
-    assert {*names[-len(ATTENTIVE) :]} == {*ATTENTIVE}, "what is learned in the probe comes last"
-    seeds = [job.seed for job in arms if job.arm not in ATTENTIVE]
+    seeds, names = [job.seed for job in arms], [job.arm for job in arms]
     assert seeds == sorted(seeds)
+    first = names[: seeds.count(0)]
+    assert {*first[-len(ATTENTIVE) :]} == {*ATTENTIVE}, "what is learned in the probe comes last, for one seed"
+    assert set(ATTENTIVE).isdisjoint(names[seeds.count(0) :])
     assert all(names.index(both) > names.index(alone) for both, alone in {**TOGETHER, **ATTENTIVE}.items())
     assert [job.kind for job in jobs].index("rate") == len(arms), "rates are tried when all seeds are there"
     assert Planned(NAMES, (0, 1), 4096, tried=False).jobs({}) == arms

@@ -12,7 +12,7 @@ import torch
 
 from bench.embedding_study import training
 from bench.embedding_study.people import Windows
-from bench.embedding_study.probing import Moves
+from bench.embedding_study.score import Score
 from bench.embedding_study.unfinished import Unfinished
 from bench.real_study import page, pairs
 from bench.real_study.corpora import Phone, strap_labels
@@ -84,7 +84,7 @@ def test_the_page_says_what_was_found_and_what_cannot_be(tmp_path: Path) -> None
     )
     phone = Phone("welltory", Windows(torch.empty(0), torch.empty(0), table), "made")
     knows, guesses = (rate[:, None] + noise * rng.normal(size=(len(rate), 1)) for noise in (1.0, 20.0))
-    on_phones = [*results("cross", "cross-0", knows, phone), *results("features", "features", guesses, phone)]
+    found = [*results("cross", "cross-0", knows, phone), *results("features", "features", guesses, phone)]
     below = {"value": 0.41, "low": 0.3, "high": 0.5}
     beside = [
         {"kind": "phone", "what": "welltory", "arm": "cross", "seed": 0},
@@ -99,7 +99,7 @@ def test_the_page_says_what_was_found_and_what_cannot_be(tmp_path: Path) -> None
         },
     ]
     told = page.Told([], beside, [], 57_600)
-    page.write(tmp_path / "page.md", told, {}, on_phones, Moves())
+    page.write(tmp_path / "page.md", told, {}, [Score.of(one) for one in found])
     text = (tmp_path / "page.md").read_text()
     assert "masked ECG error with the own PPG 41 % [30, 50] below that with another's (44 held-out patients)" in text
     assert "| `cross` | 0 | 44 | 0.0500 | 0.0900 | 0.0800 | 0.1200 | 41 % [30, 50] |" in text
