@@ -7,9 +7,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from tests.data.corpora import corpus_of
+from tests.embed.devices import by_device, record_people
+from tests.embed.jobs import ENCODER, embed
+from xmae_dist.cli import neighbours as neighbours_command
 from xmae_dist.cli.main import main
 from xmae_dist.data.windows.spec import WindowSpec
+from xmae_dist.embed.neighbours import neighbours
 from xmae_dist.storage.corpus import Corpus
+from xmae_dist.storage.table import Table
 from xmae_dist.testing.window_store import write_window_store
 
 COHORTS = ("icu_2026_bedside-monitor.ward-3_philips-intellivue-mx800", "w")
@@ -39,6 +45,10 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> str:
 def _words(capsys: pytest.CaptureFixture[str], columns: int, *command: str) -> set[str]:
     """What a command prints, word for word; no line that could be shorter is longer than the terminal."""
     assert main(list(command)) == 0
+    return _printed(capsys, columns)
+
+
+def _printed(capsys: pytest.CaptureFixture[str], columns: int) -> set[str]:
     lines = capsys.readouterr().out.splitlines()
     assert not [line for line in lines if len(line) > columns and max(map(len, line.split())) < columns // 2]
     return set(" ".join(lines).split())
@@ -79,3 +89,37 @@ def test_what_ingest_could_not_keep(
     status = main(["ingest", str(tmp_path / "in"), "--corpus", str(tmp_path / "c"), "--cohort", "icu"])
     assert status == 2, "nothing usable"
     assert record.rsplit("/", 1)[-1] in capsys.readouterr().out.replace("/", " ").split()
+
+
+@pytest.mark.parametrize("columns", [80, 120])
+def test_windows(
+    columns: int,
+    ray_local: None,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for cohort in COHORTS:
+        corpus_of(f"{tmp_path}/c", subjects=2, recordings=1, cohort=cohort)
+    monkeypatch.setenv("COLUMNS", str(columns))
+    said = _words(capsys, columns, "windows", "--corpus", f"{tmp_path}/c", "--out", f"{tmp_path}/w", "--by", "age")
+    assert {*COHORTS, "train", "age", "100.0%"} <= said
+
+
+@pytest.mark.parametrize("columns", [80, 120])
+def test_neighbours(
+    columns: int, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    corpus, table = Corpus.create(f"file://{tmp_path}/corpus"), f"file://{tmp_path}/table"
+    record_people(corpus, COHORTS[0], 4, part="a")
+    embed(corpus.url, table, COHORTS[0], encode_task=by_device())
+    recording = f"{COHORTS[0]}-a-003"
+    made = Table(table).newest()
+    assert made is not None
+    found = neighbours(made, ENCODER, cohort=COHORTS[0], recording_id=recording, k=3)
+    monkeypatch.setenv("COLUMNS", str(columns))
+    neighbours_command._show(found)
+    said = _printed(capsys, columns)
+    near = [one for query in found for one in query.neighbours]
+    assert {f"{one.distance:.4f}" for one in near} | {one.recording_id for one in near} | {f"{COHORTS[0]}"} <= said
+    assert {f"{COHORTS[0]}/{recording}"} <= said
