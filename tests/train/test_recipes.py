@@ -1,4 +1,4 @@
-"""The arithmetic of the recipes: batches at every world size, memory below the card's, docs/scaling.md up to date."""
+"""The arithmetic of the recipes: batches at every world size, memory below the card's, pages up to date."""
 
 from __future__ import annotations
 
@@ -16,7 +16,8 @@ from xmae_dist.train.sizing.traffic import sent_bytes
 
 GPU_RECIPES = ("paper_h100x1", "base_h100x8", "large_h100x64_spot")
 CARD_BYTES = 80 * 2**30
-PAGE = Path(__file__).resolve().parents[2] / "docs" / "scaling.md"
+DOCS = Path(__file__).resolve().parents[2] / "docs"
+PAGE = DOCS / "scaling.md"
 
 
 def worlds(config: PretrainConfig) -> range:
@@ -62,6 +63,22 @@ def test_the_tables_of_the_page_are_those_computed(name: str) -> None:
     page = PAGE.read_text()
     for row in rows(name):
         assert row in page, row
+
+
+@pytest.mark.parametrize("name", GPU_RECIPES)
+def test_the_batches_on_the_page_are_those_of_the_recipe(name: str) -> None:
+    config, sizes = recipe(name), worlds(recipe(name))
+    workers = f"{sizes[0]} to {sizes[-1]}" if len(sizes) > 1 else f"{sizes[0]}"
+    train, stage = config.train, config.engine.zero_stage
+    row = f"| `{name}` | {workers} | {train.global_batch:,} | {train.micro_batch} | {stage} |"
+    assert row in (DOCS / "training.md").read_text(), row
+
+
+def test_the_command_for_two_machines_on_the_page_has_whole_batches() -> None:
+    assert "base_h100x8 --train.workers 16 --train.micro-batch 128" in (DOCS / "training.md").read_text()
+    config = recipe("base_h100x8")
+    train = dataclasses.replace(config.train, workers=16, micro_batch=128)
+    assert dataclasses.replace(config, train=train).accumulation(16) == 1
 
 
 def rows(name: str) -> list[str]:
