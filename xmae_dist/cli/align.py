@@ -27,10 +27,10 @@ from xmae_dist.storage.corpus import Corpus
 class Args:
     """Align recordings of one subject that have different clocks by their heart beats, and show the estimates.
 
-    The work is distributed over the Ray cluster, or over the cores of this machine. Each estimate is stored in the
-    table `alignments` of the corpus at once, so a killed command continues and a second one reads them. `xmae windows
-    --arrival-prior-s` uses them. The absolute delay between two devices cannot be measured: it is set to
-    --arrival-prior-s and must not be used as an arrival time.
+    The work is distributed over the Ray cluster, or over the cores of this machine. Each estimate is stored immediately
+    in the table `alignments` of the corpus: after an interruption, the same command continues, and later runs read the
+    stored estimates. `xmae windows --arrival-prior-s` uses them. The absolute delay between two devices cannot be
+    measured: it is set to --arrival-prior-s and must not be used as an arrival time.
     """
 
     corpus: str
@@ -129,7 +129,7 @@ def _show(found: list[PairEstimate], url: str, pictures: list[Path], console: Co
     console.print(f"{accepted} of {len(found)} pairs accepted" + (f"; rejected: {reasons}" if reasons else ""))
     console.print(
         f"the delay between devices cannot be measured: it is set to {found[0].found.arrival_prior_s:g} s "
-        "(--arrival-prior-s) and is no arrival time",
+        "(--arrival-prior-s); do not use it as an arrival time",
         soft_wrap=True,
     )
     console.print(f"estimates: {url}", soft_wrap=True)

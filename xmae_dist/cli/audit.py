@@ -18,8 +18,8 @@ from xmae_dist.storage import uri
 class Args:
     """List the training steps that used a subject, and with --run the checkpoints that came after.
 
-    The order is a pure function, so the steps are computed, not read from a log. Exit status: 0 listed (also if the
-    subject is held out and no step used it), 2 no such subject, store or run.
+    The options determine the order of windows, so the steps are computed, not read from a log. Exit status: 0 listed
+    (also if the subject is held out and no step used it), 2 no such subject, store or run.
     """
 
     subject: str

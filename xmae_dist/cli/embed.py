@@ -27,15 +27,15 @@ class Args:
     corpus: str
     """URL of the corpus."""
     bundle: str = ""
-    """URL of the encoder bundle; or --model."""
+    """URL of the encoder bundle; give this or --model."""
     model: str = ""
     """Alias of a bundle in the table's registry, such as champion (`xmae promote`)."""
     table: str
-    """URL of the embedding table; made if there is none."""
+    """URL of the embedding table; created if it does not exist."""
     cohort: str
     """Name of the cohort."""
     max_actors: int = 64
-    """Largest number of encoding processes (Ray actors); never more than batches of recordings."""
+    """Largest number of encoding processes (Ray actors); at most one per batch of recordings."""
     gpus: float | None = None
     """GPUs of each process: 0.25 places four on one GPU; 0: CPUs only. None: 0.25 if the cluster has free GPUs, else
     0."""

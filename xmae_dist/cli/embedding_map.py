@@ -15,18 +15,19 @@ from xmae_dist.storage import uri
 class Args:
     """Draw a map of the embeddings of a bundle in two dimensions (principal components of a bounded sample).
 
-    One picture with a panel each for device, person, signal quality and, with --label, a label of the recordings. Near
-    points are alike along the two directions that vary most; what varies less is not seen.
+    One picture with a panel each for device, person, signal quality and, with --label, a label of the recordings.
+    Points that lie close together are similar along the two directions of largest variance; differences along other
+    directions are not shown.
     """
 
     corpus: str
-    """URL of the corpus, which knows the labels."""
+    """URL of the corpus; labels are read from it."""
     table: str
     """URL of the embedding table."""
     out: str
     """Path or URL of the picture, a PNG."""
     bundle: str = ""
-    """URL of the encoder bundle; or --model."""
+    """URL of the encoder bundle; give this or --model."""
     model: str = ""
     """Alias of a bundle in the table's registry, such as champion."""
     label: str = ""

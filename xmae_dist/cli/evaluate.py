@@ -29,7 +29,7 @@ from xmae_dist.evaluate.report.write import as_json, write_report
 from xmae_dist.evaluate.results import Result
 from xmae_dist.evaluate.run import EvaluateConfig, Plan, find_store, plan
 from xmae_dist.evaluate.scores.metrics import METRICS
-from xmae_dist.evaluate.tasks import builtin_suites, load_suite
+from xmae_dist.evaluate.tasks import load_suite
 from xmae_dist.evaluate.transfer.requests import plan_transfer
 from xmae_dist.evaluate.transfer.worn import with_index_columns
 from xmae_dist.model.bundle import describe
@@ -82,7 +82,8 @@ class Args:
     --corpus), or by any label of the windows, such as site.
     """
     degrade: tuple[str, ...] = ()
-    """Test on degraded windows: rate, noise or motion, optionally with levels (rate=50,25 noise=10,0)."""
+    """Also test on degraded windows: rate (levels in Hz), noise (in dB) or motion (in multiples of the pulse), with
+    levels if wanted: rate=50,25 noise=10,0."""
     max_windows_per_recording: int = 0
     """Largest number of windows of a recording to use, evenly spaced; 0: all. Fewer make embedding faster."""
     pooling: str = "mean"
@@ -108,7 +109,7 @@ class Args:
 def run(args: Args) -> int:
     """Carries the command out and returns its exit status."""
     if not args.bundle and not args.follow:
-        raise UsageError("--bundle", value="none", expected=f"a bundle URL (suites: {', '.join(builtin_suites())})")
+        raise UsageError("--bundle", value="none", expected="the URL of a bundle, or --follow RUN")
     uri.checked_place(args.out)  # told before the work, not after it
     if args.follow:
         return _follow(args)

@@ -68,7 +68,7 @@ class Args:
     body_site: tuple[str, ...] = ()
     """Where the device was worn: one site for all channels, or channel=site for some (ecg=chest ppg=finger)."""
     part_mib: int = 512
-    """Largest input of one part, in MiB; a part has one array per channel."""
+    """Largest total size of the input files of one part, in MiB; a part has one array per channel."""
     json: bool = False
     """Print the report as JSON instead of a table."""
 

@@ -42,9 +42,9 @@ COMMANDS: dict[str, str] = {
     "embed": "write embeddings of one cohort to the embedding table, in one commit",
     "reembed": "write embeddings of all new recordings to the embedding table; made for a schedule",
     "neighbours": "find the windows of an embedding table nearest to those of a recording",
-    "pool": "write one vector a person or recording from an embedding table, as Parquet",
+    "pool": "write one vector per person or recording from an embedding table, as Parquet",
     "embedding-map": "draw embeddings in two dimensions, by device, person, quality and label",
-    "promote": "let an alias of an embedding table mean a bundle, if it is no worse than the present one",
+    "promote": "point an alias of an embedding table to a bundle, if it is no worse than the present one",
     "models": "list the aliases of an embedding table and the bundles with rows in it",
     "retire": "remove all rows of a bundle from an embedding table; changes nothing without --apply",
 }

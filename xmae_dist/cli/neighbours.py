@@ -14,9 +14,10 @@ from xmae_dist.storage import uri
 
 @dataclass(frozen=True, kw_only=True)
 class Args:
-    """Find the windows nearest to those of a recording, among all rows that the table holds of the bundle.
+    """For each window of a recording, find the nearest windows among all rows of the bundle in the table.
 
-    Exact: every row is read once, in bounded memory. Windows of the same person are left out unless asked for.
+    Exact: every row is read once, in bounded memory. Windows of the same person are left out unless --same-person is
+    given.
     """
 
     table: str
@@ -26,9 +27,10 @@ class Args:
     recording: str
     """Its id, as in the table."""
     start_s: float | None = None
-    """Only the window that begins there, or last before; seconds from the recording's start. None: every window."""
+    """Use only the window that starts at this time, or the last one before it, in seconds from the start of the
+    recording. None: use every window."""
     bundle: str = ""
-    """URL of the encoder bundle; or --model."""
+    """URL of the encoder bundle; give this or --model."""
     model: str = ""
     """Alias of a bundle in the table's registry, such as champion."""
     k: int = 10
@@ -36,9 +38,9 @@ class Args:
     distance: Literal["cosine", "euclidean"] = "cosine"
     """How far two embeddings are from one another."""
     cohorts: tuple[str, ...] = ()
-    """Look only among these."""
+    """Search only windows of these cohorts; all if none is given."""
     same_person: bool = False
-    """Also among other windows of the same person."""
+    """Also search the other windows of the same person."""
     json: bool = False
     """Print one JSON object."""
 
@@ -74,7 +76,7 @@ def _show(found: list[Query]) -> None:
         window = query.window
         of = f"{window.cohort}/{window.recording_id} at {window.start_s:g} s, {window.subject_id}"
         if not query.neighbours:
-            print(f"{of}\n  nobody else's window is there to look among")
+            print(f"{of}\n  there are no other windows to search")
             continue
         rows = [
             (f"{one.distance:.4f}", one.subject_id, one.cohort, one.recording_id, f"{one.start_s:g}",

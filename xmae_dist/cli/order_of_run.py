@@ -23,7 +23,7 @@ class OrderOptions:
     seed: int = 0
     """Seed of the run (--train.seed)."""
     global_batch: int = 256
-    """Windows in one step, all ranks together."""
+    """Windows in one step, all ranks together (--train.global-batch of the run, 64 unless a recipe sets it)."""
     split: str = "train"
     """Split of the window store that is trained on."""
     read_windows: int | None = None
@@ -66,7 +66,7 @@ def _order_of_run(run: str) -> Order:
     document_url = uri.join(uri.normalise(run), "run.json")
     uri.probe(uri.normalise(run))
     if not uri.exists(document_url):
-        raise UsageError("--run", value=run, expected="the URL of a pretraining run (no run.json there)")
+        raise UsageError("--run", value=run, expected="the URL of a pretraining run, which has a run.json")
     document = json.loads(uri.read_bytes(document_url))
     config = document["config"]
     train = config["train"]

@@ -23,8 +23,8 @@ _SAMPLED_PARTS = 32
 class Args:
     """Show which windows a rank uses at a step, and how well batches are shuffled. No window is read.
 
-    The order depends only on store, seed, batch and mixture, so a step has the same windows for any number of ranks.
-    Exit status: 0 shown, 2 no such store, run, step or rank.
+    The order depends only on the store, the seed, the global batch, the mixture, --read-windows and --block-steps, so a
+    step has the same windows for any number of ranks. Exit status: 0 shown, 2 no such store, run, step or rank.
     """
 
     action: Annotated[Literal["show", "fingerprint"], tyro.conf.Positional]
@@ -39,8 +39,8 @@ class Args:
     rank: int = 0
     """Rank to show."""
     quality: Literal["none", "sample", "all"] = "sample"
-    """Also show how well batches are shuffled, from the subjects of a sample of parts, or of all parts (reads the
-    subject of every window)."""
+    """Whether to show how well batches are shuffled. none: no; sample: estimated from the subjects of a sample of
+    parts; all: from the subjects of all parts (reads the subject of every window)."""
     json: bool = False
     """Print one JSON object."""
 
@@ -82,15 +82,15 @@ def _show(order: Order, args: Args, ids_KB: np.ndarray, console: Console) -> Non
     mixture = ", ".join(f"{c.cohort} {n:,}" for c, n in zip(plan.cohorts, plan.shares, strict=True))
     console.print(f"order {plan.fingerprint()} over {order.store.url}", soft_wrap=True)
     console.print(
-        f"an epoch: {plan.epoch_windows:,} windows ({mixture}), {plan.steps_per_epoch:,} steps of {plan.global_batch}"
+        f"epoch: {plan.epoch_windows:,} windows ({mixture}), {plan.steps_per_epoch:,} steps of {plan.global_batch}"
     )
     if args.quality != "none":
         found = _quality(order, args)
         estimated = "" if found.known_share > 1 - 1e-9 else f", estimated from {found.known_share:.1%} of the windows"
         console.print(
-            f"the shuffle: {found.subjects:.1f} subjects in a batch "
-            f"(a perfect one: {found.perfect_subjects:.1f}{estimated}), "
-            f"{found.cohorts:.1f} of {len(plan.cohorts)} cohorts (a perfect one: {found.perfect_cohorts:.1f}); "
+            f"shuffle: {found.subjects:.1f} subjects per batch "
+            f"(perfect shuffle: {found.perfect_subjects:.1f}{estimated}), "
+            f"{found.cohorts:.1f} of {len(plan.cohorts)} cohorts (perfect shuffle: {found.perfect_cohorts:.1f}); "
             f"a batch draws on {found.stretches} stretches of {found.stretch_windows} windows"
         )
     columns = ("step", "epoch", "cohorts", "window ids")

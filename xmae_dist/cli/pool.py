@@ -12,11 +12,12 @@ from xmae_dist.storage import parquet, uri
 
 @dataclass(frozen=True, kw_only=True)
 class Args:
-    """Write one vector a person or recording from the windows of an embedding table, as Parquet.
+    """Write one vector per person or recording from the windows of an embedding table, as Parquet.
 
-    `subjects.parquet`, a row a person over all cohorts, or `<cohort>.parquet`, a row a recording. Columns: the ids,
-    `windows`, their mean `quality`, and `embedding` (a list of fixed size). A file's metadata says of which bundle and
-    version of the table it is. A person who withdraws later stays in it: make it again, it is written over.
+    Writes `subjects.parquet` (one row per person, over all cohorts), or one `<cohort>.parquet` per cohort (one row per
+    recording). Columns: the ids, `windows` (their number), their mean `quality`, and `embedding` (a list of fixed
+    size). The metadata of a file states the bundle and the version of the table. A person who withdraws later stays in
+    the file: run the command again to overwrite it.
     """
 
     table: str
@@ -24,18 +25,18 @@ class Args:
     out: str
     """URL of the folder for the files."""
     by: By = "subject"
-    """Whose vectors."""
+    """subject: one vector per person; recording: one vector per recording."""
     pooling: Pooling = "mean"
-    """The mean of the windows, or `moments`: mean, standard deviation, least and largest of each feature, one after
-    another (four times as long), as `xmae evaluate --pooling` has them."""
+    """How the windows of a person or recording are combined: mean, or moments (mean, standard deviation, smallest and
+    largest value of each feature, concatenated: four times as long). Same as `xmae evaluate --pooling`."""
     bundle: str = ""
-    """URL of the encoder bundle; or --model."""
+    """URL of the encoder bundle; give this or --model."""
     model: str = ""
     """Alias of a bundle in the table's registry, such as champion."""
     cohorts: tuple[str, ...] = ()
-    """Only of these."""
+    """Use only windows of these cohorts; all if none is given."""
     min_quality: float = 0.0
-    """Leave out windows of less quality (0 to 1)."""
+    """Leave out windows with a quality below this value (0 to 1)."""
     json: bool = False
     """Print one JSON object."""
 

@@ -22,34 +22,37 @@ from xmae_dist.storage import uri
 
 @dataclass(frozen=True, kw_only=True)
 class Args:
-    """Let an alias of an embedding table mean a bundle, in one commit; `xmae reembed --model ALIAS` embeds with it.
+    """Point an alias of an embedding table to a bundle, in one commit; `xmae reembed --model ALIAS` then embeds with
+    it.
 
-    The bundle must have been evaluated. Where the alias means another bundle already, both are compared task by task,
-    paired by people where one evaluation has both, and the change is refused where the new one is worse beyond the
-    margins (docs/promotion.md). Nothing is embedded or taken away here. Exit status: 0 moved, or it meant the bundle
-    already; 1 moved, but MLflow could not be told; 2 refused.
+    The bundle must have been evaluated. If the alias already points to another bundle, the two are compared task by
+    task (paired by person if one evaluation contains both), and the change is refused if the new bundle is worse by
+    more than the margins (docs/promotion.md). No rows are embedded or removed. Exit status: 0 the alias was moved, or
+    already pointed to the bundle; 1 the alias was moved, but MLflow could not be updated; 2 refused.
     """
 
     bundle: Annotated[str, tyro.conf.Positional] = ""
     """URL of the encoder bundle."""
     alias: Annotated[str, tyro.conf.arg(name="as")]
-    """The alias."""
+    """Alias to move, such as champion."""
     table: str
     """URL of the embedding table."""
     evaluation: str = ""
-    """URL given to `xmae evaluate --out`; the present bundle is looked for there too, then in its own evaluation."""
+    """URL of an evaluation of the bundle (--out of `xmae evaluate`). Results of the present bundle are taken from it
+    too, if it contains them, otherwise from the evaluation that the present bundle was promoted with."""
     margin: float = Margins.score
-    """How much less of a score (AUROC, F1, R², …) is still as good."""
+    """Largest decrease of a score (AUROC, F1, R², …) that still counts as equally good."""
     error_margin: float = Margins.error_share
-    """How much more of an error is still as good, as a share of the present one."""
+    """Largest increase of an error that still counts as equally good, as a share of the error of the present bundle."""
     force: bool = False
-    """Promote it although it is worse, or cannot be compared; kept in the registry. An evaluation is needed all the
-    same."""
+    """Promote the bundle even if it is worse or cannot be compared; the registry records this. An evaluation is still
+    required."""
     back: bool = False
-    """Go back to what the alias meant before its last promotion, without a bundle. Embeds nothing again."""
+    """Point the alias back to the bundle from before its last promotion; give no BUNDLE. Nothing is embedded again."""
     mlflow: str | None = None
-    """URI of an MLflow server whose model registry is to have the same alias; credentials from MLflow's own
-    environment. Without a bundle and --back, only this is done. Needs `pip install 'xmae_dist[mlflow]'`."""
+    """URI of an MLflow server; the same alias is set in its model registry. Credentials come from MLflow's own
+    environment variables. With neither a bundle nor --back, only MLflow is updated. Needs `pip install
+    'xmae_dist[mlflow]'`."""
     mlflow_model: str = "xmae-encoder"
     """Name of the registered model there; each bundle becomes a version of it."""
     json: bool = False
@@ -150,7 +153,7 @@ def _refuse_beside_back(args: Args) -> None:
     if args.bundle or args.evaluation or args.force:
         raise UsageError(
             "--back", value="a bundle, --evaluation or --force beside it", expected="--as and --table alone",
-            fix="leave one out",
+            fix="leave the bundle, --evaluation and --force out",
         )  # fmt: skip
 
 

@@ -31,18 +31,19 @@ class Args:
     corpus: str
     """URL of the corpus."""
     bundle: str = ""
-    """URL of the encoder bundle; or --model."""
+    """URL of the encoder bundle; give this or --model."""
     model: str = ""
     """Alias of a bundle in the table's registry, such as champion (`xmae promote`)."""
     table: str
-    """URL of the embedding table; made if there is none."""
+    """URL of the embedding table; created if it does not exist."""
     max_actors: int = 64
-    """Largest number of encoding processes (Ray actors); never more than batches of recordings."""
+    """Largest number of encoding processes (Ray actors); at most one per batch of recordings."""
     gpus: float | None = None
     """GPUs of each process: 0.25 places four on one GPU; 0: CPUs only. None: 0.25 if the cluster has free GPUs, else
     0."""
     hold_on_drift: bool = False
-    """Do not commit cohorts that are like no known cohort; `xmae embed` commits one after you have looked."""
+    """Do not commit cohorts that differ from every known cohort. After you have checked such a cohort, commit it with
+    `xmae embed`."""
     look: bool = False
     """Embed nothing: report which cohorts are behind, and for how long."""
     metrics: str = ""

@@ -58,6 +58,6 @@ def _show(found: list[Duplicate], *, applied: bool) -> None:
     if not found:
         print("no recording stands twice")
     elif applied:
-        print("the other copies are dropped; their samples go with `xmae vacuum`")
+        print("the other copies are dropped; `xmae vacuum` deletes their samples")
     else:
         print("nothing was changed: add --apply to do it")

@@ -15,11 +15,11 @@ from xmae_dist.storage import uri
 
 @dataclass(frozen=True, kw_only=True)
 class Args:
-    """Take all rows of a bundle out of an embedding table, in one commit, for good.
+    """Permanently remove all rows of a bundle from an embedding table, in one commit.
 
-    Refused while an alias means the bundle. Without --apply nothing is changed: it says what would go. Older versions
-    of the table hold the rows until `xmae vacuum --table` has run after the grace period. The bundle itself is not
-    touched; this table takes no rows of it any more.
+    Refused while an alias points to the bundle. Without --apply nothing is changed; the command shows what would be
+    removed. Older versions of the table hold the rows until `xmae vacuum --table` has run after the grace period. The
+    bundle itself is not touched; this table takes no rows of it any more.
     """
 
     bundle: Annotated[str, tyro.conf.Positional]
@@ -54,4 +54,4 @@ def _show(done: Retirement, *, applied: bool) -> None:
     elif done.version is None:
         print("nothing to do: it was retired before")
     else:
-        print(f"version {done.version} is without them; their bytes go with `xmae vacuum --table`")
+        print(f"version {done.version} does not contain them; `xmae vacuum --table` deletes their bytes")

@@ -38,15 +38,15 @@ class Args:
     hours: float | None = None
     """Total hours of recording, instead of a number of subjects."""
     minutes: float | None = None
-    """Length of one recording."""
+    """Length of one recording; that of the preset if not given."""
     recordings: int | None = None
-    """Recordings of each person, a day apart."""
+    """Recordings of each person, a day apart; as many as the preset has if not given."""
     subject_prefix: str | None = None
-    """First part of the names of people; the same prefix and seed in another cohort means the same people."""
+    """Prefix of the subject ids; the same prefix and seed in another cohort means the same people."""
     seed: int = 0
     """Another seed makes other people; into the same cohort it adds them."""
     part_mib: int = 256
-    """Samples of one part, in MiB."""
+    """Size of the samples of one part, in MiB."""
     json: bool = False
     """Print what was done as JSON."""
 

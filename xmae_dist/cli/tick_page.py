@@ -30,7 +30,7 @@ def tick_page(tick: Tick, *, table_url: str, ended: str, drawn: Figure | None) -
     return page.document("Embedding tick", parts)
 
 
-_HEAD = ("cohort", "what", "windows", "recordings", "left", "windows dropped", "behind for (h)")
+_HEAD = ("cohort", "what", "windows", "recordings", "withdrawn", "windows dropped", "behind for (h)")
 
 
 def _cohorts(tick: Tick) -> Iterator[str]:
@@ -55,7 +55,7 @@ def _what(tick: Tick, cohort: str, outcome: Outcome) -> str:
 
 
 def _compared(outcomes: Mapping[str, Outcome]) -> Iterator[str]:
-    head = ("known", "people a side", "AUC", "threshold", "p", "MMD²", "quality", "differs")
+    head = ("known", "people per side", "AUC", "threshold", "p", "MMD²", "quality", "differs")
     for cohort, outcome in outcomes.items():
         assert outcome and outcome.familiarity, "only those that were compared"
         yield f"<h3>{page.text(cohort)}: {page.text(outcome.familiarity.state)}</h3>"

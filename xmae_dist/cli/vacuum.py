@@ -21,7 +21,7 @@ from xmae_dist.storage.sweep import GRACE_S, VacuumReport, vacuum
 from xmae_dist.storage.table import Table
 
 _OLD_VERSIONS = (
-    "the bucket keeps old versions of what is removed: withdrawn bytes are not gone before these are, by hand or by a "
+    "the bucket keeps old versions of removed objects: withdrawn bytes remain until these are deleted, by hand or by a "
     "lifecycle rule (storage/policies/lifecycle.json)"
 )
 
@@ -32,14 +32,15 @@ class Args:
 
     Without --apply nothing is changed; the command shows what would be deleted. A part that also holds samples of other
     people is first copied without the withdrawn ones; the first vacuum after the grace period deletes the old part.
-    Names of withdrawn people leave the logs of tables and the reports of ingests. The command may be interrupted,
-    repeated, and run beside ingests. Exit status: 1 if --proof finds something of withdrawn people, else 0.
+    Names of withdrawn people are removed from the logs of tables and from the reports of ingests. The command may be
+    interrupted, repeated, and run during ingests. Exit status: 1 if --proof finds data of withdrawn people, else 0.
     """
 
     corpus: Annotated[str, tyro.conf.Positional]
     """URL of the corpus."""
     grace_hours: float = GRACE_S / 3600
-    """Nothing younger is deleted. Must be longer than the ingest of a part, and than readers use an old snapshot."""
+    """Nothing younger than this number of hours is deleted. Must be longer than the ingest of a part takes, and longer
+    than any reader uses an old snapshot."""
     table: tuple[str, ...] = ()
     """URLs of embedding tables of this corpus: also delete there what failed jobs left, and files with rows of people
     who were removed."""
@@ -156,14 +157,15 @@ def _show_tables(swept: dict[str, SweepReport], args: Args) -> None:
     for url, one in swept.items():
         print(
             f"{url}: {one.files} files, {one.bytes / 2**20:.1f} MiB {would}removed, of {len(one.dead_requests)} dead "
-            f"jobs and of who left; {one.manifest_rows} rows of manifests {would}dropped"
+            f"jobs and of removed people; {one.manifest_rows} manifest rows {would}dropped"
         )
 
 
 def _show(report: VacuumReport, args: Args) -> None:
     would = "" if args.apply else "would be "
     for name in report.compacted:
-        print(f"{name}: {would}copied without withdrawn samples; the old part goes {args.grace_hours:g} h later")
+        print(f"{name}: {would}copied without withdrawn samples")
+        print(f"  the first vacuum after {args.grace_hours:g} h deletes the old part")
     for orphan in report.removed:
         age_h, size_mib = orphan.age_s / 3600, orphan.bytes / 2**20
         print(f"{orphan.cohort}/{orphan.part}: {would}removed, {size_mib:.1f} MiB, {age_h:.1f} h old")
@@ -180,4 +182,4 @@ def _show(report: VacuumReport, args: Args) -> None:
     if report.old_versions:
         print(_OLD_VERSIONS)
     elif report.old_versions is None:
-        print("whether the bucket keeps old versions of what is removed could not be asked (s3:GetBucketVersioning)")
+        print("could not determine whether the bucket keeps old versions of removed objects (s3:GetBucketVersioning)")

@@ -23,10 +23,10 @@ class Args:
     """Remove subjects from a corpus: creates a snapshot without them. Older snapshots that hold them no longer open.
 
     The subjects are added to the list of withdrawn people: later ingests leave out their files until `xmae readmit`.
-    Without --apply nothing is changed; the command shows what would be removed. Rows leave the corpus, the embedding
-    tables (--table) and the results of evaluations (--evaluation) at once, in a commit each; interrupted, the same
-    command goes on. `xmae vacuum` deletes the bytes later, and window stores that hold the subjects. Models cannot
-    forget: --run names the checkpoints that saw a subject.
+    Without --apply nothing is changed; the command shows what would be removed. Rows are removed immediately from the
+    corpus, the embedding tables (--table) and the results of evaluations (--evaluation), in separate commits. After an
+    interruption, run the same command again to continue. `xmae vacuum` later deletes the bytes, and window stores that
+    hold the subjects. Trained models are not changed: --run lists the checkpoints that saw a subject.
     """
 
     corpus: Annotated[str, tyro.conf.Positional]
@@ -41,7 +41,7 @@ class Args:
     """URLs of evaluations (--out of `xmae evaluate`): with --apply, predictions of these subjects are removed from
     their results, and scores are computed again without them."""
     run: tuple[str, ...] = ()
-    """URLs of pretraining runs: say which of their checkpoints saw these subjects. Needs their window stores."""
+    """URLs of pretraining runs: list the checkpoints that saw these subjects. Needs the window stores of the runs."""
     proof: str = ""
     """With --apply: file or URL of the proof, a JSON document. `xmae vacuum --proof` completes it."""
     absent: bool = False
@@ -93,8 +93,8 @@ def _check_known(corpus: Corpus, unknown: list[str], absent: bool) -> None:
             f"--subject of {corpus.url}",
             value=", ".join(strangers),
             expected="subjects of the newest snapshot, or withdrawn ones",
-            fix="see `xmae inspect`, and `xmae readmit` for who was withdrawn before; --absent to keep out who is not "
-            "here",
+            fix="see `xmae inspect`; `xmae readmit` lists earlier withdrawals; --absent keeps out subjects that are "
+            "not here",
         )
 
 
@@ -159,18 +159,18 @@ def _show(done: _Outcome) -> None:
         cohorts = ", ".join(sorted({one.cohort for one in own}))
         print(f"{subject}: {len(own)} recording(s), {hours:.2f} h, of {cohorts} {verb}")
     for subject in done.absent:
-        print(f"{subject}: nothing here; files of theirs {'are' if done.applied else 'would be'} left out from now on")
+        print(f"{subject}: no recordings; their files {'are' if done.applied else 'would be'} left out of new ingests")
     if done.stores:
         print("window stores that may hold their windows (`xmae vacuum --windows` deletes those that do):")
         print("\n".join(f"  {url}" for url in done.stores))
     for url, recordings in done.left.items():
         print(f"{url}: {recordings} embedded recording(s) left the table")
     for url, results in done.results.items():
-        print(f"{url}: predictions for them left {results} result(s); scores stay")
+        print(f"{url}: their predictions left {results} result(s), scored again without them")
     for one in done.models:
         steps = " ".join(str(row["step"]) for row in one["checkpoints"]) or "none"
         print(f"{one['run']}: {one['subject']} seen {one['seen_windows']} times; checkpoints that saw them: {steps}")
     if not done.applied:
         print("nothing was changed: add --apply to do it")
     elif done.version is not None:
-        print(f"snapshot {done.version} is without them; their bytes go with `xmae vacuum`")
+        print(f"snapshot {done.version} does not contain them; `xmae vacuum` deletes their bytes")

@@ -150,5 +150,5 @@ def told(error: Any) -> XmaeError:
     return RunError(
         "a task",
         value=str(error).strip().splitlines()[-1],
-        fix="run the same command again: what is done is not done again",
+        fix="run the same command again: completed work is not repeated",
     )

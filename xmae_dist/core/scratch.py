@@ -41,6 +41,6 @@ def scratch_errors() -> Iterator[None]:
         raise RunError(
             f"temporary folder {tempfile.gettempdir()}",
             value=str(error),
-            expected="room for what a run must remember of its files, about 1 kB each",
+            expected="space for the run's record of its files, about 1 kB per file",
             fix="make room there, or set TMPDIR to a folder on a larger disk",
         ) from error

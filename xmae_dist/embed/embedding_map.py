@@ -60,7 +60,7 @@ def embedding_map(view: View, encoder: Encoder, *, label: str = "") -> Embedding
         raise InputError(
             f"table {view.table_url}",
             value=f"fewer than 3 rows of bundle {encoder.model_id}",
-            expected="some to draw",
+            expected="3 rows or more to draw a map",
             fix="embed a cohort first",
         )
     place_N2, explained = _projected(np.concatenate([one.embedding_NE for one in samples]))

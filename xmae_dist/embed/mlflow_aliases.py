@@ -38,7 +38,7 @@ def tell_mlflow(registry: Registry, alias: str, *, tracking_uri: str, model: str
         raise RunError(
             f"telling MLflow what {alias!r} means",
             value=str(error),
-            fix=f"the alias in the table stands; `xmae promote --as {alias} --table … --mlflow …` tells it again",
+            fix=f"the alias in the table is set; `xmae promote --as {alias} --table … --mlflow …` updates MLflow again",
         ) from error
 
 

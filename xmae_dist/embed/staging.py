@@ -87,8 +87,8 @@ def read_facts(folder: str, keys: list[str]) -> Iterator[Facts]:
     lacking = sorted(set(keys) - finished(folder))
     if lacking:
         raise IntegrityError(
-            f"request {folder}", value=f"nothing of {len(lacking)} batches, such as {lacking[0]}",
-            expected="facts of every batch", fix="run again; nothing was committed",
+            f"request {folder}", value=f"no result of {len(lacking)} batches, such as {lacking[0]}",
+            expected="a result of every batch", fix="run again; nothing was committed",
         )  # fmt: skip
     with ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="embed-facts") as pool:
         yield from pool.map(lambda key: Facts.from_json(uri.read_bytes(_facts_url(folder, key))), keys)

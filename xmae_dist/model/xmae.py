@@ -303,7 +303,7 @@ def check_weight(name: str, weight: float, *, allowed: bool) -> None:
         raise ConfigError(
             name,
             value=weight,
-            expected="0 for this objective: it asks for PPG seen whole beside its ECG",
+            expected="0 for this objective, which needs unmasked PPG together with the ECG",
             fix="use the objective cross",
         )
 

@@ -109,7 +109,7 @@ _DIAGNOSES = (
         signs=("RequestTimeTooSkewed", "RequestExpired"),
         value="request refused for its time",
         expected="a clock within 15 minutes of the store's",
-        fix="set the clock of this machine (NTP); its rights are not the trouble",
+        fix="set the clock of this machine (NTP); permissions are not the cause",
     ),
     _Diagnosis(
         signs=("Invalid endpoint",),
@@ -165,14 +165,14 @@ _DIAGNOSES = (
             "response body error",
         ),
         value="answers that end too early, after retries",
-        expected="whole answers",
+        expected="complete answers",
         fix="check the network and any proxy between here and the store, then run this again",
     ),
     _Diagnosis(
         signs=("SlowDown", "ServiceUnavailable", "503 Service", "InternalError", "500 Internal"),
         value="the store failed to serve the request, after retries",
         expected="a healthy store",
-        fix="try again later; ask fewer things at once",
+        fix="try again later, with fewer requests at once",
     ),
     _Diagnosis(
         signs=("NoSuchKey", "FileNotFoundError", "TableNotFoundError"),

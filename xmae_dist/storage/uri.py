@@ -507,7 +507,7 @@ def probe_conditional_put(url: str) -> None:
         raise StorageError(
             url,
             value="a store that overwrites on a conditional put (If-None-Match: *)",
-            expected="the second of two such puts to be refused",
+            expected="a store that refuses the second of two such puts",
             fix="use a store with conditional writes "
             "(AWS S3, GCS, MinIO, local files): without them two writers can lose each other's commits",
         )

@@ -38,8 +38,8 @@ class ModelConfig:
     mask_ratio: float | None = None
     """Share of patches that are masked."""
     mask_mode: str | None = None
-    """Where masked patches lie. anchor: everywhere but in one visible block; block: one run; scatter: anywhere; mixed:
-    half in one run, half anywhere."""
+    """Where masked patches lie. anchor: everywhere but in one visible block; block: one block; scatter: at single
+    positions; mixed: half in one block, half at single positions."""
     dropout: float | None = None
     """Share of activations that training sets to zero."""
     width: int | None = None
@@ -78,22 +78,24 @@ class TrainConfig:
     larger requests, which suits remote object stores, and batches from fewer places. Changes the data order."""
     block_steps: int | None = None
     """Number of steps that share the same stretches of windows. None: as --train.read-windows, for the most diverse
-    batches. A worker holds about 4 · block-steps · its share of the batch windows in memory. Changes the data order."""
+    batches. A worker keeps at most (--resources.readers + 4) × block-steps × its windows per step in memory. Changes
+    the data order."""
     threads: int = 1
     """Compute threads of a worker on the CPU. With 1, a run gives the same bits on all machines of one kind."""
     max_bad_steps: int = 20
     """The run fails after this number of consecutive steps that were skipped because gradients were not finite."""
     max_failures: int = 3
-    """Restarts that are allowed before the run fails, after workers that died or hung and nodes that were lost; -1: no
-    limit. A node that leaves after a notice of the cloud does not count."""
+    """Number of restarts (after a worker died or hung, or a node was lost) that are allowed before the run fails; -1:
+    no limit. A node that leaves after a notice from the cloud provider does not count."""
     max_controller_failures: int = -1
-    """Starts of the workers that may fail in a row, because the cluster has no room, before the run fails; -1: no
-    limit."""
+    """Number of consecutive failed starts of the workers, because the cluster has no room, that are allowed before the
+    run fails; -1: no limit."""
     silence_s: float = 30.0
-    """A worker that sends no sign of life for this time (stopped, or its machine frozen) is named and killed, and all
-    workers restart."""
+    """Seconds without a sign of life from a worker (because it stopped or its machine froze) after which the worker is
+    reported and killed, and all workers restart."""
     collective_timeout_s: int = 300
-    """A worker that the others wait for in a collective for longer than this is named, and all workers restart."""
+    """Seconds that the other workers wait for one worker in a collective operation before this worker is reported and
+    all workers restart."""
     resize_check_s: float = 60.0
     """Seconds between checks whether an elastic run could get more workers. It saves before it is resized."""
 
@@ -138,12 +140,14 @@ class CheckpointConfig:
     keep_every: int = 0
     """Never delete checkpoints at multiples of this step; 0: no such checkpoints."""
     accept: tuple[Literal["snapshot", "windows", "plan"], ...] = ()
-    """Continue from a checkpoint although these differ from those that it was made with."""
+    """Continue even if these differ from those of the checkpoint: snapshot (version of the corpus), windows (window
+    store), plan (order of windows: batch, seed, mixture, stretches). Empty: such a run is refused."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ValidationConfig:
-    """Masked error on held-out subjects, with four inputs: the own source, another subject's, none, and the mean."""
+    """Error in masked patches on held-out subjects, compared for four cases: the window's own source, the source of
+    another subject, no source, and the mean as the prediction."""
 
     every_steps: int = 100
     """Steps between validations; the last step is always validated. 0: only the last."""
@@ -193,9 +197,9 @@ class ResourceConfig:
     """The cluster can add nodes: wait for workers that do not fit yet. A run is refused only if Ray's autoscaler states
     that it can never give all of --train.workers at once."""
     spares: bool = False
-    """On a cluster, keep processes ready on each node that trains: one for each worker and one for its reading. A group
-    that is restarted then begins within seconds. About 0.4 GB of memory each. Uses a request of Ray's raylet that is no
-    public API; where fewer processes come than were asked for, workers start as they do without."""
+    """On a cluster, keep idle processes ready on each training node: one per worker and one for its reads. A restarted
+    group of workers then begins within seconds. Each process takes about 0.4 GB of memory. Uses a raylet request that
+    is not a public API of Ray; if fewer processes start than requested, workers start as without this option."""
 
     @property
     def each(self) -> dict[str, float]:
@@ -312,7 +316,7 @@ def _check_patience(config: PretrainConfig) -> None:
         raise ConfigError(
             "--validation.patience",
             value=settings.patience,
-            expected="validations to judge by",
+            expected="--validation.windows and --validation.every-steps above 0: patience needs validations",
             fix="--validation.windows 256 --validation.every-steps 100",
         )
     if settings.patience and settings.every_steps % save:
@@ -374,7 +378,7 @@ def _check_order(config: PretrainConfig) -> None:
         raise ConfigError(
             "--train.block-steps",
             value=f"{steps} with --train.read-windows {read}",
-            expected="one of the two to divide the other",
+            expected="a divisor or a multiple of --train.read-windows",
             fix=f"--train.block-steps {math.gcd(steps, read)}",
         )
     share = train.global_batch // train.workers
@@ -438,7 +442,7 @@ def _check_compiling(config: PretrainConfig) -> None:
         raise ConfigError(
             "--engine.compile",
             value=f"{engine.compile} on CPUs",
-            expected="no: minutes of compiling at each start for little",
+            expected="no, because compiling takes minutes at each start and gains little",
             fix="--engine.compile no",
         )
     if engine.compile != "no" and engine.kind == "deepspeed" and engine.zero_stage == 3:

@@ -166,7 +166,7 @@ class WindowStore:
                 "cache of windows",
                 value=f"{self._cache.max_gib:g} GiB for a store of {self.signal_bytes / 2**30:.1f} GiB",
                 expected="room for the whole store",
-                fix="give it more room, or leave the cache out",
+                fix="a larger --resources.cache-gib, or no --resources.cache-folder",
             )
 
     @property

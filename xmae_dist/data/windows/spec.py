@@ -35,9 +35,9 @@ class WindowSpec:
     scaling: str = "minmax"
     """Scaling of each window: minmax, to [-1, 1]."""
     ecg_band_hz: tuple[float, float] = (0.5, 40.0)
-    """Corners of the zero-phase band-pass of the target."""
+    """Cut-off frequencies, in Hz, of the zero-phase band-pass filter for the target."""
     ppg_band_hz: tuple[float, float] = (0.5, 8.0)
-    """Corners of the zero-phase band-pass of the source."""
+    """Cut-off frequencies, in Hz, of the zero-phase band-pass filter for the source."""
     min_quality: float = 0.5
     """Smallest quality of a window, for each signal: the mean correlation of its beats with the median beat of their
     minute."""
@@ -52,9 +52,9 @@ class WindowSpec:
     min_beats: int = 2
     """Smallest number of beats in each signal."""
     arrival_prior_s: float | None = None
-    """Typical time from R peak to pulse foot. If it is given, a source with another clock than the target is aligned by
-    the heart beats, and their constant delay, which cannot be measured, is set to this value. None: only channels of
-    one clock make windows."""
+    """Assumed delay from R peak to pulse foot, in seconds. If given, a source whose clock differs from that of the
+    target is aligned by heart beats, and the constant delay, which cannot be measured, is set to this value. None:
+    windows are cut only from channels that share a clock."""
 
     def __post_init__(self) -> None:
         check_numbers(self, lambda path: f"windows.{path[-1]}")

@@ -364,7 +364,7 @@ def _check_columns(mapping: Mapping, where: str) -> None:
                 raise InputError(
                     f"mapping {where}: {name}",
                     value=f"given for the layout {mapping.layout!r}",
-                    expected="nothing: there a file is one recording",
+                    expected="not given: in this layout a file is one recording",
                     fix="use subject_pattern and label_files",
                 )
 

@@ -104,7 +104,7 @@ def _check_whole(path: Path) -> None:
         raise InputError(
             f"file {path.name}",
             value=f"{footers} stream footers for {streams} streams",
-            expected="one each",
+            expected="one footer per stream",
             fix="the recorder was stopped hard, or the copy is cut: copy it again, or repair it with LabRecorder",
         )
 

@@ -104,7 +104,7 @@ def _check(files: Mapping[str, bytes], model: PretrainModel) -> None:
         raise ConfigError(
             "transformers",
             value=f"no module {error.name}",
-            expected="it to be installed: the folder is tried before it is given out",
+            expected="it to be installed, because the exported folder is tested",
             fix="pip install 'xmae_dist[transformers]'",
         ) from error
     config = model.config

@@ -48,7 +48,8 @@ class Lease:
                 f"run {self.run_url}",
                 value=f"taken over by {_told(_holder(self.run_url, newest))}",
                 expected="one driver for a run",
-                fix="this one has stopped, and changes nothing more; the other goes on from the newest checkpoint",
+                fix="nothing to do: this driver has stopped and changes nothing more; the other continues from the "
+                "newest checkpoint",
             )
 
 
