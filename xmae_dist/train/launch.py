@@ -224,8 +224,8 @@ def check_growth(config: PretrainConfig) -> None:
     raise ConfigError(
         "--train.workers",
         value=str(wanted),
-        expected=f"no more than the present nodes (room for {room}) and those that Ray's autoscaler may add can hold at "
-        "once, beside the requests of other jobs; for more, the autoscaler starts no node at all",
+        expected=f"no more than the present nodes (room for {room}) and those that Ray's autoscaler may add can hold "
+        "at once, beside the requests of other jobs; for more, the autoscaler starts no node at all",
         fix="fewer --train.workers, or a higher max_workers of a node type that has "
         + " and ".join(wanted.each)
         + " (`ray status` on the head tells what there is)",
