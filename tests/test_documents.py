@@ -26,6 +26,8 @@ DOCUMENTS = sorted(
 RECIPE = "debug_cpu2"
 # What a shell would run: to the end of the command, not into a comment, a pipe or the closing backtick.
 _CALL = re.compile(r"(?:\bxmae (?:submit )?|\bjobs/)(?P<name>[a-z][a-z-]*)(?:\.py)?(?P<rest>[^\n#|`]*)")
+_FOREIGN_OPTIONS = frozenset({"strict"})
+"""Of other programs that the text names by an option alone."""
 _OPTION = re.compile(r"(?<![\w.-])--([a-z][\w.-]*)")
 
 
@@ -111,6 +113,22 @@ def test_command_lines_are_taken(document: Path) -> None:
         _parse(name, options)
         if name == "submit":
             _parse(options[0], options[1:])
+
+
+@functools.cache
+def _known_options() -> frozenset[str]:
+    """Of every command and program of this project."""
+    programs = [*PROJECT.glob("bench/**/*.py"), *PROJECT.glob("cluster/*.py"), *PROJECT.glob("xmae_dist/testing/*.py")]
+    own = [re.findall(r"\"--([a-z][\w-]*)\"", program.read_text()) for program in programs]
+    return frozenset(itertools.chain(*own, *(_OPTION.findall(_help(name)) for name in COMMANDS)))
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(PROJECT)))
+def test_options_that_text_names_exist(document: Path) -> None:
+    if document.name == "CHANGELOG.md":
+        pytest.skip("names options that are gone")
+    named = set(re.findall(r"`--([a-z][\w.-]*)", _text(document)))
+    assert named <= _known_options() | _FOREIGN_OPTIONS, sorted(named - _known_options())
 
 
 def test_there_are_command_lines() -> None:
