@@ -141,6 +141,35 @@ def test_parts_change_nothing(seed: int, cuts: list[int], limit: int) -> None:
         np.testing.assert_allclose(units.features(embedded), mean_NE, rtol=1e-9, atol=1e-9)
 
 
+@settings(max_examples=40, deadline=None)
+@given(seed=st.integers(0, 10**6), cuts=st.lists(st.integers(1, 10**6), max_size=6), most=st.sampled_from([2, 5, 9]))
+def test_of_more_units_than_the_limit_everybody_gives_as_many(seed: int, cuts: list[int], most: int) -> None:
+    rows = rows_of(seed, 60)
+    every = gathered(TASKS, in_parts(rows, []))
+    found = gathered(TASKS, in_parts(rows, cuts), limit=Limit(units=most, seed=seed))
+    for task in TASKS:
+        units, whole = found[task.name], every[task.name]
+        if isinstance(whole, InputError):
+            continue
+        assert not isinstance(units, InputError)
+        n, there, given_ = len(units.y_N), Counter(whole.subject_N.tolist()), Counter(units.subject_N.tolist())
+        assert units.left_out == len(whole.y_N) - n and n <= most and (units.left_out == 0) == (len(whole.y_N) <= most)
+        share = max(given_.values())
+        others = sum(given_[person] < min(count, share) for person, count in there.items())
+        assert others == 0 or share == 1, "all of a person, or as much as of anybody"
+        more = sum(count > share for count in there.values())
+        assert not units.left_out or n == most or n + more > most, "nobody who has more could give one more"
+        place_N = [whole.name_N.tolist().index(name) for name in units.name_N.tolist()]
+        if task.unit != "window":  # windows of a recording that start together have one name
+            assert place_N == sorted(place_N)
+            want_M, unit_M = whole.windows.expanded()
+            have_K, unit_K = units.windows.expanded()
+            for i, place in enumerate(place_N):
+                assert have_K[unit_K == i].tolist() == want_M[unit_M == place].tolist()
+        if not task.centred:
+            np.testing.assert_array_equal(units.y_N, whole.y_N[place_N])
+
+
 def test_what_was_drawn_of_people_in_many_parts_is_not_held(monkeypatch: pytest.MonkeyPatch) -> None:
     rows = rows_of(3, 400)
     parts = in_parts(rows, list(range(5, 400, 5)))

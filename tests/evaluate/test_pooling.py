@@ -73,8 +73,10 @@ def test_moments_are_those_of_the_windows_of_each_unit(every: list[Members], siz
 
 
 def test_results_of_means_keep_their_requests() -> None:
-    assert "pooling" not in _identity(EvaluateConfig(), "linear")
-    assert _identity(EvaluateConfig(pooling="moments"), "linear")["pooling"] == "moments"
+    assert "pooling" not in _identity(EvaluateConfig(), "linear", limited=False)
+    assert _identity(EvaluateConfig(pooling="moments"), "linear", limited=False)["pooling"] == "moments"
+    assert "max_units" not in _identity(EvaluateConfig(), "linear", limited=False)
+    assert _identity(EvaluateConfig(max_units=9), "linear", limited=True)["max_units"] == 9
     with pytest.raises(InputError, match=r"--pooling: got median; expected mean \| moments"):
         EvaluateConfig(pooling="median")
 

@@ -77,6 +77,9 @@ class Args:
     """Bootstrap draws of subjects."""
     max_windows_per_subject: int = 100
     """Largest number of windows of a subject in a window-level task, chosen by a hash; 0: all."""
+    max_units: int = 200_000
+    """Largest number of predictions (windows, epochs, recordings or subjects) of a task; 0: all. If there are more,
+    every subject gives the same number, or all that it has, chosen by a hash."""
     transfer_by: tuple[str, ...] = ()
     """Train on one condition and test on the others, as a matrix, by cohort, device or body_site (the last two need
     --corpus), or by any label of the windows, such as site.
@@ -130,6 +133,7 @@ def _evaluate(args: Args, encoders: tuple[EncoderSpec, ...]) -> tuple[list[Resul
         seed=args.seed,
         n_replicates=args.replicates,
         max_windows_per_subject=args.max_windows_per_subject,
+        max_units=args.max_units,
         max_windows_per_recording=args.max_windows_per_recording,
         pooling=args.pooling,
         splits=args.splits,
@@ -230,6 +234,10 @@ def _show_findings(results: list[Result], found: list[Comparison], known: dict[s
 
 
 def _show_left_out(planned: Plan) -> None:
+    for name, units in planned.examples_of_task.items():
+        if units.left_out:
+            n_units = len(units.y_N)
+            print(f"limited: {name}: {n_units:,} of {n_units + units.left_out:,} predictions take part (--max-units)")
     for name, why in planned.skipped.items():
         # In full in the report: what is expected may be a list of every label.
         print(f"left out: {name}: {textwrap.shorten(why.removeprefix(f'task {name}: '), 160, placeholder=' …')}")

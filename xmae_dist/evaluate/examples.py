@@ -18,7 +18,8 @@ Floats = NDArray[np.float64]
 class Examples:
     """y_N, the subject and a readable name of each unit, and the windows that feed it.
 
-    `centred`: features are deviations from the subject's mean, as y_N is.
+    `centred`: features are deviations from the subject's mean, as y_N is. `left_out`: how many units a limit took
+    away.
     """
 
     y_N: Floats
@@ -26,6 +27,7 @@ class Examples:
     name_N: NDArray[np.str_]
     windows: Members
     centred: bool = False
+    left_out: int = 0
 
     def features(self, embedded: Embedded) -> Floats:
         """(N, E): the embedding of each window, or the mean embedding of the windows of each unit."""

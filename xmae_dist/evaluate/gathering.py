@@ -3,7 +3,8 @@
 A window that no task wants leaves nothing behind. Of a window that is a unit by itself 40 bytes stay until the end; of
 units that pool windows, 16 bytes for each run of consecutive windows and about 40 for each unit and part that holds
 some of it. Names stay once a part (`names`). A cap on the windows of a person takes those with the smallest hashes of
-recording and start time, so that it does not matter in which order and in how many parts they came.
+recording and start time, so that it does not matter in which order and in how many parts they came. A limit on the
+units of a task is kept when all were met, before they get names.
 
 Legend: W windows of a part, K of them that are kept, U units that a part holds some of, N units of the task.
 """
@@ -37,9 +38,10 @@ _SUBJECT = 3  # place of the subject among the columns that are held
 
 @dataclass(frozen=True, kw_only=True)
 class Limit:
-    """At most `windows` of a subject in a task of windows (0: all), drawn by `seed`."""
+    """At most `windows` of a subject in a task of windows, and `units` of a task (0: all), drawn by `seed`."""
 
     windows: int = 0
+    units: int = 0
     seed: int = 0
 
 
@@ -190,7 +192,8 @@ class _Gathering:
     def _add(self, source: str, part: _Part, column: pa.ChunkedArray) -> None:
         if source not in self._kept:
             by_window = self.task.unit == "window"
-            self._kept[source] = _Windows(self._limit, self._catalogue) if by_window else _Pools(self.task)
+            limit = self._limit
+            self._kept[source] = _Windows(limit, self._catalogue) if by_window else _Pools(self.task, limit)
         try:
             y_W = label_values(self.task, column, part.start_W)
         except InputError as error:
@@ -250,16 +253,24 @@ class _Windows:
         if not self._chunks:
             return None
         self._merge(subjects)
-        id_N, y_N, start_N, subject_N, recording_N, _ = self._chunks[0]
+        columns = self._chunks[0]
+        rows = _drawn(self._limit, subjects.place_K[columns[_SUBJECT]])
+        id_N, y_N, start_N, subject_N, recording_N, _ = (column[rows] for column in columns)
         name_N = np.char.add(np.char.add(recordings.text(recording_N), "@"), np.round(start_N, 3).astype(str))
-        return Examples(y_N=y_N, subject_N=subjects.text(subject_N), name_N=name_N, windows=Members.one_each(id_N))
+        return Examples(
+            y_N=y_N,
+            subject_N=subjects.text(subject_N),
+            name_N=name_N,
+            windows=Members.one_each(id_N),
+            left_out=len(columns[0]) - len(rows),
+        )
 
 
 class _Pools:
     """Units that pool windows: what of each a part holds."""
 
-    def __init__(self, task: Task) -> None:
-        self._task = task
+    def __init__(self, task: Task, limit: Limit) -> None:
+        self._task, self._limit = task, limit
         self._n_classes = 0 if task.kind == "regression" else max(2, len(task.classes))
         self._units: list[tuple[NDArray, ...]] = []
         self._runs: list[Members] = []
@@ -298,22 +309,27 @@ class _Pools:
         code_U, epoch_U, subject_U, count_U, told_U = (
             np.concatenate(columns) for columns in zip(*self._units, strict=True)
         )
-        name_U = (subjects if self._task.unit == "subject" else recordings).text(code_U)
+        names = subjects if self._task.unit == "subject" else recordings
+        key_U: NDArray = names.place_K[code_U]  # in the order of names
         if self._task.unit == "epoch":
-            name_U = np.char.add(name_U, np.char.mod("#%05d", epoch_U))
-        name_N, first_N, unit_U = np.unique(name_U, return_index=True, return_inverse=True)
-        told_N = np.zeros((len(name_N), *told_U.shape[1:]))
-        np.add.at(told_N, unit_U, told_U)
-        y_N = told_N.argmax(axis=1).astype(float) if self._n_classes else told_N / np.bincount(unit_U, weights=count_U)
+            key_U = np.char.add(names.text(code_U), np.char.mod("#%05d", epoch_U))
+        key_M, first_M, unit_U = np.unique(key_U, return_index=True, return_inverse=True)
+        rows = _drawn(self._limit, subjects.place_K[subject_U[first_M]])
+        told_M = np.zeros((len(key_M), *told_U.shape[1:]))
+        np.add.at(told_M, unit_U, told_U)
+        y_M = told_M.argmax(axis=1).astype(float) if self._n_classes else told_M / np.bincount(unit_U, weights=count_U)
+        windows = Members(
+            first_R=np.concatenate([runs.first_R for runs in self._runs]),
+            length_R=np.concatenate([runs.length_R for runs in self._runs]),
+            unit_R=unit_U[np.concatenate([runs.unit_R for runs in self._runs])].astype(np.int32),
+        )
+        first_N = first_M[rows]
         return Examples(
-            y_N=y_N,
+            y_N=y_M[rows],
             subject_N=subjects.text(subject_U[first_N]),
-            name_N=name_N,
-            windows=Members(
-                first_R=np.concatenate([runs.first_R for runs in self._runs]),
-                length_R=np.concatenate([runs.length_R for runs in self._runs]),
-                unit_R=unit_U[np.concatenate([runs.unit_R for runs in self._runs])].astype(np.int32),
-            ),
+            name_N=key_M[rows] if self._task.unit == "epoch" else names.text(code_U[first_N]),
+            windows=windows if len(rows) == len(key_M) else windows.of_units(rows),
+            left_out=len(key_M) - len(rows),
         )
 
 
@@ -333,6 +349,24 @@ def _at_most(limit: int, person_K: Codes, rank_K: NDArray[np.uint64]) -> Rows:
     first = np.flatnonzero(np.r_[True, np.diff(person_K[order_K]) != 0])
     place_K = np.arange(len(order_K)) - np.repeat(first, np.diff(np.r_[first, len(order_K)]))
     return np.sort(order_K[place_K < limit])
+
+
+def _drawn(limit: Limit, person_N: Codes) -> Rows:
+    """The rows, ascending, of at most `limit.units` units: everybody gives as many, or all, drawn by a hash.
+
+    With more people than that, some give one and the others none.
+    """
+    n = len(person_N)
+    if not limit.units or n <= limit.units:
+        return np.arange(n)
+    count_S = np.unique(person_N, return_counts=True)[1]
+    fewest, most = 0, int(count_S.max())
+    while most - fewest > 1:
+        each = (fewest + most) // 2
+        fewest, most = (each, most) if np.minimum(count_S, each).sum() <= limit.units else (fewest, each)
+    rank_N = hash_u64("units", limit.seed, np.arange(n))
+    rows = _at_most(max(1, fewest), person_N, rank_N)
+    return rows if fewest else np.sort(rows[np.argsort(rank_N[rows])[: limit.units]])
 
 
 def _by_value(part: _Part, column: pa.ChunkedArray) -> Iterable[tuple[str, _Part]]:

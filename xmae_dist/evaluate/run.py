@@ -50,6 +50,10 @@ class EvaluateConfig:
     n_replicates: int = 1000
     n_train_replicates: int = 200
     max_windows_per_subject: int = 100
+    max_units: int = 200_000
+    """Units of a task that take part at most, everybody's share drawn by a hash; 0: all. Memory and time of a fit
+    follow its units.
+    """
     splits: tuple[str, ...] = ("train", "val", "test")
     cohorts: tuple[str, ...] = ()
     """Only these; none named: all."""
@@ -73,8 +77,8 @@ class EvaluateConfig:
 
     @property
     def limit(self) -> Limit:
-        """Which windows of a person take part in a task of windows."""
-        return Limit(windows=self.max_windows_per_subject, seed=self.seed)
+        """Which windows of a person take part in a task of windows, and which units of any task."""
+        return Limit(windows=self.max_windows_per_subject, units=self.max_units, seed=self.seed)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -134,7 +138,7 @@ def plan(
             fix="choose another --suite or more recordings",
         )
     requests = tuple(
-        _request(suite, task, encoder, store, config, protocol, n)
+        _request(suite, task, encoder, store, config, protocol, n, limited=usable[task.name].left_out > 0)
         for task in suite.tasks
         if task.name in usable
         for encoder in encoders
@@ -177,14 +181,22 @@ def _protocols(task: Task, found: Examples, encoder: EncoderSpec, config: Evalua
 
 
 def _request(
-    suite: Suite, task: Task, encoder: EncoderSpec, store: str, config: EvaluateConfig, protocol: str, n: int
+    suite: Suite,
+    task: Task,
+    encoder: EncoderSpec,
+    store: str,
+    config: EvaluateConfig,
+    protocol: str,
+    n: int,
+    *,
+    limited: bool,
 ) -> FitRequest:
     return FitRequest(
         request=request_id(
             encoder=encoder.identity,
             task=task.identity(),
             store=store,
-            config=_identity(config, protocol),
+            config=_identity(config, protocol, limited=limited),
             protocol=PROTOCOLS[protocol],
             labelled_subjects=n,
             **metrics.revision_of(task.kind),
@@ -333,9 +345,13 @@ def _store_of_corpus(
     return materialise(corpus_url, url, StoreConfig(spec=spec, split=split or SplitConfig()))
 
 
-def _identity(config: EvaluateConfig, protocol: str) -> dict[str, object]:
-    """What of the configuration decides a fit of this protocol: the settings of the others do not."""
+def _identity(config: EvaluateConfig, protocol: str, *, limited: bool) -> dict[str, object]:
+    """What of the configuration decides a fit of this protocol: the settings of the others do not, nor a limit on units
+    that leaves none out.
+    """
     others = {"protocols", "knn", "few", "finetune"} - {protocol}
+    if not limited:
+        others.add("max_units")
     if config.pooling == "mean":
         others.add("pooling")  # there was no other: results from before are found
     fields = {key: value for key, value in dataclasses.asdict(config).items() if key not in others}
