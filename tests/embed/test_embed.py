@@ -259,7 +259,7 @@ def test_publish_refuses_what_is_not_whole(tmp_path: Path, bundle_url: str) -> N
     encoder = read_encoder(bundle_url)
     job = opened(corpus, table, encoder.lineage("bench"), encoder)
     assert job is not None
-    with pytest.raises(IntegrityError, match="nothing of 1 batches"):
+    with pytest.raises(IntegrityError, match="no result of 1 batches"):
         job.publish()
     (task,), place = job.work.encode, job.work.place
     made = encode_batch(staging.read_work(task.work_url), corpus, LoadedEncoder.open(encoder))

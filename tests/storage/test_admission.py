@@ -114,7 +114,7 @@ def test_people_can_be_kept_out_before_anything_of_theirs_is_here(
     assert main(["withdraw", store_url, "--subject", "s7", "--apply"]) == 2
     assert "--absent" in capsys.readouterr().err
     assert main(["withdraw", store_url, "--subject", "s7", "--absent", "--apply"]) == 0
-    assert "s7: nothing here; files of theirs are left out" in capsys.readouterr().out
+    assert "s7: no recordings; their files are left out of new ingests" in capsys.readouterr().out
     with pytest.raises(InputError, match="s7: withdrawn"):
         corpus.commit_part(write_part(corpus, "p0", ["s7"], seconds=1), "run 0")
     assert main(["readmit", store_url]) == 0

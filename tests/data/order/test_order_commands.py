@@ -42,7 +42,7 @@ def test_plan_show_prints_what_a_rank_sees(store: WindowStore, capsys: pytest.Ca
     assert capsys.readouterr().out.strip() == plan.fingerprint() == shown["fingerprint"]
     assert main(["plan", "show", *options]) == 0
     said = capsys.readouterr().out
-    assert "patch" in said and "subjects in a batch (a perfect one: " in said
+    assert "patch" in said and "subjects per batch (perfect shuffle: " in said
 
 
 def test_the_quality_of_the_shuffle_is_told_against_a_perfect_one(

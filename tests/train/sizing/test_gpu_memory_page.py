@@ -40,5 +40,5 @@ def test_a_row_is_computed(preset: str, gpus: str, stage: str, figures: str) -> 
 @pytest.mark.parametrize("preset", ["paper", "base", "large", "huge"])
 def test_the_activations_are_those_counted(preset: str) -> None:
     megabytes = counted(preset).bf16_activation_bytes / 1e6
-    said = re.search(rf"([\d.]+) MB(?: a window)? for\s+`{preset}`", TEXT)
+    said = re.search(rf"([\d.]+) MB(?: per window)? for\s+`{preset}`", TEXT)
     assert said is not None and float(said[1]) == round(megabytes, 1 if megabytes < 10 else None)
