@@ -101,8 +101,8 @@ def test_a_step_of_deepspeed_waits_once_more_at_most_to_decide_on_a_skip(kind: s
     (reads,) = run_ranks(1, _zero, tmp_path, str(tmp_path / "run"), kind)
     assert reads.pop("collective.py read") == STEPS
     # ZeRO's own: whether the norm of the gradient is finite, before the step, and again for each of two groups; the
-    # first of these waits for the device, which then has nothing to do.
-    assert reads == ({} if kind == "zero0" else {"utils.py is_invalid_grad_norm": 3 * STEPS})
+    # first of these waits for the device, which then has nothing to do. DeepSpeed 0.19.0 does not ask.
+    assert reads in ({}, {"utils.py is_invalid_grad_norm": 3 * STEPS}) and (kind != "zero0" or not reads)
 
 
 def test_the_model_reads_nothing_where_it_is_told_what_is_visible(monkeypatch: pytest.MonkeyPatch) -> None:

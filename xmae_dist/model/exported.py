@@ -73,7 +73,8 @@ def export_encoder(model: PretrainModel, suffix: str, about: Mapping[str, Any]) 
 
 def _program(embedder: Embedder, windows: Tensor, about: Mapping[str, Any]) -> tuple[bytes, Tensor]:
     with _quiet():
-        program = torch.export.export(embedder, (windows[:2],), dynamic_shapes=_ANY_BATCH)
+        # Not strict, which newer versions of torch take for granted: a strict 2.7 cannot trace a model with a readout.
+        program = torch.export.export(embedder, (windows[:2],), dynamic_shapes=_ANY_BATCH, strict=False)
         file = io.BytesIO()
         torch.export.save(program, file, extra_files={"xmae": json.dumps(dict(about))})
         file.seek(0)

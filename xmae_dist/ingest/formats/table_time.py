@@ -143,6 +143,9 @@ class TimeCells:
             for zone in ("UTC", None):
                 try:
                     stamps = column.cast(pa.timestamp("ns" if fine else "us", zone))
+                    if fine and _wrapped(column, stamps):
+                        wrong = pa.ArrowInvalid("a date beyond the year 2262")
+                        continue
                 except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
                     wrong = error
                     continue
@@ -197,6 +200,15 @@ def start_ns(cells: TimeCells | None, offset_s: float, header: datetime.datetime
             since_s = cells.first_s
         ns = (header - _UNIX_EPOCH) // datetime.timedelta(microseconds=1) * 1000 + round(since_s * 1e9)
     return None if ns is None else ns + round(offset_s * 1e9)
+
+
+def _wrapped(column: pa.Array, stamps: pa.Array) -> bool:
+    """Whether years that ns do not hold came out as others: pyarrow before 22 or so says nothing."""
+    if not pa.types.is_string(column.type):
+        return False
+    told_N = pc.utf8_slice_codeunits(column, 0, 4).cast(pa.int64())  # ISO 8601 begins with four digits
+    apart_N = pc.abs(pc.subtract(told_N, pc.year(stamps)))  # a zone moves a year by one
+    return bool(pc.any(pc.greater(apart_N, 1)).as_py())
 
 
 def _number(column: pa.Array) -> NDArray[np.float64]:
