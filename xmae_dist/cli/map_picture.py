@@ -50,7 +50,8 @@ def _by_name(axes: Axes, found: EmbeddingMap, name_N: NDArray[Any], title: str) 
         _dots(axes, found, rest_N, s=5, color=_GREY, label=f"{len(counts) - len(named)} others")
     for number, name in enumerate(named):
         _dots(axes, found, name_N == name, s=6, color=colours(number), label=name, alpha=0.8)
-    axes.legend(fontsize=6, markerscale=2, loc="best")
+    # Below the axes: points may lie anywhere.
+    axes.legend(fontsize=6, markerscale=2, loc="upper center", bbox_to_anchor=(0.5, -0.1), ncols=4, frameon=False)
     _finish(axes, found, title)
 
 
