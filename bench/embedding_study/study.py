@@ -125,11 +125,12 @@ class Study:
         """Commits results and keeps their scores; what a row says of them."""
         for result in found:
             self.table.commit(result)
-        score.write(self._file(job), map(Score.of, found))
+        scores = [Score.of(result) for result in found]
+        score.write(self._file(job), scores)
         return {
             "held_out": len(np.unique(self.people.probed.subjects)),
             "probed_windows": len(self.people.probed),
-            "probes": {one.task.name: _score(one) for one in found},
+            "probes": {one.task: _told(one) for one in scores},
         }
 
     def _train(self, job: Job) -> Row:
@@ -214,13 +215,7 @@ class Study:
         return self._read[job.key]
 
 
-def _score(result: Result) -> dict[str, Any]:
-    headline = result.headline
-    return {
-        "metric": result.task.metric,
-        "value": headline.value,
-        "low": headline.low,
-        "high": headline.high,
-        "units": len(result.scored.predictions.y_N),
-        "people": result.n_subjects,
-    }
+def _told(one: Score) -> dict[str, Any]:
+    """What a row says of it."""
+    same = {name: getattr(one, name) for name in ("metric", "value", "low", "high")}
+    return {**same, "units": one.n_units, "people": one.n_subjects}

@@ -90,7 +90,7 @@ class RealStudy:
         jobs, scores = self.study.compared()
         keys = {job.key for group in jobs.values() for job in group}
         told = page.Told(self.study.rows(), self._rows(), keys, self.args.budget)
-        page.write(self.args.page, told, scores, self._on_phones())
+        page.write(self.args.page, told, scores, self._scores_on_phones())
 
     def _study(self, seeds: Sequence[int]) -> Study:
         planned = Planned(ARMS, seeds, self.args.budget, tried=False)
@@ -141,7 +141,7 @@ class RealStudy:
         rows: Path = self.args.rows
         return rows.with_suffix("") / "phones"
 
-    def _on_phones(self) -> list[Score]:
+    def _scores_on_phones(self) -> list[Score]:
         return [one for file in sorted(self._phone_scores.glob("*.parquet")) for one in score.read(file)]
 
     def _pair(self, stage: pairs.Stage, seed: int) -> Row:

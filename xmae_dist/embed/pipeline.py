@@ -116,7 +116,7 @@ def _until_done(
         if not isinstance(last, Published) or last.version is not None:
             return last
     raise RunError(
-        f"cohort {lineage.cohort}", value=f"{_ATTEMPTS} commits by other jobs came first", expected="one before them",
+        f"cohort {lineage.cohort}", value=f"{_ATTEMPTS} commits by other jobs came first", expected="one of this job",
         fix="run fewer jobs on one table, then run this again (it is safe to repeat)",
     )  # fmt: skip
 

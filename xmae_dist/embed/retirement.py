@@ -55,7 +55,7 @@ def retire(table_url: str, model_id: str, *, bundle: str = "", dry_run: bool = F
             continue
         return _told(model_id, positions, files, version)
     raise RunError(
-        f"bundle {model_id}", value=f"{_ATTEMPTS} commits by other jobs came first", expected="one before them",
+        f"bundle {model_id}", value=f"{_ATTEMPTS} commits by other jobs came first", expected="one of this job",
         fix="stop the jobs that embed with it, then run this again (it goes on)",
     )  # fmt: skip
 

@@ -397,7 +397,7 @@ class Table:
         raise StorageError(
             self.url,
             value=f"{_COMMIT_ATTEMPTS} commits lost to other writers",
-            expected="one before them",
+            expected="one of this writer",
             fix="run fewer writers at once, then run this again (it is safe to repeat)",
         )
 
