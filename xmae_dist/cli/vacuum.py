@@ -46,7 +46,7 @@ class Args:
     who were removed."""
     windows: tuple[str, ...] = ()
     """URLs of window stores, or of folders with window stores: those that hold subjects who were withdrawn before the
-    grace period are deleted. None: the folder windows of the corpus."""
+    grace period are deleted. If none is given: CORPUS/windows."""
     evaluation: tuple[str, ...] = ()
     """URLs of evaluations (--out of `xmae evaluate`): predictions of withdrawn people are removed, and their bytes and
     all kept embeddings after the grace period."""
