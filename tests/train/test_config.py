@@ -191,6 +191,12 @@ def test_workers_that_the_cluster_cannot_have_are_refused(ray_local: None) -> No
     check_cluster(dataclasses.replace(wanted, train=dataclasses.replace(wanted.train, min_workers=2)))
 
 
+def test_a_folder_for_copies_without_room_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"--resources\.cache-folder: got /fast with --resources\.cache-gib 0; .* N"):
+        check(config(resources=ResourceConfig(cache_folder="/fast")))
+    check(config(resources=ResourceConfig(cache_folder="/fast", cache_gib=1.0)))
+
+
 def test_readers_that_would_wait_for_ever_are_refused(ray_local: None) -> None:
     four = TrainConfig(workers=4, global_batch=32, micro_batch=8)  # all CPUs
     check_cluster(config(train=four, resources=ResourceConfig(read_cpus=0)))

@@ -22,8 +22,8 @@ class OrderOptions:
     """URL of a window store (as `xmae windows` prints it)."""
     seed: int = 0
     """Seed of the run (--train.seed)."""
-    global_batch: int = 256
-    """Windows in one step, all ranks together (--train.global-batch of the run, 64 unless a recipe sets it)."""
+    global_batch: int = 64
+    """Windows in one step, all ranks together (--train.global-batch of the run)."""
     split: str = "train"
     """Split of the window store that is trained on."""
     read_windows: int | None = None

@@ -189,7 +189,8 @@ class ResourceConfig:
     """Disk space on each node for copies of a remote window store. Each object is fetched once, in large requests, and
     then read locally. Must be large enough for the whole store. 0: every read goes to the store."""
     cache_folder: str = ""
-    """Local folder for the copies, best on a fast disk. Empty: below the system's temporary folder."""
+    """Local folder for the copies of --resources.cache-gib, best on a fast disk. Empty: below the system's temporary
+    folder."""
     peak_tflops: float | None = None
     """Peak speed of one worker's device in TFLOP/s, for the share of peak in the metrics. None: measured at the start
     with a matrix product, which on GPUs gives about two thirds of the data sheet."""
@@ -291,6 +292,7 @@ def check(config: PretrainConfig) -> None:
     _check_engine(config)
     _check_patience(config)
     _check_signals(config)
+    _check_cache(config.resources)
     check_allow_withdrawn(allow_withdrawn=config.allow_withdrawn, on_the_fly=config.on_the_fly)
     config.track.check()
 
@@ -429,6 +431,17 @@ def _check_engine(config: PretrainConfig) -> None:
             value="bf16 on CPUs",
             expected="fp32, which is hundreds of times faster where the CPU has no bf16 units",
             fix="--engine.precision auto, or XMAE_CPU_BF16=1 to run it all the same",
+        )
+
+
+def _check_cache(resources: ResourceConfig) -> None:
+    """A folder alone would copy nothing, and every read would go to the store without a word."""
+    if resources.cache_folder and not resources.cache_gib > 0:
+        raise ConfigError(
+            "--resources.cache-folder",
+            value=f"{resources.cache_folder} with --resources.cache-gib {resources.cache_gib:g}",
+            expected="a number of GiB that may be copied there",
+            fix="--resources.cache-gib N, at least the size of the window store",
         )
 
 

@@ -166,7 +166,7 @@ class WindowStore:
                 "cache of windows",
                 value=f"{self._cache.max_gib:g} GiB for a store of {self.signal_bytes / 2**30:.1f} GiB",
                 expected="room for the whole store",
-                fix="a larger --resources.cache-gib, or no --resources.cache-folder",
+                fix="a larger --resources.cache-gib, or none and no --resources.cache-folder",
             )
 
     @property
