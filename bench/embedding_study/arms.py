@@ -1,4 +1,5 @@
-"""What is compared: trained arms of one size, arms that need no training, and two put together.
+"""What is compared: trained arms of one size, some of them in a larger one, arms that need no training, and two put
+together.
 
 An arm with heads is told more than one without (`xmae_dist.model.beat_heads`), so each objective has both.
 """
@@ -23,53 +24,73 @@ class Arm:
     about: str
     latent: bool = False
     """Whether targets are an averaged teacher's tokens (`latent_targets`)."""
+    lr: float | None = None
+    """A rate of its own, instead of its family's."""
 
 
-def _preset(name: str) -> XMAEConfig:
-    config = presets.config(name, **_TINY)
+def _preset(name: str, **size: int) -> XMAEConfig:
+    config = presets.config(name, **size)
     assert isinstance(config, XMAEConfig)
     return config
 
 
 TRAINED: dict[str, Arm] = {
-    "cross": Arm(_preset("tiny"), "cross", "masked ECG from PPG"),
-    "cross_beats": Arm(_preset("tiny_beats"), "cross", "masked ECG from PPG, with auxiliary heads"),
-    "ppg_autoencoder": Arm(_preset("ppg_mae_75"), "ppg_autoencoder", "masked PPG from PPG, 75 %"),
-    "contrastive": Arm(_preset("clip"), "contrastive", "PPG against ECG"),
-    "contrastive_beats": Arm(_preset("clip_beats"), "contrastive", "PPG against ECG, with auxiliary heads"),
+    "cross": Arm(_preset("tiny", **_TINY), "cross", "masked ECG from PPG"),
+    "cross_beats": Arm(_preset("tiny_beats", **_TINY), "cross", "masked ECG from PPG, with auxiliary heads"),
+    "ppg_autoencoder": Arm(_preset("ppg_mae_75", **_TINY), "ppg_autoencoder", "masked PPG from PPG, 75 %"),
+    "contrastive": Arm(_preset("clip", **_TINY), "contrastive", "PPG against ECG"),
+    "contrastive_beats": Arm(_preset("clip_beats", **_TINY), "contrastive", "PPG against ECG, with auxiliary heads"),
     "cross_agreement": Arm(
-        dataclasses.replace(_preset("tiny"), agreement_weight=0.03),
+        dataclasses.replace(_preset("tiny", **_TINY), agreement_weight=0.03),
         "cross",
         "cross, with variance-invariance-covariance",
     ),
     "cross_bottleneck": Arm(
-        dataclasses.replace(_preset("tiny"), local_drop=0.3),
+        dataclasses.replace(_preset("tiny", **_TINY), local_drop=0.3),
         "cross",
         "cross, three of ten windows read by a summary alone",
     ),
     "cross_latent": Arm(
-        _preset("tiny"),
+        _preset("tiny", **_TINY),
         "cross",
         "tokens of an averaged teacher from PPG, raw ECG at a tenth of the weight",
         latent=True,
     ),
 }
 """In the order in which they are trained."""
+PAPER_SIZE = {f"{name}, paper size": name for name in ("cross_beats", "cross", "contrastive_beats")}
+"""Arms again with the width and depth of `paper`; after all seeds of the small ones."""
+_PAPER_LR = 1e-3
+"""Of `paper` on real recordings the better of two rates (docs/model.md)."""
+TRAINED |= {
+    sized: Arm(
+        _preset({"cross": "paper", "cross_beats": "paper_beats", "contrastive_beats": "clip_beats"}[name]),
+        TRAINED[name].family,
+        f"{TRAINED[name].about}, in the size of `paper`",
+        lr=_PAPER_LR,
+    )
+    for sized, name in PAPER_SIZE.items()
+}
 RATES: dict[str, tuple[float, float, float]] = {
     "cross": (1e-3, 2e-3, 4e-3),
     "ppg_autoencoder": (1e-3, 2e-3, 4e-3),
     "contrastive": (3e-4, 1e-3, 3e-3),
 }
 """Three to choose from; the arm of a family's own name is trained for it."""
-RANDOM = Arm(_preset("tiny"), "", "never trained, same readout")
+RANDOM_PAPER_SIZE = "random, paper size"
+RANDOM = {
+    "random": Arm(_preset("tiny", **_TINY), "", "never trained, same readout"),
+    RANDOM_PAPER_SIZE: Arm(_preset("paper"), "", "never trained, in the size of `paper`"),
+}
 UNTRAINED = {
-    "random": RANDOM.about,
+    **{name: arm.about for name, arm in RANDOM.items()},
     "features": "rate + morphology of the pulse",
     "constant": "chance: no input at all",
     "latent": "ceiling: the simulator's own state",
     "noiseless": "ceiling: features and a random encoder of the pulse before any device",
 }
 CEILINGS = ("latent", "noiseless")
+LARGER = (*PAPER_SIZE, RANDOM_PAPER_SIZE)
 SEEDLESS = ("features", "constant", *CEILINGS)
 """What no seed changes."""
 TOGETHER = {"features + cross_beats": "cross_beats", "features + cross": "cross", "features + random": "random"}

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from bench.embedding_study.arms import ATTENTIVE, CEILINGS, SEEDLESS, TOGETHER, TRAINED
+from bench.embedding_study.arms import ATTENTIVE, CEILINGS, LARGER, PAPER_SIZE, SEEDLESS, TOGETHER, TRAINED
 from bench.embedding_study.score import Score, difference
 from xmae_dist.evaluate.scores.bootstrap import Interval, holm
 from xmae_dist.evaluate.scores.metrics import METRICS
@@ -68,12 +68,15 @@ def share(value: float, chance: float, ceiling: float) -> float:
 
 
 def pairs(arms: Iterable[str]) -> list[tuple[str, str]]:
-    """Leads against all that is no ceiling, and what an embedding adds to features."""
+    """Leads against all of their size that is no ceiling, what an embedding adds to features, and what size adds."""
     there = list(arms)
-    rivals = [name for name in there if name not in (*CEILINGS, "constant", *TOGETHER, *ATTENTIVE)]
+    rivals = [name for name in there if name not in (*CEILINGS, "constant", *TOGETHER, *ATTENTIVE, *LARGER)]
     found = [(lead, other) for lead in LEADS if lead in there for other in rivals if other != lead]
     both = [(name, "features") for name in TOGETHER if name in there and "features" in there]
     found += [(name, fixed) for name, fixed in ATTENTIVE.items() if {name, fixed} <= set(there)]
+    found += [(name, small) for name, small in PAPER_SIZE.items() if {name, small} <= set(there)]
+    leads = [name for name in PAPER_SIZE if PAPER_SIZE[name] in LEADS and name in there]
+    found += [(lead, other) for lead in leads for other in (*LARGER, "features") if other in there and other != lead]
     return found + both + [(name, TOGETHER[name]) for name in TOGETHER if name in there and TOGETHER[name] in TRAINED]
 
 

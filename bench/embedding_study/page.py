@@ -119,7 +119,7 @@ def _method(arms: Sequence[Row], budget: int) -> str:
     lines = ["## How\n"]
     for told in [row for row in arms if "train_people" in row][:1]:
         lines += [
-            f"- Trained arms, size `tiny`: {budget:,} windows each in batches of 32,",
+            f"- Trained arms, size `tiny` where no other is named: {budget:,} windows each in batches of 32,",
             f"  drawn from {told['train_windows']:,} windows of {told['train_people']} people.",
         ]
     if any(row["arm"].startswith("contrastive") for row in arms):

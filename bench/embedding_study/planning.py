@@ -2,7 +2,7 @@
 
 First what needs no training. Then every arm at the middle one of its objective's three learning rates, a seed of all
 arms after another: a table of one seed is whole before the second seed begins. Then the other two rates, for a quarter
-of the budget, and where one of them has the least validation loss, the arms at that rate.
+of the budget, and where one of them has the least validation loss, the arms at that rate. Larger models come last.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from bench.embedding_study.arms import ATTENTIVE, NAMES, RATES, SEEDLESS, TOGETHER, TRAINED, UNTRAINED
+from bench.embedding_study.arms import ATTENTIVE, LARGER, NAMES, RATES, SEEDLESS, TOGETHER, TRAINED, UNTRAINED
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,17 +50,18 @@ class Planned:
         return list(dict.fromkeys(self._in_order(losses)))
 
     def _in_order(self, losses: Mapping[str, float]) -> Iterator[Job]:
-        yield from (self._untrained(name, self.seeds[0]) for name in self._wanted(UNTRAINED))
+        yield from (self._untrained(name, self.seeds[0]) for name in self._small(UNTRAINED))
         for seed in self.seeds:
             yield from self._of_seed(seed, {family: middle(family) for family in RATES})
             for name in self._wanted(ATTENTIVE) if seed == self.seeds[0] else ():
                 yield self._arm(name, seed, self._first_rate(ATTENTIVE[name]))
-        if not self.tried:
-            return
-        yield from (self.rate(family, lr) for family in self._families() for lr in RATES[family])
-        chosen = {family: lr for family in self._families() if (lr := self.chosen(family, losses)) is not None}
+        if self.tried:
+            yield from (self.rate(family, lr) for family in self._families() for lr in RATES[family])
+            chosen = {family: lr for family in self._families() if (lr := self.chosen(family, losses)) is not None}
+            for seed in self.seeds:
+                yield from self._of_seed(seed, chosen)
         for seed in self.seeds:
-            yield from self._of_seed(seed, chosen)
+            yield from (self._arm(name, seed, self._first_rate(name)) for name in self._wanted(LARGER))
 
     def rate(self, family: str, lr: float) -> Job:
         return Job(kind="rate", arm=family, seed=self.seeds[0], windows=self.budget // 4, lr=lr)
@@ -76,10 +77,9 @@ class Planned:
         `done` are keys of finished jobs.
         """
         name = TOGETHER.get(arm, arm)
-        rates: tuple[float | None, ...] = (self._first_rate(ATTENTIVE.get(arm, "random")),)
-        if name in TRAINED:
-            family = TRAINED[name].family
-            rates = (middle(family), self.chosen(family, losses))
+        rates: tuple[float | None, ...] = (self._first_rate(ATTENTIVE.get(arm, name)),)
+        if name in TRAINED and name not in LARGER:
+            rates = (*rates, self.chosen(TRAINED[name].family, losses))
         best: list[Job] = []
         for lr in rates:
             jobs = [] if lr is None else [self._arm(arm, seed, lr) for seed in self.seeds]
@@ -89,16 +89,18 @@ class Planned:
 
     def _of_seed(self, seed: int, rate_of: Mapping[str, float]) -> Iterator[Job]:
         """Every trained arm whose objective has a rate, what is put together with it, and what else a seed changes."""
-        for name in self._wanted(TRAINED):
+        for name in self._small(TRAINED):
             if (lr := rate_of.get(TRAINED[name].family)) is not None:
                 yield self._arm(name, seed, lr)
                 yield from (self._arm(both, seed, lr) for both in self._wanted(TOGETHER) if TOGETHER[both] == name)
-        for name in self._wanted((*UNTRAINED, *TOGETHER)):
+        for name in self._small((*UNTRAINED, *TOGETHER)):
             if name not in SEEDLESS and TOGETHER.get(name) not in TRAINED:
                 yield self._untrained(name, seed)
 
     def _first_rate(self, name: str) -> float:
-        return middle(TRAINED[name].family) if name in TRAINED else 0.0
+        if name not in TRAINED:
+            return 0.0
+        return TRAINED[name].lr or middle(TRAINED[name].family)
 
     def _arm(self, name: str, seed: int, lr: float) -> Job:
         return Job(kind="arm", arm=name, seed=seed, windows=self.budget if lr else 0, lr=lr)
@@ -109,8 +111,11 @@ class Planned:
     def _wanted(self, names: Collection[str]) -> list[str]:
         return [name for name in NAMES if name in names and name in self.arms]
 
+    def _small(self, names: Collection[str]) -> list[str]:
+        return [name for name in self._wanted(names) if name not in LARGER]
+
     def _families(self) -> list[str]:
-        return list(dict.fromkeys(TRAINED[name].family for name in self._wanted(TRAINED)))
+        return list(dict.fromkeys(TRAINED[name].family for name in self._small(TRAINED)))
 
 
 def middle(family: str) -> float:

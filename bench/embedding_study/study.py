@@ -6,6 +6,7 @@ import contextlib
 import json
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +43,7 @@ class Study:
         """What rows must share to be compared: the people and their probed windows."""
         self.table = ResultTable(str(people.out / f"results-{people.probe_windows}"))
         self.untrained: dict[str, Callable[[int], Embedding]] = {
-            "random": self._random,
+            **{name: partial(self._random, name) for name in RANDOM},
             "features": lambda _: self.features(people.probed.ppg_ML.numpy()),
             "constant": lambda _: np.zeros((len(people.probed), 1), np.float32),
         }
@@ -186,12 +187,12 @@ class Study:
         spec = self.people.store.spec.to_dict()
         bundle.save(self._bundle(job), model.read_by(probing.READOUT), window_spec=spec, lineage=asdict(job))
 
-    def random(self, seed: int) -> PretrainModel:
+    def random(self, seed: int, name: str = "random") -> PretrainModel:
         """A model that never is trained."""
-        return training.initial(self._config(RANDOM), seed).eval()
+        return training.initial(self._config(RANDOM[name]), seed).eval()
 
-    def _random(self, seed: int) -> Embedding:
-        return probing.embedded(self.random(seed), self.people.probed.ppg_ML)
+    def _random(self, name: str, seed: int) -> Embedding:
+        return probing.embedded(self.random(seed, name), self.people.probed.ppg_ML)
 
     def _config(self, arm: Arm) -> XMAEConfig:
         return fitted(arm, self.people.store.spec.length, self.people.store.spec.rate_hz)

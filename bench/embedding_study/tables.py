@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from statistics import mean, stdev
 from typing import Any
 
-from bench.embedding_study.arms import ATTENTIVE, CEILINGS, TOGETHER, TRAINED
+from bench.embedding_study.arms import ATTENTIVE, CEILINGS, RANDOM, TOGETHER, TRAINED
 from bench.embedding_study.comparing import ByArm, Difference
 from bench.embedding_study.probing import Probes
 from xmae_dist.evaluate.scores.metrics import METRICS
@@ -111,7 +111,7 @@ def curves(arms: Sequence[Row], probes: Probes) -> str:
 
 def shown(by_arm: ByArm) -> list[str]:
     """Arms in the order of columns."""
-    order = [*TRAINED, "random", "features", *TOGETHER, *ATTENTIVE, *CEILINGS]
+    order = [*TRAINED, *RANDOM, "features", *TOGETHER, *ATTENTIVE, *CEILINGS]
     return [name for name in order if name in by_arm]
 
 

@@ -12,7 +12,17 @@ import pytest
 import torch
 
 from bench.embedding_study import attentive, ceilings, comparing, page, score, training
-from bench.embedding_study.arms import ATTENTIVE, NAMES, RATES, TOGETHER, TRAINED, UNTRAINED, fitted
+from bench.embedding_study.arms import (
+    ATTENTIVE,
+    LARGER,
+    NAMES,
+    PAPER_SIZE,
+    RATES,
+    TOGETHER,
+    TRAINED,
+    UNTRAINED,
+    fitted,
+)
 from bench.embedding_study.latent_targets import LatentTargets
 from bench.embedding_study.people import SPLIT, People, Windows, cohorts
 from bench.embedding_study.planning import Planned
@@ -148,8 +158,11 @@ def test_the_page_says_what_was_found(by_arm: dict[str, dict[str, list[Score]]],
 
 def test_a_table_of_one_seed_is_whole_before_the_next_begins() -> None:
     jobs = Planned(NAMES, (0, 1), 4096).jobs({})
+    large = [job for job in jobs if job.arm in LARGER]
+    assert jobs[-len(large) :] == large and [job.seed for job in large] == [0] * len(LARGER) + [1] * len(LARGER)
+    jobs = jobs[: -len(large)]
     arms = [job for job in jobs if job.kind == "arm"]
-    assert {job.arm for job in arms if job.seed == 0} == set(NAMES), "all at one rate, before any is chosen"
+    assert {job.arm for job in arms if job.seed == 0} == set(NAMES) - set(LARGER), "at one rate, before any is chosen"
     seeds, names = [job.seed for job in arms], [job.arm for job in arms]
     assert seeds == sorted(seeds)
     first = names[: seeds.count(0)]
@@ -157,7 +170,7 @@ def test_a_table_of_one_seed_is_whole_before_the_next_begins() -> None:
     assert set(ATTENTIVE).isdisjoint(names[seeds.count(0) :])
     assert all(names.index(both) > names.index(alone) for both, alone in {**TOGETHER, **ATTENTIVE}.items())
     assert [job.kind for job in jobs].index("rate") == len(arms), "rates are tried when all seeds are there"
-    assert Planned(NAMES, (0, 1), 4096, tried=False).jobs({}) == arms
+    assert Planned(NAMES, (0, 1), 4096, tried=False).jobs({}) == arms + large
 
 
 def test_an_arm_moves_to_the_chosen_rate_when_all_its_seeds_are_there() -> None:
@@ -291,7 +304,8 @@ def _windows_of(recording: SimulatedRecording, name: str) -> np.ndarray:
 
 def test_arms_are_what_the_study_says() -> None:
     assert set(NAMES) == {*TRAINED, *UNTRAINED, *TOGETHER, *ATTENTIVE}
-    sizes = {(arm.config.width, arm.config.ppg_depth) for arm in TRAINED.values()}
-    assert sizes == {(64, 1)}, "all of one size"
+    sizes = {name: (arm.config.width, arm.config.ppg_depth) for name, arm in TRAINED.items()}
+    assert {size for name, size in sizes.items() if name not in LARGER} == {(64, 1)}, "all of one size"
+    assert {sizes[name] for name in PAPER_SIZE} == {(128, 2)}
     assert {arm.family for arm in TRAINED.values()} == set(RATES) and all(len(set(r)) == 3 for r in RATES.values())
     assert SPLIT.fractions[2] * 1000 > 430, "at least 400 people are held out of 1,000, however the hash falls"
