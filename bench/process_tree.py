@@ -10,7 +10,8 @@ from pathlib import Path
 import psutil
 
 EVERY_S, MEMORY_EVERY = 0.25, 8
-"""Seconds between looks, and between looks at memory in looks: four a second took a fifth of a core."""
+"""Seconds between looks, and between looks at memory in looks: four a second took a fifth of a core. In the first
+seconds every look is at memory, too, since a command may have no more of them."""
 
 
 def peak_mib() -> float:
@@ -35,7 +36,7 @@ class Watch:
         for look in itertools.count():
             if process.poll() is not None:
                 break
-            self._look(memory=look % MEMORY_EVERY == 0)
+            self._look(memory=look < MEMORY_EVERY or look % MEMORY_EVERY == 0)
             with contextlib.suppress(subprocess.TimeoutExpired):
                 process.wait(EVERY_S)
 
