@@ -72,7 +72,7 @@ def numbers(result: Result) -> dict[str, Any]:
 
 @pytest.mark.slow
 def test_every_number_is_as_it_was(tmp_path: Path, ray_local: None) -> None:
-    """To 4 digits: logistic fits stop at a tolerance, so another machine's arithmetic moved a score by 4e-5 of itself at
+    """To 4 digits: logistic fits stop at a tolerance, so another arithmetic moved a score by 4e-5 of itself at
     the commit of the frozen figures, too. On one machine they were the same bits.
     """
     frozen, found = json.loads(FROZEN.read_text()), figures(tmp_path)
