@@ -85,9 +85,9 @@ RANDOM = {
 UNTRAINED = {
     **{name: arm.about for name, arm in RANDOM.items()},
     "features": "rate + morphology of the pulse",
-    "constant": "chance: no input at all",
-    "latent": "ceiling: the simulator's own state",
-    "noiseless": "ceiling: features and a random encoder of the pulse before any device",
+    "constant": "no input at all: the column chance",
+    "latent": "a ceiling, the simulator's own state",
+    "noiseless": "a ceiling, features and a random encoder of the pulse before any device",
 }
 CEILINGS = ("latent", "noiseless")
 LARGER = (*PAPER_SIZE, RANDOM_PAPER_SIZE)

@@ -55,7 +55,8 @@ def write(path: Path, differences: Path, told: Told, by_arm: ByArm) -> None:
 
 _HEAD = """# What frozen embeddings know
 
-Written by `make model-study` from `bench/results/embedding-study.jsonl` (a row for each arm and seed) and the files in
+The people on this page are simulated, so the truth of every task is known ([simulator](simulator.md)). Written by `make
+model-study` from `bench/results/embedding-study.jsonl` (a row for each arm and seed) and the files in
 `bench/results/embedding-study` (each arm's scores under 1,000 draws of people).
 `bench/results/embedding-study-differences.jsonl` has every difference counted here, with its interval. Reconstruction
 on an equal budget, `published` and `challenge2015` included, is another page:
@@ -70,9 +71,9 @@ def _finding(found: Sequence[Difference], ceiling: Mapping[str, float], by_arm: 
     trained = f"{budget:,} windows, {found[0].seeds} seed{'s' * (found[0].seeds > 1)}"
     lines = [f"**`{lead}` after {trained}, on {len(ceiling)} tasks with headroom:**"]
     for other in dict.fromkeys(one.other for one in found if one.arm == lead):
-        lines.append(f"- against `{other}`: {tables.counted([o for o in found if (o.arm, o.other) == (lead, other)])}.")
+        lines.append(f"- Against `{other}`: {tables.counted([o for o in found if (o.arm, o.other) == (lead, other)])}.")
     nulls = [name for name in by_arm["constant"] if name not in ceiling]
-    lines.append(f"- Without headroom, so nulls: {', '.join(nulls) or 'none'}.")
+    lines.append(f"- Tasks without headroom, called nulls: {', '.join(nulls) or 'none'}.")
     return "\n".join(lines)
 
 
@@ -81,8 +82,8 @@ def _shares(by_arm: ByArm, ceiling: Mapping[str, float]) -> str:
         return ""
     lines = [
         "## Share of the headroom\n",
-        "0 % is chance, 100 % the better of two ceilings: a probe on the simulator's own state of each window, and one",
-        "on the noiseless pulse. Both are linear probes, so an embedding may pass them.\n",
+        "0 % is chance. 100 % is the better of two ceilings: a probe on the simulator's own state of each window, and",
+        "one on features of the noiseless pulse. Both are linear probes, so an embedding can be above 100 %.\n",
         "| task | " + " | ".join(f"`{arm}`" for arm in tables.shown(by_arm)) + " |",
         "|---" * (len(tables.shown(by_arm)) + 1) + "|",
     ]
@@ -98,9 +99,10 @@ def _rates(told: Told) -> str:
     losses = {Job.of(row).key: row["val_loss"] for row in told.rows if row["kind"] == "rate"}
     lines = [
         "## Learning rates\n",
-        "By the loss on validation people, at a quarter of the budget and the first seed; arms with heads take that of",
-        "the arm without. Until all three of an objective are known, its arms are at the middle one.\n",
-        "| objective | rate | validation loss | |\n|---|---|---|---|",
+        "For each objective, three rates are compared by the loss on validation people, with a quarter of the budget",
+        "and the first seed. Arms with auxiliary heads use the rate that was chosen for the arm without them. Until",
+        "all three losses of an objective are known, its arms use the middle rate.\n",
+        "| objective | learning rate | validation loss | |\n|---|---|---|---|",
     ]
     for family in RATES:
         seeds = [row["seed"] for row in told.rows if row["kind"] == "rate" and row["arm"] == family] or [0]
@@ -125,11 +127,12 @@ def _method(arms: Sequence[Row], budget: int) -> str:
     if any(row["arm"].startswith("contrastive") for row in arms):
         lines.append("- A contrastive arm has the other 31 windows of its batch as negatives.")
     lines += [
-        f"- Probed: {arms[0]['probed_windows']:,} windows of {arms[0]['held_out']} other people; half of all are",
-        "  at bedside monitors, half on telemetry units, ten minutes each. Nested folds by person; intervals by",
-        "  resampling people, 1,000 draws.",
+        f"- Probed: {arms[0]['probed_windows']:,} windows of {arms[0]['held_out']} other people, evenly spaced in",
+        "  their recordings of ten minutes. Half of all people wear a bedside monitor, half a telemetry unit. Folds",
+        "  are nested and by person; intervals resample people, with 1,000 draws.",
         "- Readout `spectrum` for every model: mean, standard deviation and log power of the tokens over time.",
-        "- A recording or person is mean, standard deviation, least and largest of its windows (`--pooling moments`).",
+        "- The embedding of a recording or person is made of mean, standard deviation, least and largest value over",
+        "  its windows (`--pooling moments`).",
     ]
     about = {**{name: arm.about for name, arm in TRAINED.items()}, **UNTRAINED}
     lines += [f"- `{name}`: {text}." for name, text in about.items() if any(row["arm"] == name for row in arms)]

@@ -20,16 +20,17 @@ def counted(pair: Sequence[Difference]) -> str:
     real = [one for one in pair if one.p_holm == one.p_holm]
     better, worse = ([o for o in real if o.sign == sign] for sign in (1, -1))
     sure = {sign: sum(one.sure == sign for one in real) for sign in (1, -1)}
-    text = f"better on {len(better)} ({sure[1]} after Holm), worse on {len(worse)} ({sure[-1]})"
-    return text + (f": worse on {', '.join(one.task for one in worse)}" if worse else "")
+    text = f"better on {len(better)} ({sure[1]} after Holm), worse on {len(worse)} ({sure[-1]} after Holm)"
+    return text + (f": {', '.join(one.task for one in worse)}" if worse else "")
 
 
 def tally(found: Sequence[Difference]) -> str:
     """A row a pair."""
     lines = [
         "## Pairs\n",
-        "Paired differences on the same people, draws and folds; *better*, *worse*: the 95 % interval excludes zero;",
-        "in brackets after Holm over tasks with headroom. *Nulls*: differences found where there is nothing to find.\n",
+        "Differences are paired: the same people, draws and folds. *better*, *worse*: tasks with headroom on which",
+        "the 95 % interval of the difference excludes zero; in brackets those that remain after Holm's correction",
+        "over these tasks. *nulls*: differences on tasks without headroom, where there is nothing to find.\n",
         "| arm | against | seeds | better | worse | no difference shown | nulls |\n|---|---|---|---|---|---|---|",
     ]
     for arm, other in dict.fromkeys((one.arm, one.other) for one in found):
@@ -54,7 +55,8 @@ def scores(by_arm: ByArm, suite: Suite, ceiling: Mapping[str, float]) -> str:
     """A row a task, a column an arm."""
     lines = [
         "## Scores\n",
-        "Mean over seeds; in the last columns chance and the better ceiling. MAE in the task's unit is better low.\n",
+        "Mean over seeds, ± their standard deviation. The last columns are chance and the better of the two ceilings.",
+        "Of MAE, a mean absolute error, low values are better; of the other metrics, high ones.\n",
         "| task | " + " | ".join(f"`{arm}`" for arm in shown(by_arm)) + " | chance | ceiling |",
         "|---" * (len(shown(by_arm)) + 3) + "|",
     ]
@@ -63,7 +65,7 @@ def scores(by_arm: ByArm, suite: Suite, ceiling: Mapping[str, float]) -> str:
         cells = [cell(by_arm[arm].get(task)) for arm in shown(by_arm)]
         chance = cell(by_arm.get("constant", {}).get(task))
         top = f"{ceiling[task]:.3f}" if task in ceiling else "null"
-        lines.append(f"| {task}, {METRICS[one.metric].title} | {' | '.join(cells)} | {chance} | {top} |")
+        lines.append(f"| {task}, {_metric(one)} | {' | '.join(cells)} | {chance} | {top} |")
     return "\n".join(lines)
 
 
@@ -71,12 +73,14 @@ def errors(trained: Sequence[Row]) -> str:
     """A row for each trained arm and learning rate, those included that are not compared."""
     lines = [
         "## Reconstruction and cost\n",
-        "Masked mean squared error on held-out people, of what an arm rebuilds; CPU seconds of one core: for 1,000",
-        "windows of training, and for the whole row, probes and curves included. Rank: over how many directions the",
-        "embedding's numbers spread.\n",
-        "| arm | rate | seeds | own | other | none | mean | rank | for 1,000 | in all |",
+        "*own*, *other*, *none*, *mean*: masked mean squared error, on held-out people, of the signal that an arm",
+        "reconstructs ([glossary](glossary.md#model-and-training)). *rank*: over how many directions the features of",
+        "the embedding spread. The last columns are CPU seconds of one core: for 1,000 windows of training, and for",
+        "the whole row with its probes and curves.\n",
+        "| arm | learning rate | seeds | own | other | none | mean | rank | CPU s per 1,000 windows | CPU s in all |",
         "|---|---|---|---|---|---|---|---|---|---|",
     ]
+    heading = len(lines)
     for name, lr in sorted({(row["arm"], row["lr"]) for row in trained if row["arm"] in TRAINED}):
         rows = [row for row in trained if (row["arm"], row["lr"]) == (name, lr)]
         kinds = ("own", "other", "none", "mean")
@@ -85,28 +89,30 @@ def errors(trained: Sequence[Row]) -> str:
         rank = [f"{mean(row['rank'] for row in rows):.0f}" if all("rank" in row for row in rows) else ""]
         seconds = [f"{mean(thousand):.1f}" if thousand else "", f"{mean(row['cpu_s'] for row in rows):.0f}"]
         lines.append(f"| `{name}` | {lr:g} | {len(rows)} | {' | '.join(cells + rank + seconds)} |")
-    return "\n".join(lines) if len(lines) > 6 else ""
+    return "\n".join(lines) if len(lines) > heading else ""
 
 
 def curves(arms: Sequence[Row], probes: Probes) -> str:
     """A table a task: a row an arm, a column a number of windows."""
     lines = [
         "## Scores against windows seen\n",
-        "All points but the last lie before the learning rate came to its end.\n",
+        "A column for each number of windows seen. Only the last is of the finished schedule: before it, the learning",
+        "rate had not yet fallen to zero.\n",
     ]
+    heading = len(lines)
     for one in probes.suite.only(probes.curve_tasks).tasks:
         task = one.name
         rows = {name: [row for row in arms if row["arm"] == name and row.get("curve")] for name in TRAINED}
         rows = {name: group for name, group in rows.items() if group and task in group[0]["curve"][0][1]}
         if rows:
             seen = [point[0] for point in next(iter(rows.values()))[0]["curve"]]
-            lines.append(f"| {task}, {METRICS[one.metric].title} | " + " | ".join(f"{n:,}" for n in seen) + " |")
+            lines.append(f"| {task}, {_metric(one)} | " + " | ".join(f"{n:,}" for n in seen) + " |")
             lines.append("|---" * (len(seen) + 1) + "|")
             for name, group in rows.items():
                 cells = [spread([row["curve"][i][1][task] for row in group]) for i in range(len(seen))]
                 lines.append(f"| `{name}` | {' | '.join(cells)} |")
             lines.append("")
-    return "\n".join(lines).rstrip() if len(lines) > 2 else ""
+    return "\n".join(lines).rstrip() if len(lines) > heading else ""
 
 
 def shown(by_arm: ByArm) -> list[str]:
@@ -119,6 +125,12 @@ def tasks(by_arm: ByArm, suite: Suite) -> list[Task]:
     """Those that some arm was probed on."""
     present = {task for tasks in by_arm.values() for task in tasks}
     return [task for task in suite.tasks if task.name in present]
+
+
+def _metric(task: Task) -> str:
+    """Its name, and the unit of errors."""
+    title = METRICS[task.metric].title
+    return f"{title} in {task.label_unit}" if task.metric == "mae" and task.label_unit else title
 
 
 def cell(group: Sequence[Any] | None) -> str:
