@@ -32,18 +32,27 @@ def write(path: Path, rows: list[Row]) -> None:
 _HEAD = """# Equal budget: `paper`, `published` and the controls
 
 Written by `make reconstruction-study` from `bench/results/reconstruction-study.jsonl`, a row for each run. Every
-model saw the same windows in the same order and number of steps. Errors are masked mean squared errors on test
-subjects, of the signal that a model reconstructs (ECG unless said): *own* with the window's own source, *other* with
-another subject's, *none* with a constant, *mean* predicting the mean of all samples. *Windows to 10 %* is the first
-of 16 evaluations from which *own* stays at least 10 % below *other*. Probes are linear, on the frozen embedding of
-held-out subjects, cross-validated by subject; errors (MAE) are better low, AUROC high. `ecg_mae_80` embeds the ECG,
-all others the PPG. Cells give the mean and, where there are several seeds, ± their standard deviation: the spread of
-training, not of subjects.
+model saw the same windows in the same order and number of steps.
 
-Two warnings. AUROCs far below 0.5 (potassium, heart failure, sex) do not mean that a model knows the label in reverse:
-44 people are few, and few of them are positive, the same ones for every model, so such a column is noise. Rows made
-before 29 November 2026, which are all of the first three seeds, have `pulse_arrival` and `pulse_arrival_change` of
-challenge2015 by an earlier definition: the time to the next foot, often another beat's (docs/adr/0012)."""
+- **Errors** are masked mean squared errors on test subjects, of the signal that a model reconstructs (the ECG unless
+  "PPG" is written beside its name), in windows scaled to [-1, 1]. *own*: with the window's own source; *other*: with
+  another subject's; *none*: with zeros in its place; *mean*: every sample predicted as the mean of all masked samples,
+  which differs between presets because their masks do. *own against other* is own / other - 1: below zero if the
+  source is used. *windows to 10 %* is the number of windows seen at the first of 16 evaluations from which own stays at
+  least 10 % below other, for each seed ("not": never). Presets with one signal have no other source, so own, other and
+  none are the same.
+- **Probes** are linear, on the frozen embedding of held-out subjects (n: how many have the label), cross-validated by
+  subject. MAE, a mean absolute error, is better low: in years (age), beats/min (heart_rate), breaths/min
+  (respiration_rate), mmHg (pressures), kg/m² (bmi) and ms (sdnn, pulse_arrival of simulated people; s of
+  challenge2015). AUROC is better high. `ecg_mae_80` embeds the ECG, all others the PPG.
+- **Cells** give the mean and, where there are several seeds, ± their standard deviation: the spread of training, not of
+  subjects.
+
+Two warnings. AUROCs far below 0.5 do not mean that a model knows the label in reverse: 44 people are few, the same
+ones for every model, so such a column (potassium, heart failure, sex) is noise, and so is a name in the lists of what
+is better on it. And `pulse_arrival` and `pulse_arrival_change` of challenge2015 are by an earlier definition in every
+row made before 29 November 2026, which are all of seeds 0 to 2: the time to the next foot, often another beat's
+(docs/adr/0012)."""
 
 
 def _chosen(rows: list[Row]) -> list[Row]:
@@ -76,8 +85,9 @@ def _rates(rows: list[Row]) -> str:
     compared = sorted(_compared(rows), key=lambda row: (_ORDER.index(row["preset"]), row["lr"]))
     lines = [
         "## Learning rates",
-        "Chosen per family from two, by the loss on validation subjects of the first dataset at the first seed, and\n"
-        "kept for all datasets and seeds. Presets not named take that of `paper`, whose form they share.\n",
+        "Of two rates, the one with the lower loss on validation subjects was chosen, with the first dataset and\n"
+        "the first seed, and kept for all datasets and seeds. Presets that are not named use the rate of `paper`.\n"
+        "Losses of presets with different objectives cannot be compared.\n",
         "| preset | rate | validation loss | |\n|---|---|---|---|",
     ]
     for row in compared:
@@ -143,10 +153,11 @@ def _verdict(runs: dict[str, list[Row]]) -> str:
     if "paper" not in runs:
         return ""
     lines = [
-        "Better than `paper` by the mean over seeds; in bold if every seed, of two or more, is better than every seed "
-        "of `paper`:\n"
+        "Better than `paper` by the mean over seeds. In bold: every seed of the preset is better than every seed of "
+        "`paper`\n(only with two seeds or more; people are not resampled, so this is no test). `ecg_mae_80` masks "
+        "otherwise, so its\nerror is not compared:\n"
     ]
-    ecg = [name for name, rows in runs.items() if rows[0]["reconstructs"] == "ecg"]
+    ecg = [name for name, rows in runs.items() if rows[0]["reconstructs"] == "ecg" and name != "ecg_mae_80"]
     columns: dict[str, tuple[Callable[[Row], float | None], bool, list[str]]] = {
         "masked ECG error (own)": (lambda row: row["errors"]["own"], False, ecg)
     }
