@@ -170,6 +170,11 @@ def test_not_a_byte_is_left(places: Places, tmp_path: Path, capsys: pytest.Captu
     for result in ResultTable(places.evaluation).read():
         assert PERSON not in result.scored.predictions.subject_N and result.n_subjects == PEOPLE - 1
 
+    assert main(["vacuum", places.corpus, *beside, "--apply"]) == 0, "the grace period is not over"
+    assert "in the grace period, not searched for: 1;" in capsys.readouterr().out
+    early = json.loads(Path(proof).read_text())
+    assert early["erased"] is False and early["in_grace_period"] == [sha256_hex(PERSON.encode())]
+
     vacuum = ["vacuum", places.corpus, *beside, "--grace-hours", "0", "--apply"]
     assert main(vacuum) == 0
     assert "found in 0" in capsys.readouterr().out

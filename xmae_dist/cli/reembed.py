@@ -25,7 +25,8 @@ class Args:
     you like: from cron, as a KubeRay RayCronJob, or after every ingest. Rows of people who were withdrawn from the
     corpus are removed, for every bundle in the table. New recordings are compared with the cohorts in the table
     (docs/drift.md). The last line is for schedulers (docs/schedule.md). Exit status: 0 all is embedded, 1 a cohort or
-    the tick failed, 2 bad usage or input, 3 a cohort is held back, or behind with --look.
+    the tick failed, 2 bad usage or input, or a store that does not answer, 3 a cohort is held back, or behind with
+    --look.
     """
 
     corpus: str

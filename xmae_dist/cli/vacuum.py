@@ -80,7 +80,7 @@ def run(args: Args) -> int:
         _show_beside(beside, args)
         _show(report, args)
         _show_proof(proof, args)
-    return 0 if proof is None or proof["erased"] else 1
+    return 1 if proof is not None and any(one["found"] for one in proof["stores"]) else 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -150,6 +150,10 @@ def _show_proof(proof: dict[str, Any] | None, args: Args) -> None:
     print(f"{objects} objects searched for {people} withdrawn people; found in {len(found)}: {args.proof}")
     for url in found[:20]:
         print(f"  {url}")
+    if waiting := len(proof["in_grace_period"]):
+        print(f"withdrawn people in the grace period, not searched for: {waiting}; run this again when it is over")
+    elif not proof["erased"] and not found:
+        print("old parts still hold samples that no recording refers to: run this again after the grace period")
 
 
 def _show_tables(swept: dict[str, SweepReport], args: Args) -> None:

@@ -60,6 +60,7 @@ def finish_proof(url: str, corpus: Corpus, stores: Stores, *, grace_s: float, un
     Reads every object of every store (`storage.name_search`).
     """
     withdrawn = corpus.withdrawn.read(until_s)
+    waiting = corpus.withdrawn.read().subjects - withdrawn.subjects
     recordings = {name for _, name in withdrawn.recordings}
     names = Names(withdrawn.subjects | recordings)
     searched = [_told(search(corpus.url, names), "corpus", KEPT_ON_PURPOSE)]
@@ -74,9 +75,10 @@ def finish_proof(url: str, corpus: Corpus, stores: Stores, *, grace_s: float, un
             "recordings": len(recordings),
             "as_whole_values_only": sum(len(one) < SHORT for one in withdrawn.subjects | recordings),
         },
+        "in_grace_period": sorted(sha256_hex(one.encode()) for one in waiting),
         "stores": searched,
         "samples_that_no_recording_refers_to": unreferenced,
-        "erased": not any(one["found"] for one in searched) and not any(unreferenced.values()),
+        "erased": not (waiting or any(one["found"] for one in searched) or any(unreferenced.values())),
     }
     _write(url, document)
     return document
