@@ -136,7 +136,7 @@ def test_a_job_is_followed_and_its_status_is_ours(cluster: LocalCluster, tmp_pat
 @pytest.mark.slow
 def test_ctrl_c_leaves_the_job_running(cluster: LocalCluster, tmp_path: Path) -> None:
     corpus = f"file://{tmp_path}/corpus"
-    left = started(cluster, "--name", "left", "simulate", "bedside", "--corpus", corpus, "--hours", "1", cwd=tmp_path)
+    left = started(cluster, "--name", "left", "simulate", "bedside", "--corpus", corpus, "--hours", "200", cwd=tmp_path)
     deadline = time.monotonic() + 200
     said = ""
     while "all jobs" not in said and time.monotonic() < deadline:

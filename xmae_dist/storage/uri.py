@@ -7,13 +7,14 @@ no function here takes, stores or prints a secret.
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import os
 import posixpath
 import re
 import threading
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -66,6 +67,8 @@ _TWO_MEANINGS = re.compile(r"[%#?*\[\]\\^|\x00-\x1f\x7f-\x9f]")
 _CONNECT_TIMEOUT_S = 2.5
 _PROBE_READ_TIMEOUT_S = 4
 _PROBE_GS_S = 10.0
+
+_FOLDER_ATTEMPTS = 20
 
 # The clients' own limits multiply (attempts within retries), and a body that drips in, or is not taken, never meets
 # them: reads and writes have a deadline of their own, which covers all of their attempts.
@@ -294,24 +297,41 @@ def write_bytes(url: str, data: bytes | bytearray | memoryview) -> None:
 
 
 def _write_local(path: Path, data: bytes | bytearray | memoryview) -> None:
-    with _partial_file(path, data) as partial:
-        os.replace(partial, path)
+    _place(path, data, os.replace)
 
 
 def _create_local(path: Path, data: bytes) -> None:
-    with _partial_file(path, data) as partial:
-        os.link(partial, path)  # fails where there is one, and never shows half of the content
+    _place(path, data, os.link)  # fails where there is one, and never shows half of the content
 
 
-@contextlib.contextmanager
-def _partial_file(path: Path, data: bytes | bytearray | memoryview) -> Iterator[Path]:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}")
+def _place(path: Path, data: bytes | bytearray | memoryview, into_place: Callable[[Path, Path], None]) -> None:
+    """Writes beside `path`, then puts it there. Object stores have no folders: one that another process removes
+    meanwhile, since nothing was left in it, is made again.
+    """
+    for attempt in range(1, _FOLDER_ATTEMPTS + 1):
+        partial = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}")
+        try:
+            _make_folder(path.parent)
+            partial.write_bytes(data)
+            into_place(partial, path)
+            return
+        except FileNotFoundError:
+            if attempt == _FOLDER_ATTEMPTS:
+                raise
+        finally:
+            partial.unlink(missing_ok=True)
+
+
+def _make_folder(folder: Path) -> None:
+    """Raises FileNotFoundError where it went while it was made, too."""
     try:
-        partial.write_bytes(data)
-        yield partial
-    finally:
-        partial.unlink(missing_ok=True)
+        folder.mkdir(parents=True, exist_ok=True)
+    except FileExistsError:
+        if folder.is_dir():
+            return
+        if folder.exists():
+            raise  # a file
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(folder)) from None
 
 
 def create_exclusively(url: str, data: bytes) -> bool:
@@ -424,7 +444,23 @@ def delete(url: str, recursive: bool = False) -> None:
     """Removes an object, or with `recursive` all that lies below `url`; nothing there is no error."""
     fs, path = filesystem(checked_place(url))
     with storage_errors(url), contextlib.suppress(FileNotFoundError):
-        fs.rm(path, recursive=recursive)
+        if recursive and is_local(url) and os.path.isdir(path):
+            _remove_tree(Path(path))
+        else:
+            fs.rm(path, recursive=recursive)
+
+
+def _remove_tree(folder: Path) -> None:
+    """What others remove meanwhile is gone all the same, and what they add stays: as on an object store."""
+    for place, folders, names in os.walk(folder, topdown=False):
+        for name in (*names, *(one for one in folders if os.path.islink(os.path.join(place, one)))):
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(os.path.join(place, name))
+        try:
+            os.rmdir(place)
+        except OSError as error:
+            if error.errno not in (errno.ENOENT, errno.ENOTEMPTY):
+                raise
 
 
 def upload_tree(local_dir: str | Path, url: str) -> None:
