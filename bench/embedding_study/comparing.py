@@ -57,6 +57,16 @@ def headroom(by_arm: ByArm) -> dict[str, float]:
     return found
 
 
+def room(by_arm: ByArm, other: str, open_tasks: Iterable[str]) -> list[str]:
+    """Tasks on which a ceiling is better than an arm: where so many people can show that anything is."""
+    mine = by_arm[other]
+    return [
+        task
+        for task in open_tasks
+        if task in mine and any(difference(by_arm[name][task], mine[task]).low > 0 for name in CEILINGS)
+    ]
+
+
 def score(group: Sequence[Score]) -> float:
     """Mean over seeds."""
     return float(np.mean([one.value for one in group]))

@@ -70,9 +70,16 @@ def _finding(found: Sequence[Difference], ceiling: Mapping[str, float], by_arm: 
     lead = found[0].arm
     trained = f"{budget:,} windows, {found[0].seeds} seed{'s' * (found[0].seeds > 1)}"
     lines = [f"**`{lead}` after {trained}, on {len(ceiling)} tasks with headroom:**"]
+    rooms = {one.other: comparing.room(by_arm, one.other, ceiling) for one in found if one.arm == lead}
     for other in dict.fromkeys(one.other for one in found if one.arm == lead):
-        lines.append(f"- Against `{other}`: {tables.counted([o for o in found if (o.arm, o.other) == (lead, other)])}.")
+        counted = tables.counted([o for o in found if (o.arm, o.other) == (lead, other)])
+        lines.append(f"- Against `{other}`: {counted}. A ceiling is better on {len(rooms[other])}.")
     nulls = [name for name in by_arm["constant"] if name not in ceiling]
+    if bare := [task for task in ceiling if task not in rooms.get("random", ceiling)]:
+        lines += [
+            f"- On {len(bare)} tasks neither ceiling is shown to be better than `random` with so many people, so a win",
+            f"  there is not to be expected: {', '.join(bare)}.",
+        ]
     lines.append(f"- Tasks without headroom, called nulls: {', '.join(nulls) or 'none'}.")
     return "\n".join(lines)
 
