@@ -150,7 +150,9 @@ def test_scores_that_were_kept_compare_as_those_of_results_do(tmp_path: Path) ->
 def test_the_page_says_what_was_found(by_arm: dict[str, dict[str, list[Score]]], tmp_path: Path) -> None:
     page.write(tmp_path / "page.md", tmp_path / "differences.jsonl", page.Told([], [], 64), by_arm)
     text = (tmp_path / "page.md").read_text()
-    assert "- Against `random`: better on 1 (1 after Holm), worse on 0 (0 after Holm). A ceiling is better on 1.\n" in text
+    assert (
+        "- Against `random`: better on 1 (1 after Holm), worse on 0 (0 after Holm). A ceiling is better on 1.\n" in text
+    )
     assert "| `cross` | `random` | 2 | 1 (1) | 0 (0) | 0 | 0 of 1 |" in text
     assert "called nulls: ldl." in text and "**`cross` after 64 windows, 2 seeds, on 1 tasks with headroom:**" in text
     assert len((tmp_path / "differences.jsonl").read_text().splitlines()) == 2
