@@ -72,9 +72,9 @@ def numbers(result: Result) -> dict[str, Any]:
 
 @pytest.mark.slow
 def test_every_number_is_as_it_was(tmp_path: Path, ray_local: None) -> None:
-    """Predictions to 4 digits, scores to a swap of two ranks among 18 people: another machine's rounding goes so far, at
-    the commit of the frozen figures, too. Fits by five people are compared in what they are fits of alone, since
-    rounding changes the penalty that they choose. On one machine all were the same bits.
+    """Predictions to 4 digits, scores to a swap of two ranks among 18 people: the rounding of another machine goes so
+    far, at the commit of the frozen figures, too. Fits by five people are compared in what they are fits of alone,
+    since rounding changes the penalty that they choose. On one machine all were the same bits.
     """
     frozen, found = json.loads(FROZEN.read_text()), figures(tmp_path)
     assert set(found) == set(frozen) and len(found) == 111
