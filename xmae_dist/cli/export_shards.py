@@ -14,9 +14,9 @@ from xmae_dist.data.windows.split import SPLITS
 class Args:
     """Write the windows of a store as WebDataset shards, for other programs.
 
-    Each sample holds `ppg.npy` and `ecg.npy` (float16, scaled to [-1, 1]) and `json` (subject, start, qualities,
-    labels). `index.json` states the window specification and a digest of each shard. The same command again returns at
-    once; a stopped one continues. `xmae import-shards` reads the shards.
+    Each sample holds `ppg.npy` and `ecg.npy` (float16, scaled to [-1, 1]) and `json` (cohort, recording, subject,
+    start, qualities, labels). `index.json` states the window specification and a digest of each shard. The same command
+    again returns at once; a stopped one continues. `xmae import-shards` reads the shards.
     """
 
     windows: str
