@@ -20,8 +20,9 @@ from xmae_dist.storage import uri
 class Args:
     """Build one table from the results of several evaluations, yours or those of others.
 
-    Each file is a results.parquet as `xmae report` writes it. Digests of predictions are checked, and every score,
-    interval and difference is computed from the predictions.
+    Each file is a results.parquet as `xmae report` writes it, or a file of your own with the columns that
+    docs/evaluation.md lists. Digests of predictions are checked, and every score, interval and difference is computed
+    from the predictions.
     """
 
     files: Annotated[tuple[str, ...], tyro.conf.Positional]
