@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -23,6 +24,7 @@ def removing(tmp_path: Path) -> Iterator[Path]:
             for place in (folder, folder.parent):
                 with contextlib.suppress(OSError):
                     place.rmdir()
+            time.sleep(0.001)  # at full speed none of twenty attempts would find the folder that it made
 
     thread = threading.Thread(target=remove)
     thread.start()
