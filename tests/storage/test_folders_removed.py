@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from xmae_dist.core.errors import StorageError
 from xmae_dist.storage import uri
 
 
@@ -67,3 +68,17 @@ def test_what_another_adds_to_a_tree_stays(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.setattr(uri.os, "unlink", beside)  # type: ignore[attr-defined]
     uri.delete(f"file://{tmp_path}/tree", recursive=True)
     assert [str(one.relative_to(tmp_path)) for one in tmp_path.rglob("*") if one.is_file()] == ["tree/a/late"]
+
+
+def test_a_folder_that_cannot_be_read_is_no_silent_rest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    uri.write_bytes(f"file://{tmp_path}/tree/a/x", b"x")
+    scandir = uri.os.scandir  # type: ignore[attr-defined]
+
+    def refused(path: str) -> object:
+        if str(path).endswith("/a"):
+            raise PermissionError(13, "Permission denied", str(path))
+        return scandir(path)
+
+    monkeypatch.setattr(uri.os, "scandir", refused)  # type: ignore[attr-defined]
+    with pytest.raises(StorageError, match="tree"):
+        uri.delete(f"file://{tmp_path}/tree", recursive=True)

@@ -444,7 +444,7 @@ def delete(url: str, recursive: bool = False) -> None:
     """Removes an object, or with `recursive` all that lies below `url`; nothing there is no error."""
     fs, path = filesystem(checked_place(url))
     with storage_errors(url), contextlib.suppress(FileNotFoundError):
-        if recursive and is_local(url) and os.path.isdir(path):
+        if recursive and is_local(url) and os.path.isdir(path) and not os.path.islink(path):
             _remove_tree(Path(path))
         else:
             fs.rm(path, recursive=recursive)
@@ -452,7 +452,12 @@ def delete(url: str, recursive: bool = False) -> None:
 
 def _remove_tree(folder: Path) -> None:
     """What others remove meanwhile is gone all the same, and what they add stays: as on an object store."""
-    for place, folders, names in os.walk(folder, topdown=False):
+
+    def told(error: OSError) -> None:
+        if not isinstance(error, FileNotFoundError):
+            raise error  # a folder that cannot be read would stay with all that it holds, without a word
+
+    for place, folders, names in os.walk(folder, topdown=False, onerror=told):
         for name in (*names, *(one for one in folders if os.path.islink(os.path.join(place, one)))):
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(os.path.join(place, name))
