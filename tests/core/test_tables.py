@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from rich.console import Console
 
@@ -30,6 +30,7 @@ def _printed(width: int, columns: list[str], rows: list[list[str]], numbers: lis
     rows=st.lists(st.lists(CELLS, min_size=3, max_size=3), min_size=1, max_size=4),
     numbers=st.lists(st.floats(allow_nan=False).map(lambda value: f"{value:,.3f}"), min_size=4, max_size=4),
 )
+@example(width=60, rows=[["[bold]p01[/bold]", "[bold]p01[/bold]", " 00000000000、、、"]], numbers=["0.000"] * 4)
 def test_no_word_is_cut(width: int, rows: list[list[str]], numbers: list[str]) -> None:
     table = [[*row, number] for row, number in zip(rows, numbers, strict=False)]
     words = _printed(width, ["recording", "rate (Hz)", "what", "hours"], table, ["hours"]).split()

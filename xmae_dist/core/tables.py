@@ -34,7 +34,8 @@ def show(
     total: Row | None = None,
 ) -> None:
     """Prints a table; columns in `numbers` are right-aligned and stay on one line, `total` is a last row of its own."""
-    every = [*rows, *([total] if total else [])]
+    # rich counts blanks before the first word as a part of it, so a word as wide as its column would be cut.
+    every = [[cell.strip() for cell in row] for row in (*rows, *([total] if total else []))]
     cells = list(zip(columns, *every, strict=True))
     natural = [max(map(cell_len, column)) for column in cells]
     least = [
@@ -48,11 +49,11 @@ def show(
     made = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, collapse_padding=True)
     for name, width in zip(columns, _widths(least, natural, room), strict=True):
         made.add_column(name, width=width, justify="right" if name in numbers else "left", overflow="fold")
-    for row in rows:
+    for row in every[: len(rows)]:
         made.add_row(*map(Text, row))
     if total:
         made.add_section()
-        made.add_row(*map(Text, total))
+        made.add_row(*map(Text, every[-1]))
     console.print(f"\n{_filled(title, console.width)}", style="italic", soft_wrap=True)
     console.print(made)
 
