@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,12 @@ import torch.multiprocessing as mp
 
 
 def run_ranks(world: int, work: Callable[..., Any], folder: Path, *args: Any) -> list[Any]:
-    """Calls `work(rank, world, *args)` on `world` ranks; returns what they return, in order of rank."""
+    """Calls `work(rank, world, *args)` on `world` ranks; returns what they return, in order of rank.
+
+    A rank ends where its result is stored, without finalising its interpreter: gloo's threads let go of tensors that
+    Python knows some time after a collective has returned, and on a busy machine a process that finalises meanwhile
+    dies of SIGABRT (the fault of docs/adr/0016, in another library's threads).
+    """
     rendezvous = folder / f"rendezvous-{os.urandom(4).hex()}"
     mp.spawn(_rank, (world, str(rendezvous), str(folder), work, args), nprocs=world)
     return [torch.load(folder / f"rank-{rank}.pt", weights_only=True) for rank in range(world)]
@@ -25,3 +31,6 @@ def _rank(rank: int, world: int, rendezvous: str, folder: str, work: Callable[..
     dist.init_process_group("gloo", init_method=f"file://{rendezvous}", rank=rank, world_size=world)
     torch.save(work(rank, world, *args), Path(folder) / f"rank-{rank}.pt")
     dist.destroy_process_group()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(0)
