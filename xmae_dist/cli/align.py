@@ -16,7 +16,7 @@ from rich.console import Console
 from xmae_dist.core.errors import InputError
 from xmae_dist.core.tables import terminal
 from xmae_dist.data.clocks.alignment import PairEstimate
-from xmae_dist.data.clocks.pairing import Candidate, PairConfig, candidates
+from xmae_dist.data.clocks.pairing import Candidate, PairConfig, apart_s, candidates
 from xmae_dist.data.clocks.people import People
 from xmae_dist.data.clocks.record import estimates, to_dict
 from xmae_dist.signals.align import AlignSpec
@@ -63,11 +63,15 @@ def run(args: Args) -> int:
     )
     with tempfile.TemporaryDirectory(prefix="xmae-people-") as folder:
         people = People(corpus.snapshot(args.snapshot), folder)
-        pairs = [pair for _, recordings in people for pair in candidates(recordings, config)]
+        pairs: list[Candidate] = []
+        gaps_s: list[float] = []
+        for _, recordings in people:
+            pairs += candidates(recordings, config)
+            gaps_s += apart_s(recordings, config)
     if not pairs:
         raise InputError(
             args.corpus,
-            value="no pairs",
+            value=f"no pairs; {_apart(gaps_s, args)}" if gaps_s else "no pairs",
             expected=f"{args.target} and {args.source} of one subject, at one time, on different clocks",
             fix="check channels and wall times with `xmae inspect`, or raise --max-offset-s",
         )
@@ -75,10 +79,22 @@ def run(args: Args) -> int:
     pictures = _draw(args, pairs, found)
     url = corpus.alignments.url
     if args.json:
-        print(json.dumps(_summary(found, url, pictures)))
+        print(json.dumps(_summary(found, url, pictures, gaps_s)))
     else:
         _show(found, url, pictures, terminal())
+        if gaps_s:
+            terminal().print(_apart(gaps_s, args), soft_wrap=True)
     return 0
+
+
+def _apart(gaps_s: list[float], args: Args) -> str:
+    """What is said of sources that meet no target."""
+    nearest = [f"{gap_s / 3600:.2f} h" for gap_s in (min(gaps_s), max(gaps_s))]
+    away = nearest[0] if nearest[0] == nearest[1] else " to ".join(nearest)
+    return (
+        f"recordings with {args.source} that meet no {args.target} of their subject: {len(gaps_s)}; by wall time the "
+        f"nearest is {away} away (about whole hours: one device may have written local time)"
+    )
 
 
 def _draw(args: Args, pairs: list[Candidate], found: list[PairEstimate]) -> list[Path]:
@@ -111,11 +127,12 @@ def _reasons(found: list[PairEstimate]) -> dict[str, int]:
     return dict(Counter(one.found.reason for one in found if not one.found.accepted).most_common())
 
 
-def _summary(found: list[PairEstimate], url: str, pictures: list[Path]) -> dict[str, Any]:
+def _summary(found: list[PairEstimate], url: str, pictures: list[Path], gaps_s: list[float]) -> dict[str, Any]:
     return {
         "estimates": url,
         "accepted": sum(one.found.accepted for one in found),
         "rejected": _reasons(found),
+        "apart": {"recordings": len(gaps_s), "nearest_s": min(gaps_s, default=None)},
         "pairs": [to_dict(one) for one in found],
         "pictures": [str(path) for path in pictures],
     }

@@ -16,7 +16,7 @@ from xmae_dist.core.errors import StorageError
 from xmae_dist.core.fingerprint import digest_json
 from xmae_dist.data.clocks import record
 from xmae_dist.data.clocks.alignment import AlignedPair, PairEstimate, aligned, beats_of_pair, estimate
-from xmae_dist.data.clocks.pairing import UNKNOWN_START, Candidate, PairConfig, candidates
+from xmae_dist.data.clocks.pairing import UNKNOWN_START, Candidate, PairConfig, apart_s, candidates
 from xmae_dist.data.clocks.record import StoredEstimates, estimates, fingerprint_v1, from_dict, pair_id, to_dict
 from xmae_dist.signals.align import AlignSpec
 from xmae_dist.signals.beats import pulse_feet
@@ -109,6 +109,11 @@ def test_only_overlapping_times_of_one_subject_on_two_clocks_are_paired(pairs: l
     assert count(patch, _starting(watch, after_ns + 129 * 10**9)) == 1
     assert count(patch, _starting(watch, after_ns + 131 * 10**9)) == 0
     assert count(patch, dataclasses.replace(watch, subject_id="someone else")) == 0
+    assert apart_s([patch, dataclasses.replace(watch, subject_id="someone else")], CONFIG) == []
+    hours_later = _starting(watch, after_ns + 7200 * 10**9)
+    assert apart_s([patch, _starting(patch, 0), hours_later], CONFIG) == [pytest.approx(7200, abs=1e-6)]
+    assert apart_s([patch, hours_later, _starting(watch, None)], CONFIG) == [pytest.approx(7200, abs=1e-6)]
+    assert apart_s([patch, watch], CONFIG) == []
     both = dataclasses.replace(
         patch,
         channels={
@@ -194,3 +199,35 @@ def test_a_corpus_without_pairs_is_a_bad_input(tmp_path: Path, capsys: pytest.Ca
     corpus_of(f"{tmp_path}/c", subjects=1, recordings=1)
     assert main(["align", "--corpus", f"{tmp_path}/c"]) == 2
     assert "different clocks" in capsys.readouterr().err
+
+
+def test_devices_whose_wall_times_are_hours_apart_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """As where one wrote local time: no pair is made of them, and that is not passed over."""
+    corpus = Corpus.create(url := f"{tmp_path}/c")
+    _worn_at(corpus, "a", {"patch": 0, "watch": 7200})
+    assert main(["align", "--corpus", url]) == 2
+    told = "recordings with ppg that meet no ecg of their subject: 1; by wall time the nearest is 1.98 h away"
+    assert told in capsys.readouterr().err
+    _worn_at(corpus, "b", {"patch": 0, "watch": 5})
+    assert main(["align", "--corpus", url]) == 0
+    shown = capsys.readouterr().out
+    assert "0 of 1 pairs accepted" in shown and told in shown
+    assert main(["align", "--corpus", url, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["apart"] == {"recordings": 1, "nearest_s": pytest.approx(7140)}
+
+
+def _worn_at(corpus: Corpus, subject: str, start_s: dict[str, int]) -> None:
+    """A minute of ECG of a patch and one of PPG of a watch, at these wall times."""
+    rows = []
+    with corpus.begin_part(subject, "part") as part:
+        for device, channel in (("patch", "ecg"), ("watch", "ppg")):
+            writer = part.channel(channel, dtype=np.float32, rate_hz=50.0, unit="nu")
+            row = writer.add(
+                np.zeros(3000, np.float32),
+                subject_id=subject,
+                recording_id=f"{subject}-{device}",
+                clock_id=f"{subject}-{device}",
+                start_time_ns=start_s[device] * 10**9,
+            )
+            rows.append(row)
+    corpus.commit_part(rows, f"worn:{subject}")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 from xmae_dist.signals.align import AlignSpec
@@ -48,6 +48,13 @@ class Candidate:
         starts = self.target_row.start_time_ns, self.source_row.start_time_ns
         return None if starts[0] is None or starts[1] is None else (starts[1] - starts[0]) / 1e9
 
+    @property
+    def gap_s(self) -> float | None:
+        """Wall time from the end of one to the start of the other; below 0 where they overlap; None where unknown."""
+        if (shift_s := self.shift_s) is None:
+            return None
+        return max(shift_s - self.target_row.duration_s, -shift_s - self.source_row.duration_s)
+
 
 def candidates(recordings: Sequence[Recording], config: PairConfig) -> list[Candidate]:
     """All pairs whose spans of wall time meet, give or take the largest offset, in the order of the sources.
@@ -55,17 +62,27 @@ def candidates(recordings: Sequence[Recording], config: PairConfig) -> list[Cand
     A source that shares a clock with a target of its own recording needs no partner and gets none. Pairs of which
     a wall time is not known are in the list, to be counted as rejected.
     """
+    return [pair for pairs in _other_clocks(recordings, config) for pair in pairs if _may_meet(pair)]
+
+
+def apart_s(recordings: Sequence[Recording], config: PairConfig) -> list[float]:
+    """For each source that meets no target of its person by wall time, how far away the nearest is."""
+    gaps = [
+        [pair.gap_s for pair in pairs] for pairs in _other_clocks(recordings, config) if not any(map(_may_meet, pairs))
+    ]
+    return [min(gap for gap in one if gap is not None) for one in gaps if one]
+
+
+def _other_clocks(recordings: Sequence[Recording], config: PairConfig) -> Iterator[list[Candidate]]:
+    """For each source that needs a partner, all targets of its person on other clocks."""
     targets: dict[str, list[Recording]] = defaultdict(list)
     for recording in recordings:
         if config.target in recording.channels:
             targets[recording.subject_id].append(recording)
-    return [
-        candidate
-        for source in recordings
-        if config.source in source.channels and not _complete(source, config)
-        for target in targets[source.subject_id]
-        if _may_meet(candidate := Candidate(target=target, source=source, config=config))
-    ]
+    for source in recordings:
+        if config.source in source.channels and not _complete(source, config):
+            pairs = [Candidate(target=target, source=source, config=config) for target in targets[source.subject_id]]
+            yield [pair for pair in pairs if pair.target_row.clock_id != pair.source_row.clock_id]
 
 
 def _complete(recording: Recording, config: PairConfig) -> bool:
@@ -74,9 +91,4 @@ def _complete(recording: Recording, config: PairConfig) -> bool:
 
 
 def _may_meet(pair: Candidate) -> bool:
-    if pair.target_row.clock_id == pair.source_row.clock_id:
-        return False
-    if pair.shift_s is None:
-        return True
-    stop_s = min(pair.target_row.duration_s, pair.shift_s + pair.source_row.duration_s)
-    return stop_s - max(0.0, pair.shift_s) > -pair.config.align.max_offset_s
+    return (gap_s := pair.gap_s) is None or gap_s < pair.config.align.max_offset_s
