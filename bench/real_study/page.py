@@ -74,7 +74,8 @@ def _finding(found: Sequence[Difference], told: Told) -> str:
     ]
     for arm, other in dict.fromkeys((one.arm, one.other) for one in found):
         of_pair = [one for one in found if (one.arm, one.other) == (arm, other)]
-        lines.append(f"- `{arm}` against `{other}`, {of_pair[0].seeds} seeds: {tables.counted(of_pair)}.")
+        seeds = f"{of_pair[0].seeds} seed{'s' * (of_pair[0].seeds > 1)}"
+        lines.append(f"- `{arm}` against `{other}`, {seeds}: {tables.counted(of_pair)}.")
     return "\n".join([f"**After {told.budget:,} windows:**", *lines]) if lines else "**No finding yet.**"
 
 
