@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from bench.real_study.pairs import PRESSURE, WRIST
 from bench.real_study.tasks import PATIENTS, PHONES
 from xmae_dist.evaluate.scores.bootstrap import Interval
 from xmae_dist.evaluate.scores.metrics import METRICS
+from xmae_dist.evaluate.tasks import Task
 
 _PAIRS = {
     "ecg_from_ppg": "the ECG from the finger's PPG, patients of the Challenge 2015",
@@ -46,7 +47,7 @@ def write(path: Path, told: Told, by_arm: ByArm, on_phones: Sequence[Score]) -> 
     found = comparing.differences(by_arm, everything)
     parts = [
         _HEAD,
-        _finding(found, told),
+        _finding(found, told, by_arm, on_phones),
         _pairs(told),
         tables.tally(found),
         _scores(by_arm),
@@ -65,18 +66,46 @@ pair of signals and phone), the files in `bench/results/real-study` (scores unde
 people)."""
 
 
-def _finding(found: Sequence[Difference], told: Told) -> str:
+def _finding(found: Sequence[Difference], told: Told, by_arm: ByArm, on_phones: Sequence[Score]) -> str:
+    """Of the leading arm; the rest is in the tables."""
     pairs = [row for row in told.beside if row["kind"] == "pair" and row["what"] == "ecg_from_ppg"]
     lines = [
         f"- `{row['arm']}`, seed {row['seed']}: masked ECG error with the own PPG {_percent(row['below_other'])} below "
         f"that with another's ({row['people']} held-out patients)."
         for row in pairs
     ]
-    for arm, other in dict.fromkeys((one.arm, one.other) for one in found):
+    leading = [lead for lead in comparing.LEADS if lead in by_arm][:1]
+    for arm, other in dict.fromkeys((one.arm, one.other) for one in found if one.arm.split(" + ")[-1] in leading):
         of_pair = [one for one in found if (one.arm, one.other) == (arm, other)]
         seeds = f"{of_pair[0].seeds} seed{'s' * (of_pair[0].seeds > 1)}"
         lines.append(f"- `{arm}` against `{other}`, {seeds}: {tables.counted(of_pair)}.")
+    if bare := _as_without_input(by_arm):
+        lines.append(
+            f"- On {len(bare)} of {len(by_arm['constant'])} tasks no arm, features included, is shown to be better than no "
+            f"input at all (`constant`): {', '.join(bare)}."
+        )
+    lines += [
+        f"- {one.phone}, {one.task.title}: `{one.arm}` is {_told(one.against)} features, {_interval(one.against)} "
+        f"{one.task.label_unit}."
+        for one in _on_phones(told, on_phones)
+        if one.arm in comparing.LEADS and one.against is not None
+    ]
     return "\n".join([f"**After {told.budget:,} windows:**", *lines]) if lines else "**No finding yet.**"
+
+
+def _as_without_input(by_arm: ByArm) -> list[str]:
+    """Tasks on which no arm is shown to be better than chance."""
+    chance = by_arm.get("constant", {})
+    arms = [by_arm[name] for name in tables.shown(by_arm)]
+    return [
+        task
+        for task, group in chance.items()
+        if not any(task in arm and difference(arm[task], group).low > 0 for arm in arms)
+    ]
+
+
+def _told(found: Interval) -> str:
+    return {1: "better than", -1: "worse than"}.get((found.low > 0) - (found.high < 0), "not told apart from")
 
 
 def _percent(below: dict[str, float]) -> str:
@@ -131,16 +160,21 @@ def _curves(told: Told) -> str:
     return tables.curves(arms, PATIENTS)
 
 
-def _phones(told: Told, scores: Sequence[Score]) -> str:
+@dataclass(frozen=True)
+class _OnPhone:
+    """An arm on one task of a phone."""
+
+    phone: str
+    task: Task
+    arm: str
+    group: Sequence[Score]
+    """One for each seed."""
+    against: Interval | None
+    """The features; None for themselves."""
+
+
+def _on_phones(told: Told, scores: Sequence[Score]) -> Iterator[_OnPhone]:
     rows = [row for row in told.beside if row["kind"] == "phone"]
-    if not rows:
-        return ""
-    lines = [
-        "## Phones\n",
-        "Linear probes on frozen encoders, windows of ten seconds. In the last column the paired difference to",
-        "features with its 95 % interval over groups (people of `butppg`, recordings of `welltory`); more is better.\n",
-        "| phone, task | groups, windows | arm | seeds | score | against features |\n|---|---|---|---|---|---|",
-    ]
     for name, suite in PHONES.items():
         for task in suite.tasks:
             here = [one for one in scores if (one.suite, one.task) == (name, task.name)]
@@ -148,11 +182,23 @@ def _phones(told: Told, scores: Sequence[Score]) -> str:
             for arm in dict.fromkeys(["features", *(row["arm"] for row in rows if row["what"] == name)]):
                 group = [one for one in here if one.encoder == arm]
                 if group and base:
-                    against = "" if arm == "features" else _interval(difference(group, base[:1]))
-                    sizes = f"{group[0].n_subjects}, {group[0].n_units}"
-                    where = f"{name}, {task.name}, {METRICS[task.metric].title}, {task.label_unit}"
-                    lines.append(f"| {where} | {sizes} | `{arm}` | {len(group)} | {tables.cell(group)} | {against} |")
-    return "\n".join(lines)
+                    yield _OnPhone(name, task, arm, group, None if arm == "features" else difference(group, base[:1]))
+
+
+def _phones(told: Told, scores: Sequence[Score]) -> str:
+    lines = [
+        "## Phones\n",
+        "Linear probes on frozen encoders, windows of ten seconds. In the last column the paired difference to",
+        "features with its 95 % interval over groups (people of `butppg`, recordings of `welltory`); more is better.\n",
+        "| phone, task | groups, windows | arm | seeds | score | against features |\n|---|---|---|---|---|---|",
+    ]
+    found = list(_on_phones(told, scores))
+    for one in found:
+        against = "" if one.against is None else _interval(one.against)
+        sizes = f"{one.group[0].n_subjects}, {one.group[0].n_units}"
+        where = f"{one.phone}, {one.task.name}, {METRICS[one.task.metric].title}, {one.task.label_unit}"
+        lines.append(f"| {where} | {sizes} | `{one.arm}` | {len(one.group)} | {tables.cell(one.group)} | {against} |")
+    return "\n".join(lines) if found else ""
 
 
 def _interval(found: Interval) -> str:
@@ -174,6 +220,7 @@ def _method(told: Told) -> str:
         "  patients are wide, so most tasks can only show large differences. Blood pressure is known of fewer still.",
         "  Nothing here speaks of healthy people, other monitors or other body sites, and a monitor's own delay is in",
         "  its arrival times.",
+        "- No ceiling is known where the truth is not, so every task of the patients counts as one with headroom.",
         "- Which recordings of `welltory` share a person is not published: folds are by recording. Read differences",
         "  there, not scores.",
         "- Readout `spectrum` for every model; recordings are mean, standard deviation, least and largest of windows.",

@@ -99,10 +99,17 @@ def test_the_page_says_what_was_found_and_what_cannot_be(tmp_path: Path) -> None
         },
     ]
     told = page.Told([], beside, [], 57_600)
-    page.write(tmp_path / "page.md", told, {}, [Score.of(one) for one in found])
+    scores = [Score.of(one) for one in found]
+    bare = {"a": [scores[2]], "b": [scores[0]]}
+    by_arm = {"constant": {"a": [scores[2]], "b": [scores[2]]}, "features": bare, "cross": bare}
+    page.write(tmp_path / "page.md", told, by_arm, scores)
     text = (tmp_path / "page.md").read_text()
     assert "masked ECG error with the own PPG 41 % [30, 50] below that with another's (44 held-out patients)" in text
     assert "| `cross` | 0 | 44 | 0.0500 | 0.0900 | 0.0800 | 0.1200 | 41 % [30, 50] |" in text
+    assert (
+        "On 1 of 2 tasks no arm, features included, is shown to be better than no input at all (`constant`): a." in text
+    )
+    assert "- welltory, Heart rate: `cross` is better than features, +" in text
     rows = [line for line in text.splitlines() if line.startswith("| welltory, heart_rate, MAE, beats/min | 20, 120")]
     assert len(rows) == 2 and "▲" in next(row for row in rows if "`cross`" in row)
     assert "Which recordings of `welltory` share a person is not published" in text
