@@ -81,8 +81,8 @@ def _finding(found: Sequence[Difference], told: Told, by_arm: ByArm, on_phones: 
         lines.append(f"- `{arm}` against `{other}`, {seeds}: {tables.counted(of_pair)}.")
     if bare := _as_without_input(by_arm):
         lines.append(
-            f"- On {len(bare)} of {len(by_arm['constant'])} tasks no arm, features included, is shown to be better than no "
-            f"input at all (`constant`): {', '.join(bare)}."
+            f"- On {len(bare)} of {len(by_arm['constant'])} tasks no arm, features included, is shown to be better "
+            f"than no input at all (`constant`): {', '.join(bare)}."
         )
     lines += [
         f"- {one.phone}, {one.task.title}: `{one.arm}` is {_told(one.against)} features, {_interval(one.against)} "
