@@ -85,8 +85,8 @@ def _finding(found: Sequence[Difference], told: Told, by_arm: ByArm, on_phones: 
             f"than no input at all (`constant`): {', '.join(bare)}."
         )
     lines += [
-        f"- {one.phone}, {one.task.title}: `{one.arm}` is {_told(one.against)} features, {_interval(one.against)} "
-        f"{one.task.label_unit}."
+        f"- {one.phone}, {one.task.title}: `{one.arm}` is {_told(one.against)} features ({_bounds(one.against)} "
+        f"{one.task.label_unit}; positive: a smaller error)."
         for one in _on_phones(told, on_phones)
         if one.arm in comparing.LEADS and one.against is not None
     ]
@@ -202,8 +202,11 @@ def _phones(told: Told, scores: Sequence[Score]) -> str:
 
 
 def _interval(found: Interval) -> str:
-    mark = {1: " ▲", -1: " ▼"}.get((found.low > 0) - (found.high < 0), "")
-    return f"{found.value:+.3g} [{found.low:+.3g}, {found.high:+.3g}]{mark}"
+    return _bounds(found) + {1: " ▲", -1: " ▼"}.get((found.low > 0) - (found.high < 0), "")
+
+
+def _bounds(found: Interval) -> str:
+    return f"{found.value:+.3g} [{found.low:+.3g}, {found.high:+.3g}]"
 
 
 def _method(told: Told) -> str:

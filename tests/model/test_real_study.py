@@ -109,7 +109,7 @@ def test_the_page_says_what_was_found_and_what_cannot_be(tmp_path: Path) -> None
     assert (
         "On 1 of 2 tasks no arm, features included, is shown to be better than no input at all (`constant`): a." in text
     )
-    assert "- welltory, Heart rate: `cross` is better than features, +" in text
+    assert "- welltory, Heart rate: `cross` is better than features (+" in text
     rows = [line for line in text.splitlines() if line.startswith("| welltory, heart_rate, MAE, beats/min | 20, 120")]
     assert len(rows) == 2 and "▲" in next(row for row in rows if "`cross`" in row)
     assert "Which recordings of `welltory` share a person is not published" in text
