@@ -32,10 +32,10 @@ class Stage:
     about: str
 
     def config(self, people: People) -> XMAEConfig:
-        """`tiny`, the other way round: a pulse comes after its beat, so the bridge looks back."""
+        """`tiny`, the other way round."""
         tiny = presets.config("tiny", length=people.store.spec.length, rate_hz=people.store.spec.rate_hz)
         assert isinstance(tiny, XMAEConfig)
-        return dataclasses.replace(tiny, objective="reversed", lag_window_s=(-1.0, 0.2))
+        return dataclasses.replace(tiny, objective="reversed", mirrored_lags=True)
 
 
 PRESSURE = Stage("pressure_from_ecg", "arterial pressure from the ECG, patients of the Challenge 2015")

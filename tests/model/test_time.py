@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from xmae_dist.model import presets
+from xmae_dist.model import kinds, presets
 from xmae_dist.model.lag_map import lag_map
 from xmae_dist.model.patch import View, visible_indices
 
@@ -103,3 +103,23 @@ def test_the_bridge_reaches_its_lag_window_only():
     outside = (found.lag_s_K < -0.45) | (found.lag_s_K > 1.45)
     assert found.weight_K[outside].sum() == pytest.approx(0.0, abs=1e-9)
     assert found.weight_K.sum() == pytest.approx(1.0)
+
+
+def test_a_pulse_is_rebuilt_from_the_beats_before_it():
+    """The bridge's window is mirrored where the PPG is the target; models from before that keep theirs."""
+    for name in ("reversed", "symmetric", "joint"):
+        assert presets.build(name).decoders["ppg"].bridge.lags == (-10, 2), name
+    for name in ("cross", "symmetric", "joint"):
+        assert presets.build("paper", objective=name, mirrored_lags=True).decoders["ecg"].bridge.lags == (-2, 10), name
+    old = {key: value for key, value in kinds.to_dict(presets.config("reversed")).items() if key != "mirrored_lags"}
+    assert kinds.from_config(kinds.from_dict(old)).decoders["ppg"].bridge.lags == (-2, 10)
+
+    torch.manual_seed(0)
+    model = presets.build("reversed", width=32, heads=2, ecg_depth=0, decoder_depth=0).eval()
+    ppg_BL, ecg_BL = torch.randn(2, 1, 1000)
+    ecg_BL.requires_grad_()
+    mask_BN = torch.ones(1, 100, dtype=torch.bool)
+    mask_BN[:, :5] = False
+    model.reconstruct(ppg_BL, ecg_BL, mask_BN)[0, 500:510].sum().backward()
+    read_L = ecg_BL.grad[0].nonzero().flatten()
+    assert 400 - 10 <= read_L.min() <= 400 and 530 <= read_L.max() + 1 <= 530 + 10  # and the stem's few samples

@@ -78,7 +78,7 @@ class XMAEConfig:
     stem: str = "frames"
     bridge: str = "conv"
     lag_window_s: tuple[float, float] = (-0.2, 1.0)
-    """Source times, relative to a target patch, that the bridge reads."""
+    """Source times, relative to a target patch, that the bridge reads: those of a PPG that follows its ECG."""
     dropout: float = 0.0
     mask_ratio: float = 0.8
     mask_mode: str = "anchor"
@@ -88,6 +88,8 @@ class XMAEConfig:
     """Weight of the agreement of pooled PPG and ECG (`xmae_dist.model.agreement`); 0: none."""
     local_drop: float = added_later(0.0)
     """Share of windows whose source is read through a bottleneck alone (`xmae_dist.model.bottleneck`); 0: none."""
+    mirrored_lags: bool = added_later(False)
+    """Whether a rebuilt PPG reads `lag_window_s` mirrored in time: its beat came before. Older models did not."""
 
     @property
     def patch_length(self) -> int:
@@ -99,10 +101,10 @@ class XMAEConfig:
         """Patches per window."""
         return self.length // self.patch_length
 
-    @property
-    def lags(self) -> tuple[int, int]:
-        """The bridge's window in patches."""
-        return round(self.lag_window_s[0] / self.patch_s), round(self.lag_window_s[1] / self.patch_s)
+    def lags(self, target: str) -> tuple[int, int]:
+        """The window, in patches, of the bridge that rebuilds ``ppg`` or ``ecg``."""
+        earliest, latest = (round(lag_s / self.patch_s) for lag_s in self.lag_window_s)
+        return (-latest, -earliest) if self.mirrored_lags and target == "ppg" else (earliest, latest)
 
     def channels(self, signal: str) -> int:
         """Channels of ``ppg`` or ``ecg``."""
@@ -115,12 +117,12 @@ class Decoder(nn.Module):
     cos: Tensor
     sin: Tensor
 
-    def __init__(self, config: XMAEConfig, channels: int, *, has_source: bool) -> None:
+    def __init__(self, config: XMAEConfig, target: str, *, has_source: bool) -> None:
         super().__init__()
-        width, n_patches = config.width, config.n_patches
-        self.channels = channels
+        width, n_patches, lags = config.width, config.n_patches, config.lags(target)
+        self.channels = channels = config.channels(target)
         self.mask_token = nn.Parameter(torch.empty(width))
-        self.bridge = build_bridge(config.bridge, width, config.heads, config.lags, n_patches) if has_source else None
+        self.bridge = build_bridge(config.bridge, width, config.heads, lags, n_patches) if has_source else None
         self.blocks = nn.ModuleList(
             Block(width, config.heads, expansion=config.expansion, dropout=config.dropout)
             for _ in range(config.decoder_depth)
@@ -157,7 +159,7 @@ class XMAE(PretrainModel):
         uses = {"ppg": config.objective != "ecg_mae", "ecg": config.objective != "ppg_mae"}
         self.encoders = nn.ModuleDict({name: signal_encoder(config, name) for name in ("ppg", "ecg") if uses[name]})
         self.decoders = nn.ModuleDict(
-            {name: Decoder(config, config.channels(name), has_source=all(uses.values())) for name in rebuilt}
+            {name: Decoder(config, name, has_source=all(uses.values())) for name in rebuilt}
         )
         # Last, so that the weights of all else are drawn as they are without.
         self.beats = BeatHeads(config.width) if config.beat_weight else None
