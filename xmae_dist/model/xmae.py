@@ -158,9 +158,7 @@ class XMAE(PretrainModel):
         rebuilt = _RECONSTRUCTS[config.objective]
         uses = {"ppg": config.objective != "ecg_mae", "ecg": config.objective != "ppg_mae"}
         self.encoders = nn.ModuleDict({name: signal_encoder(config, name) for name in ("ppg", "ecg") if uses[name]})
-        self.decoders = nn.ModuleDict(
-            {name: Decoder(config, name, has_source=all(uses.values())) for name in rebuilt}
-        )
+        self.decoders = nn.ModuleDict({name: Decoder(config, name, has_source=all(uses.values())) for name in rebuilt})
         # Last, so that the weights of all else are drawn as they are without.
         self.beats = BeatHeads(config.width) if config.beat_weight else None
         self.agreement = Agreement(config.width) if config.agreement_weight else None
