@@ -7,7 +7,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from bench.embedding_study import comparing, tables
+from bench.embedding_study import comparing, pictures, tables
 from bench.embedding_study.arms import RATES, TRAINED, UNTRAINED
 from bench.embedding_study.comparing import ByArm, Difference
 from bench.embedding_study.planning import Job, Planned, middle
@@ -39,14 +39,17 @@ def write(path: Path, differences: Path, told: Told, by_arm: ByArm) -> None:
     ceiling = comparing.headroom(by_arm)
     found = comparing.differences(by_arm, ceiling)
     differences.write_text("".join(json.dumps(_line(one, told.budget)) + "\n" for one in found))
+    folder = path.parent / "figures"
     parts = [
         _HEAD,
         _finding(found, ceiling, by_arm, told.budget),
+        _picture(pictures.draw(folder, found, ceiling, by_arm), "Share of the headroom, and differences to controls"),
         tables.tally(found),
         tables.scores(by_arm, SIMULATED.suite, ceiling),
         _shares(by_arm, ceiling),
         tables.errors(told.trained),
         tables.curves(told.arms, SIMULATED),
+        _picture(pictures.draw_curves(folder, told.arms, SIMULATED), "Scores against windows seen"),
         _rates(told),
         _method(told.arms, told.budget),
     ]
@@ -82,6 +85,10 @@ def _finding(found: Sequence[Difference], ceiling: Mapping[str, float], by_arm: 
         ]
     lines.append(f"- Tasks without headroom, called nulls: {', '.join(nulls) or 'none'}.")
     return "\n".join(lines)
+
+
+def _picture(drawn: Path | None, about: str) -> str:
+    return "" if drawn is None else f"![{about}]({drawn.parent.name}/{drawn.name})"
 
 
 def _shares(by_arm: ByArm, ceiling: Mapping[str, float]) -> str:

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pytest
 import torch
 
-from bench.embedding_study import attentive, ceilings, comparing, page, score, training
+from bench.embedding_study import attentive, ceilings, comparing, page, pictures, score, training
 from bench.embedding_study.arms import (
     ATTENTIVE,
     LARGER,
@@ -25,7 +25,7 @@ from bench.embedding_study.arms import (
 )
 from bench.embedding_study.latent_targets import LatentTargets
 from bench.embedding_study.people import SPLIT, People, Windows, cohorts
-from bench.embedding_study.planning import Planned
+from bench.embedding_study.planning import Job, Planned
 from bench.embedding_study.probing import SIMULATED, effective_rank, results
 from bench.embedding_study.score import Score
 from bench.embedding_study.unfinished import Ended, Unfinished
@@ -148,8 +148,18 @@ def test_scores_that_were_kept_compare_as_those_of_results_do(tmp_path: Path) ->
 
 
 def test_the_page_says_what_was_found(by_arm: dict[str, dict[str, list[Score]]], tmp_path: Path) -> None:
-    page.write(tmp_path / "page.md", tmp_path / "differences.jsonl", page.Told([], [], 64), by_arm)
+    job = {"kind": "arm", "arm": "cross", "windows": 64, "lr": 2e-3, "train_people": 4, "train_windows": 9}
+    job |= {"probed_windows": 3, "held_out": 2, "errors": dict.fromkeys(("own", "other", "none", "mean"), 0.1)}
+    seen = {"age": 9.0, "heart_rate": 2.0}
+    rows = [
+        {**job, "seed": seed, "cpu_s": 1.0, "curve": [[32, seen], [64, {**seen, "age": 8.0 + seed}]]} for seed in (0, 1)
+    ]
+    told = page.Told(rows, [Job.of(row).key for row in rows], 64)
+    page.write(tmp_path / "page.md", tmp_path / "differences.jsonl", told, by_arm)
     text = (tmp_path / "page.md").read_text()
+    for name in (pictures.HEADROOM, pictures.CURVES):
+        assert (tmp_path / "figures" / name).read_bytes()[1:4] == b"PNG" and f"](figures/{name})" in text
+    assert "| `cross` | 9.000 ± 0.000 | 8.500 ± 0.707 |" in text
     assert (
         "- Against `random`: better on 1 (1 after Holm), worse on 0 (0 after Holm). A ceiling is better on 1.\n" in text
     )
