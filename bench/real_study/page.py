@@ -228,6 +228,8 @@ def _method(told: Told) -> str:
         "  there, not scores.",
         "- Readout `spectrum` for every model; recordings are mean, standard deviation, least and largest of windows.",
     ]
+    if any(", simulated " in row["arm"] for row in told.beside):
+        lines.append("- `ARM, simulated N`: of the study of embeddings, trained on N windows of simulated people.")
     about = {**{name: arm.about for name, arm in TRAINED.items()}, **UNTRAINED}
     lines += [f"- `{name}`: {text}." for name, text in about.items() if any(row["arm"] == name for row in told.arms)]
     return "\n".join(lines)
