@@ -115,7 +115,8 @@ def _rates(told: Told) -> str:
         "## Learning rates\n",
         "For each objective, three rates are compared by the loss on validation people, with a quarter of the budget",
         "and the first seed. Arms with auxiliary heads use the rate that was chosen for the arm without them. Until",
-        "all three losses of an objective are known, its arms use the middle rate.\n",
+        "all three losses of an objective are known, its arms use the middle rate. An arm is compared at the chosen",
+        "rate when all its seeds are trained at it: the table of reconstruction and cost has the rates of now.\n",
         "| objective | learning rate | validation loss | |\n|---|---|---|---|",
     ]
     for family in RATES:
