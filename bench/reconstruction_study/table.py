@@ -51,8 +51,8 @@ model saw the same windows in the same order and number of steps.
 Two warnings. AUROCs far below 0.5 do not mean that a model knows the label in reverse: 44 people are few, the same
 ones for every model, so such a column (potassium, heart failure, sex) is noise, and so is a name in the lists of what
 is better on it. And `pulse_arrival` and `pulse_arrival_change` of challenge2015 are by an earlier definition in every
-row made before 29 November 2026, which are all of seeds 0 to 2: the time to the next foot, often another beat's
-(docs/adr/0012)."""
+row made before 29 November 2026, which are all but those of `reversed`, `joint` and `symmetric`: the time to the next
+foot, often another beat's (docs/adr/0012). Do not compare these three presets with others in these two columns."""
 
 
 def _chosen(rows: list[Row]) -> list[Row]:
