@@ -16,9 +16,9 @@ import torch.multiprocessing as mp
 def run_ranks(world: int, work: Callable[..., Any], folder: Path, *args: Any) -> list[Any]:
     """Calls `work(rank, world, *args)` on `world` ranks; returns what they return, in order of rank.
 
-    A rank ends where its result is stored, without finalising its interpreter: gloo's threads let go of tensors that
-    Python knows some time after a collective has returned, and on a busy machine a process that finalises meanwhile
-    dies of SIGABRT (the fault of docs/adr/0016, in another library's threads).
+    A rank ends where its result is stored, without finalising its interpreter: on a busy machine a process that has
+    used gloo and finalises dies of SIGABRT now and then (probably the fault of docs/adr/0016: a thread that lets go of
+    what Python knows).
     """
     rendezvous = folder / f"rendezvous-{os.urandom(4).hex()}"
     mp.spawn(_rank, (world, str(rendezvous), str(folder), work, args), nprocs=world)
