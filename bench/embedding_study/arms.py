@@ -71,12 +71,15 @@ TRAINED |= {
     )
     for sized, name in PAPER_SIZE.items()
 }
-RATES: dict[str, tuple[float, float, float]] = {
-    "cross": (1e-3, 2e-3, 4e-3),
-    "ppg_autoencoder": (1e-3, 2e-3, 4e-3),
-    "contrastive": (3e-4, 1e-3, 3e-3),
+RATES: dict[str, tuple[float, ...]] = {
+    "cross": (1e-3, 2e-3, 4e-3, 8e-3, 16e-3),
+    "ppg_autoencoder": (1e-3, 2e-3, 4e-3, 8e-3, 16e-3),
+    "contrastive": (3e-4, 1e-3, 3e-3, 1e-2),
 }
-"""Three to choose from; the arm of a family's own name is trained for it."""
+"""To choose from, in rising order. The arm of a family's own name is trained for it.
+
+The second is what arms are trained at first. Where the largest was the best, a larger one was added.
+"""
 RANDOM_PAPER_SIZE = "random, paper size"
 RANDOM = {
     "random": Arm(_preset("tiny", **_TINY), "", "never trained, same readout"),

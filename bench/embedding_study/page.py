@@ -10,7 +10,7 @@ from pathlib import Path
 from bench.embedding_study import comparing, pictures, tables
 from bench.embedding_study.arms import RATES, TRAINED, UNTRAINED
 from bench.embedding_study.comparing import ByArm, Difference
-from bench.embedding_study.planning import Job, Planned, middle
+from bench.embedding_study.planning import Job, Planned, first_rate
 from bench.embedding_study.probing import SIMULATED
 from bench.embedding_study.tables import Row
 
@@ -113,10 +113,11 @@ def _rates(told: Told) -> str:
     losses = {Job.of(row).key: row["val_loss"] for row in told.rows if row["kind"] == "rate"}
     lines = [
         "## Learning rates\n",
-        "For each objective, three rates are compared by the loss on validation people, with a quarter of the budget",
-        "and the first seed. Arms with auxiliary heads use the rate that was chosen for the arm without them. Until",
-        "all three losses of an objective are known, its arms use the middle rate. An arm is compared at the chosen",
-        "rate when all its seeds are trained at it: the table of reconstruction and cost has the rates of now.\n",
+        "For each objective, rates are compared by the loss on validation people, with a quarter of the budget and the",
+        "first seed: three, and larger ones until a larger one is worse. Arms with auxiliary heads or another further",
+        "term use the rate that was chosen for the arm without. Until all losses of an objective are known, its arms",
+        "use the second rate. An arm is compared at the chosen rate when all its seeds are trained at it: the table of",
+        "reconstruction and cost has both.\n",
         "| objective | learning rate | validation loss | |\n|---|---|---|---|",
     ]
     for family in RATES:
@@ -125,7 +126,7 @@ def _rates(told: Told) -> str:
         chosen = planned.chosen(family, losses)
         for lr in RATES[family]:
             loss = losses.get(planned.rate(family, lr).key)
-            said = "taken" if lr == chosen else "not chosen yet" if chosen is None and lr == middle(family) else ""
+            said = "taken" if lr == chosen else "not chosen yet" if chosen is None and lr == first_rate(family) else ""
             lines.append(f"| `{family}` | {lr:g} | {'' if loss is None else f'{loss:.4f}'} | {said} |")
     return "\n".join(lines) if told.trained else ""
 

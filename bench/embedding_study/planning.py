@@ -1,8 +1,8 @@
 """In which order rows are made, so that those that are there at any time compare, and which rates are compared.
 
-First what needs no training. Then every arm at the middle one of its objective's three learning rates, a seed of all
-arms after another: a table of one seed is whole before the second seed begins. Then the other two rates, for a quarter
-of the budget, and where one of them has the least validation loss, the arms at that rate. Larger models come last.
+First what needs no training. Then every arm at the second of its objective's learning rates, a seed of all arms after
+another: a table of one seed is whole before the second seed begins. Then all rates, for a quarter of the budget, and
+where another one has the least validation loss, the arms at that rate. Larger models come last.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class Planned:
     seeds: Sequence[int]
     budget: int
     tried: bool = True
-    """Whether other learning rates than the middle ones are tried."""
+    """Whether other learning rates than the first ones are tried."""
 
     def jobs(self, losses: Mapping[str, float]) -> list[Job]:
         """In order; arms at the chosen rates come once `losses` has all of an objective."""
@@ -52,9 +52,7 @@ class Planned:
     def _in_order(self, losses: Mapping[str, float]) -> Iterator[Job]:
         yield from (self._untrained(name, self.seeds[0]) for name in self._small(UNTRAINED))
         for seed in self.seeds:
-            yield from self._of_seed(seed, {family: middle(family) for family in RATES})
-            for name in self._wanted(ATTENTIVE) if seed == self.seeds[0] else ():
-                yield self._arm(name, seed, self._first_rate(ATTENTIVE[name]))
+            yield from self._of_seed(seed, {family: first_rate(family) for family in RATES})
         if self.tried:
             yield from (self.rate(family, lr) for family in self._families() for lr in RATES[family])
             chosen = {family: lr for family in self._families() if (lr := self.chosen(family, losses)) is not None}
@@ -67,17 +65,17 @@ class Planned:
         return Job(kind="rate", arm=family, seed=self.seeds[0], windows=self.budget // 4, lr=lr)
 
     def chosen(self, family: str, losses: Mapping[str, float]) -> float | None:
-        """The rate with the least validation loss; None until all three are known."""
+        """The rate with the least validation loss; None until all are known."""
         known = {lr: losses[key] for lr in RATES[family] if (key := self.rate(family, lr).key) in losses}
         return min(known, key=known.__getitem__) if len(known) == len(RATES[family]) else None
 
     def compared(self, arm: str, done: Collection[str], losses: Mapping[str, float]) -> list[Job]:
-        """The finished jobs that speak for an arm: at the chosen rate once it has as many seeds there as at the middle.
+        """The finished jobs that speak for an arm: at the chosen rate once it has as many seeds there as at the first.
 
         `done` are keys of finished jobs.
         """
-        name = TOGETHER.get(arm, arm)
-        rates: tuple[float | None, ...] = (self._first_rate(ATTENTIVE.get(arm, name)),)
+        name = {**TOGETHER, **ATTENTIVE}.get(arm, arm)
+        rates: tuple[float | None, ...] = (self._first_rate(name),)
         if name in TRAINED and name not in LARGER:
             rates = (*rates, self.chosen(TRAINED[name].family, losses))
         best: list[Job] = []
@@ -96,11 +94,17 @@ class Planned:
         for name in self._small((*UNTRAINED, *TOGETHER)):
             if name not in SEEDLESS and TOGETHER.get(name) not in TRAINED:
                 yield self._untrained(name, seed)
+        for name in self._wanted(ATTENTIVE) if seed == self.seeds[0] else ():
+            alone = ATTENTIVE[name]
+            if alone not in TRAINED:
+                yield self._untrained(name, seed)
+            elif (lr := rate_of.get(TRAINED[alone].family)) is not None:
+                yield self._arm(name, seed, lr)
 
     def _first_rate(self, name: str) -> float:
         if name not in TRAINED:
             return 0.0
-        return TRAINED[name].lr or middle(TRAINED[name].family)
+        return TRAINED[name].lr or first_rate(TRAINED[name].family)
 
     def _arm(self, name: str, seed: int, lr: float) -> Job:
         return Job(kind="arm", arm=name, seed=seed, windows=self.budget if lr else 0, lr=lr)
@@ -118,6 +122,6 @@ class Planned:
         return list(dict.fromkeys(TRAINED[name].family for name in self._small(TRAINED)))
 
 
-def middle(family: str) -> float:
+def first_rate(family: str) -> float:
     """The rate that arms are trained at before any is chosen."""
-    return sorted(RATES[family])[1]
+    return RATES[family][1]

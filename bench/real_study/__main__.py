@@ -4,8 +4,8 @@
     python -m bench.real_study --data FOLDER --minutes 60     (goes on from what is there, and ends in time)
     python -m bench.real_study --data FOLDER --minutes 0      (the page alone)
 
-Every arm sees `--budget` windows of the same patients in the same order, at one learning rate (the middle one of the
-simulated study's three). Probes are on patients whom nobody trained on. A seed of everything is there before the next
+Every arm sees `--budget` windows of the same patients in the same order, at one learning rate (the first one of the
+simulated study). Probes are on patients whom nobody trained on. A seed of everything is there before the next
 begins; rows are appended as they come, and a run goes on where it was ended. With `--simulated` (`people-1000` below
 the simulated study's --out), that study's encoders are probed on the phones, too.
 """
@@ -26,7 +26,7 @@ import torch
 
 from bench.embedding_study import score, training
 from bench.embedding_study.arms import TRAINED
-from bench.embedding_study.planning import Planned, middle
+from bench.embedding_study.planning import Planned, first_rate
 from bench.embedding_study.score import Score
 from bench.embedding_study.study import Study
 from bench.embedding_study.unfinished import Ended, Ending, Unfinished
@@ -149,7 +149,7 @@ class RealStudy:
             people = corpora.wrist(self.args.out)
         else:
             people = corpora.pressure(self.args.data / "challenge2015", self.args.out)
-        run = training.Run(seed=seed, lr=middle("cross"), windows=self.args.budget)
+        run = training.Run(seed=seed, lr=first_rate("cross"), windows=self.args.budget)
         kept = Unfinished(folder=people.out / "unfinished" / f"{stage.name}-{seed}", ending=self.ending)
         row = pairs.trained(stage, people, run, kept)
         kept.clear()

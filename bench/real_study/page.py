@@ -215,7 +215,7 @@ def _method(told: Told) -> str:
     if trained:
         one: dict[str, Any] = trained[0]
         lines += [
-            f"- Trained arms, size `tiny`, rate of the middle: {told.budget:,} windows in batches of 32, drawn",
+            f"- Trained arms, size `tiny`, learning rate 2e-3: {told.budget:,} windows in batches of 32, drawn",
             f"  from {one['train_windows']:,} of {one['train_people']} patients; probed on {one['held_out']} others.",
         ]
     lines += [

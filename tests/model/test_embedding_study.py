@@ -188,8 +188,8 @@ def test_a_table_of_one_seed_is_whole_before_the_next_begins() -> None:
 def test_an_arm_moves_to_the_chosen_rate_when_all_its_seeds_are_there() -> None:
     planned = Planned(("cross",), (0, 1), 4096)
     tried = [job for job in planned.jobs({}) if job.kind == "rate"]
-    losses = {job.key: loss for job, loss in zip(tried, (0.3, 0.2, 0.1), strict=True)}
-    assert planned.chosen("cross", dict(list(losses.items())[:2])) is None
+    losses = {job.key: loss for job, loss in zip(tried, (0.3, 0.2, 0.1, 0.3, 0.3), strict=True)}
+    assert planned.chosen("cross", dict(list(losses.items())[:4])) is None
     at_first = [job for job in planned.jobs({}) if job.kind == "arm"]
     again = [job for job in planned.jobs(losses) if job.kind == "arm" and job not in at_first]
     assert [job.lr for job in at_first] == [2e-3, 2e-3] and [job.lr for job in again] == [4e-3, 4e-3]
@@ -197,6 +197,17 @@ def test_an_arm_moves_to_the_chosen_rate_when_all_its_seeds_are_there() -> None:
     assert planned.compared("cross", done, losses) == at_first
     assert planned.compared("cross", done | {again[0].key}, losses) == at_first
     assert planned.compared("cross", done | {job.key for job in again}, losses) == again
+
+
+def test_what_is_made_of_an_arm_is_made_and_compared_at_its_chosen_rate_too() -> None:
+    made_of = ["features + cross", "cross, attentive"]
+    planned = Planned(("cross", "features", *made_of), (0,), 4096)
+    losses = {planned.rate("cross", lr).key: loss for lr, loss in zip(RATES["cross"], (5, 4, 3, 2, 3), strict=True)}
+    jobs = {(job.arm, job.lr): job for job in planned.jobs(losses) if job.kind == "arm"}
+    done = {job.key for job in jobs.values()}
+    for name in ("cross", *made_of):
+        assert {lr for arm, lr in jobs if arm == name} == {2e-3, 8e-3}
+        assert planned.compared(name, done, losses) == [jobs[name, 8e-3]]
 
 
 @pytest.mark.parametrize("arm", ["cross_beats", "cross_bottleneck", "cross_latent"])
@@ -319,5 +330,6 @@ def test_arms_are_what_the_study_says() -> None:
     sizes = {name: (arm.config.width, arm.config.ppg_depth) for name, arm in TRAINED.items()}
     assert {size for name, size in sizes.items() if name not in LARGER} == {(64, 1)}, "all of one size"
     assert {sizes[name] for name in PAPER_SIZE} == {(128, 2)}
-    assert {arm.family for arm in TRAINED.values()} == set(RATES) and all(len(set(r)) == 3 for r in RATES.values())
+    assert {arm.family for arm in TRAINED.values()} == set(RATES)
+    assert all(len(rates) >= 3 and list(rates) == sorted({*rates}) for rates in RATES.values())
     assert SPLIT.fractions[2] * 1000 > 430, "at least 400 people are held out of 1,000, however the hash falls"
