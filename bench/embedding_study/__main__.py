@@ -24,6 +24,7 @@ from __future__ import annotations
 
 import argparse
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -50,7 +51,8 @@ def main() -> int:
     def write() -> None:
         compared, scores = study.compared()
         keys = {job.key for jobs in compared.values() for job in jobs}
-        page.write(args.page, args.differences, page.Told(study.rows(), keys, args.budget), scores)
+        _, at_first = study.compared(replace(planned, tried=False))
+        page.write(args.page, args.differences, page.Told(study.rows(), keys, args.budget), scores, at_first)
 
     study.run(write)
     write()

@@ -17,8 +17,9 @@ from xmae_dist.evaluate.scores.bootstrap import Interval, holm
 from xmae_dist.evaluate.scores.metrics import METRICS
 
 LEADS = ("cross_beats", "cross")
-ByArm = Mapping[str, Mapping[str, Sequence[Score]]]
-"""Scores by arm and task, one for each seed."""
+ByTask = Mapping[str, Sequence[Score]]
+"""Scores of an arm by task, one for each seed."""
+ByArm = Mapping[str, ByTask]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,17 +93,19 @@ def pairs(arms: Iterable[str]) -> list[tuple[str, str]]:
 
 def differences(by_arm: ByArm, open_tasks: Iterable[str]) -> list[Difference]:
     """Of every pair on every task that both have, at the seeds that both have."""
-    found = []
-    for arm, other in pairs(by_arm):
-        tasks = [task for task in by_arm[arm] if task in by_arm[other]]
-        seeds = min(len(by_arm[name][tasks[0]]) for name in (arm, other) if name not in SEEDLESS)
-        by_task = {task: difference(*(by_arm[name][task][:seeds] for name in (arm, other))) for task in tasks}
-        counted = [task for task in tasks if task in set(open_tasks)]
-        adjusted = dict(zip(counted, holm(np.array([by_task[task].p_value for task in counted])), strict=True))
-        found += [
-            Difference(
-                arm=arm, other=other, task=task, seeds=seeds, found=one, p_holm=float(adjusted.get(task, np.nan))
-            )
-            for task, one in by_task.items()
-        ]
-    return found
+    counted = set(open_tasks)
+    return [one for names in pairs(by_arm) for one in between(names, [by_arm[name] for name in names], counted)]
+
+
+def between(names: Sequence[str], scores: Sequence[ByTask], open_tasks: Iterable[str]) -> list[Difference]:
+    """Of the first of two against the second, on every task that both have, at the seeds that both have."""
+    (arm, other), counted = names, set(open_tasks)
+    tasks = [task for task in scores[0] if task in scores[1]]
+    seeds = min(len(one[tasks[0]]) for name, one in zip(names, scores, strict=True) if name not in SEEDLESS)
+    by_task = {task: difference(*(one[task][:seeds] for one in scores)) for task in tasks}
+    real = [task for task in tasks if task in counted]
+    adjusted = dict(zip(real, holm(np.array([by_task[task].p_value for task in real])), strict=True))
+    return [
+        Difference(arm=arm, other=other, task=task, seeds=seeds, found=one, p_holm=float(adjusted.get(task, np.nan)))
+        for task, one in by_task.items()
+    ]

@@ -7,10 +7,10 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from bench.embedding_study import comparing, pictures, tables
-from bench.embedding_study.arms import RATES, TRAINED, UNTRAINED
+from bench.embedding_study import comparing, pictures, rates, tables
+from bench.embedding_study.arms import TRAINED, UNTRAINED
 from bench.embedding_study.comparing import ByArm, Difference
-from bench.embedding_study.planning import Job, Planned, first_rate
+from bench.embedding_study.planning import Job
 from bench.embedding_study.probing import SIMULATED
 from bench.embedding_study.tables import Row
 
@@ -34,8 +34,11 @@ class Told:
         return [row for row in self.rows if row["kind"] == "arm" and row["windows"] == self.budget]
 
 
-def write(path: Path, differences: Path, told: Told, by_arm: ByArm) -> None:
-    """The page at `path`, and each difference that it counts as a line of `differences`."""
+def write(path: Path, differences: Path, told: Told, by_arm: ByArm, at_first: ByArm) -> None:
+    """The page at `path`, and each difference that it counts as a line of `differences`.
+
+    `at_first` has the scores at the first learning rate, before any was chosen.
+    """
     ceiling = comparing.headroom(by_arm)
     found = comparing.differences(by_arm, ceiling)
     differences.write_text("".join(json.dumps(_line(one, told.budget)) + "\n" for one in found))
@@ -50,7 +53,8 @@ def write(path: Path, differences: Path, told: Told, by_arm: ByArm) -> None:
         tables.errors(told.trained),
         tables.curves(told.arms, SIMULATED),
         _picture(pictures.draw_curves(folder, told.arms, SIMULATED), "Scores against windows seen"),
-        _rates(told),
+        rates.tried(told.rows, told.budget) if told.trained else "",
+        rates.changed(by_arm, at_first, ceiling),
         _method(told.arms, told.budget),
     ]
     path.write_text("\n\n".join(part for part in parts if part) + "\n")
@@ -107,28 +111,6 @@ def _shares(by_arm: ByArm, ceiling: Mapping[str, float]) -> str:
         cells = [f"{100 * comparing.share(comparing.score(g), chance, top):.0f} %" if g else "" for g in groups]
         lines.append(f"| {task} | {' | '.join(cells)} |")
     return "\n".join(lines)
-
-
-def _rates(told: Told) -> str:
-    losses = {Job.of(row).key: row["val_loss"] for row in told.rows if row["kind"] == "rate"}
-    lines = [
-        "## Learning rates\n",
-        "For each objective, rates are compared by the loss on validation people, with a quarter of the budget and the",
-        "first seed: three, and larger ones until a larger one is worse. Arms with auxiliary heads or another further",
-        "term use the rate that was chosen for the arm without. Until all losses of an objective are known, its arms",
-        "use the second rate. An arm is compared at the chosen rate when all its seeds are trained at it: the table of",
-        "reconstruction and cost has both.\n",
-        "| objective | learning rate | validation loss | |\n|---|---|---|---|",
-    ]
-    for family in RATES:
-        seeds = [row["seed"] for row in told.rows if row["kind"] == "rate" and row["arm"] == family] or [0]
-        planned = Planned((family,), seeds[:1], told.budget)
-        chosen = planned.chosen(family, losses)
-        for lr in RATES[family]:
-            loss = losses.get(planned.rate(family, lr).key)
-            said = "taken" if lr == chosen else "not chosen yet" if chosen is None and lr == first_rate(family) else ""
-            lines.append(f"| `{family}` | {lr:g} | {'' if loss is None else f'{loss:.4f}'} | {said} |")
-    return "\n".join(lines) if told.trained else ""
 
 
 def _method(arms: Sequence[Row], budget: int) -> str:

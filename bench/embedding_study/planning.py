@@ -76,7 +76,7 @@ class Planned:
         """
         name = {**TOGETHER, **ATTENTIVE}.get(arm, arm)
         rates: tuple[float | None, ...] = (self._first_rate(name),)
-        if name in TRAINED and name not in LARGER:
+        if self.tried and name in TRAINED and name not in LARGER:
             rates = (*rates, self.chosen(TRAINED[name].family, losses))
         best: list[Job] = []
         for lr in rates:

@@ -64,10 +64,15 @@ class Study:
                 print(f"   {row['cpu_s']:.0f} s of CPU", flush=True)
                 write()
 
-    def compared(self) -> tuple[dict[str, list[Job]], dict[str, dict[str, list[Score]]]]:
-        """By arm the jobs that speak for it, and their scores by task, in the order of seeds."""
-        done, losses = self._done(), self._losses()
-        jobs = {name: self.planned.compared(name, done, losses) for name in self.planned.arms}
+    def compared(
+        self, planned: Planned | None = None
+    ) -> tuple[dict[str, list[Job]], dict[str, dict[str, list[Score]]]]:
+        """By arm the jobs that speak for it, and their scores by task, in the order of seeds.
+
+        By another plan than the study's own if it is given.
+        """
+        done, losses, planned = self._done(), self._losses(), planned or self.planned
+        jobs = {name: planned.compared(name, done, losses) for name in planned.arms}
         return jobs, self._scores(jobs)
 
     def rows(self) -> list[Row]:

@@ -25,13 +25,22 @@ def counted(pair: Sequence[Difference]) -> str:
 
 
 def tally(found: Sequence[Difference]) -> str:
-    """A row a pair."""
+    """Every pair, and how to read it."""
     lines = [
         "## Pairs\n",
         "Differences are paired: the same people, draws and folds. *better*, *worse*: tasks with headroom on which",
         "the 95 % interval of the difference excludes zero; in brackets those that remain after Holm's correction",
         "over these tasks. *nulls*: differences on tasks without headroom, where there is nothing to find.\n",
-        "| arm | against | seeds | better | worse | no difference shown | nulls |\n|---|---|---|---|---|---|---|",
+        pairs(found),
+    ]
+    return "\n".join(lines) if found else ""
+
+
+def pairs(found: Sequence[Difference]) -> str:
+    """A row a pair."""
+    lines = [
+        "| arm | against | seeds | better | worse | no difference shown | nulls |",
+        "|---|---|---|---|---|---|---|",
     ]
     for arm, other in dict.fromkeys((one.arm, one.other) for one in found):
         pair = [one for one in found if (one.arm, one.other) == (arm, other)]
@@ -44,7 +53,7 @@ def tally(found: Sequence[Difference]) -> str:
         lines.append(
             f"| `{arm}` | `{other}` | {pair[0].seeds} | {' | '.join(cells)} | {nulls} of {len(pair) - len(real)} |"
         )
-    return "\n".join(lines) if found else ""
+    return "\n".join(lines)
 
 
 def _undecided(real: Sequence[Difference]) -> int:

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pytest
 import torch
 
-from bench.embedding_study import attentive, ceilings, comparing, page, pictures, score, training
+from bench.embedding_study import attentive, ceilings, comparing, page, pictures, rates, score, training
 from bench.embedding_study.arms import (
     ATTENTIVE,
     LARGER,
@@ -155,7 +155,7 @@ def test_the_page_says_what_was_found(by_arm: dict[str, dict[str, list[Score]]],
         {**job, "seed": seed, "cpu_s": 1.0, "curve": [[32, seen], [64, {**seen, "age": 8.0 + seed}]]} for seed in (0, 1)
     ]
     told = page.Told(rows, [Job.of(row).key for row in rows], 64)
-    page.write(tmp_path / "page.md", tmp_path / "differences.jsonl", told, by_arm)
+    page.write(tmp_path / "page.md", tmp_path / "differences.jsonl", told, by_arm, by_arm)
     text = (tmp_path / "page.md").read_text()
     for name in (pictures.HEADROOM, pictures.CURVES):
         assert (tmp_path / "figures" / name).read_bytes()[1:4] == b"PNG" and f"](figures/{name})" in text
@@ -166,6 +166,14 @@ def test_the_page_says_what_was_found(by_arm: dict[str, dict[str, list[Score]]],
     assert "| `cross` | `random` | 2 | 1 (1) | 0 (0) | 0 | 0 of 1 |" in text
     assert "called nulls: ldl." in text and "**`cross` after 64 windows, 2 seeds, on 1 tasks with headroom:**" in text
     assert len((tmp_path / "differences.jsonl").read_text().splitlines()) == 2
+
+
+def test_an_arm_that_moved_is_compared_with_itself_at_the_first_rate(by_arm: dict[str, dict[str, list[Score]]]) -> None:
+    assert rates.changed(by_arm, dict(by_arm), ["age"]) == "", "none moved"
+    noisy = [Score.of(one) for seed in (6, 7) for one in probed("cross", 60.0, seed) if one.task.name == "age"]
+    text = rates.changed(by_arm, {**by_arm, "cross": {"age": noisy}}, ["age"])
+    assert "| `cross` | `cross at 0.002` | 2 | 1 (1) | 0 (0) | 0 | 0 of 0 |" in text
+    assert "| `cross` | `random` | 2 | 0 (0) | 0 (0) | 1 | 0 of 0 |" in text
 
 
 def test_a_table_of_one_seed_is_whole_before_the_next_begins() -> None:

@@ -1,0 +1,55 @@
+"""What the page says of learning rates: how they were chosen, and whether the finding depends on them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from bench.embedding_study import comparing, tables
+from bench.embedding_study.arms import RATES, TRAINED
+from bench.embedding_study.comparing import ByArm
+from bench.embedding_study.planning import Job, Planned, first_rate
+from bench.embedding_study.tables import Row
+
+
+def tried(rows: Sequence[Row], budget: int) -> str:
+    """Every rate's validation loss, a row each."""
+    losses = {Job.of(row).key: row["val_loss"] for row in rows if row["kind"] == "rate"}
+    lines = [
+        "## Learning rates\n",
+        "For each objective, rates are compared by the loss on validation people, with a quarter of the budget and the",
+        "first seed: three, and larger ones until a larger one is worse. Arms with auxiliary heads or another further",
+        "term use the rate that was chosen for the arm without. Until all losses of an objective are known, its arms",
+        "use the second rate. An arm is compared at the chosen rate when all its seeds are trained at it: the table of",
+        "reconstruction and cost has both.\n",
+        "| objective | learning rate | validation loss | |\n|---|---|---|---|",
+    ]
+    for family in RATES:
+        seeds = [row["seed"] for row in rows if row["kind"] == "rate" and row["arm"] == family] or [0]
+        planned = Planned((family,), seeds[:1], budget)
+        chosen = planned.chosen(family, losses)
+        for lr in RATES[family]:
+            loss = losses.get(planned.rate(family, lr).key)
+            said = "taken" if lr == chosen else "not chosen yet" if chosen is None and lr == first_rate(family) else ""
+            lines.append(f"| `{family}` | {lr:g} | {'' if loss is None else f'{loss:.4f}'} | {said} |")
+    return "\n".join(lines)
+
+
+def changed(by_arm: ByArm, at_first: ByArm, open_tasks: Iterable[str]) -> str:
+    """Each arm against itself at the first rate, and what would have been found there; empty if no arm moved."""
+    counted = list(open_tasks)
+    moved = [arm for arm in TRAINED if arm in at_first and by_arm[arm] != at_first[arm]]
+    if not moved:
+        return ""
+    first = {arm: f"{arm} at {first_rate(TRAINED[arm].family):g}" for arm in moved}
+    own = [one for arm in moved for one in comparing.between((arm, first[arm]), (by_arm[arm], at_first[arm]), counted)]
+    lead = moved[0] if comparing.LEADS[0] not in moved else comparing.LEADS[0]
+    before = [one for one in comparing.differences(at_first, counted) if one.arm == lead]
+    return "\n\n".join(
+        [
+            "## What does the learning rate change?",
+            "Each arm at its chosen rate against the same arm at the first rate, with the same seeds:",
+            tables.pairs(own),
+            f"`{lead}` against the others, all at the first rate:",
+            tables.pairs(before),
+        ]
+    )
