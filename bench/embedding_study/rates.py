@@ -30,7 +30,7 @@ def tried(rows: Sequence[Row], budget: int) -> str:
         for lr in RATES[family]:
             loss = losses.get(planned.rate(family, lr).key)
             said = "taken" if lr == chosen else "not chosen yet" if chosen is None and lr == first_rate(family) else ""
-            lines.append(f"| `{family}` | {lr:g} | {'' if loss is None else f'{loss:.4f}'} | {said} |")
+            lines.append(f"| `{family}` | {lr:g} | {'' if loss is None else f'{loss:.4g}'} | {said} |")
     return "\n".join(lines)
 
 
