@@ -10,7 +10,7 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from bench.embedding_study import comparing
-from bench.embedding_study.arms import TRAINED
+from bench.embedding_study.arms import PAPER_SIZE, TRAINED
 from bench.embedding_study.comparing import ByArm, Difference
 from bench.embedding_study.probing import Probes
 from xmae_dist.evaluate.report.figures import CONTROL_COLOURS, ENCODER_COLOURS, FAINT, INK
@@ -68,16 +68,20 @@ def draw(folder: Path, found: Sequence[Difference], ceiling: Mapping[str, float]
 
 
 def draw_curves(folder: Path, arms: Sequence[Row], probes: Probes) -> Path | None:
-    """Scores against windows seen, a panel a task: mean and span over seeds; None before an arm is trained."""
+    """Scores against windows seen, a panel a task: mean and span over seeds; None before an arm is trained.
+
+    A larger arm is dashed, in the colour of the small one.
+    """
     trained = {name: [row for row in arms if row["arm"] == name and row.get("curve")] for name in TRAINED}
     trained = {name: rows for name, rows in trained.items() if rows}
     if not trained:
         return None
     leads = [name for name in comparing.LEADS if name in trained]
     colour_of = dict(zip(leads, ENCODER_COLOURS, strict=False))
-    rest = [name for name in trained if name not in leads]
+    rest = [name for name in trained if name not in leads and PAPER_SIZE.get(name) not in trained]
     tones = (*ENCODER_COLOURS[len(leads) :], *CONTROL_COLOURS)
     colour_of |= dict(zip(rest, (tones[k % len(tones)] for k in range(len(rest))), strict=True))
+    colour_of |= {name: colour_of[PAPER_SIZE[name]] for name in trained if name not in colour_of}
     tasks = probes.suite.only(probes.curve_tasks).tasks
     columns = 3
     figure = Figure(figsize=(11, 3.1 * -(-len(tasks) // columns) + 0.6), layout="constrained")
@@ -92,7 +96,7 @@ def draw_curves(folder: Path, arms: Sequence[Row], probes: Probes) -> Path | Non
             panel.plot(
                 seen,
                 [mean(one) for one in values],
-                "-o",
+                "--o" if name in PAPER_SIZE else "-o",
                 ms=3,
                 lw=2 if name in leads else 1,
                 color=colour_of[name],
