@@ -41,7 +41,9 @@ def write(path: Path, differences: Path, told: Told, by_arm: ByArm, at_first: By
     """
     ceiling = comparing.headroom(by_arm)
     found = comparing.differences(by_arm, ceiling)
-    differences.write_text("".join(json.dumps(_line(one, told.budget)) + "\n" for one in found))
+    moved = rates.differences(by_arm, at_first, ceiling)
+    lines = (json.dumps(_line(one, told.budget)) + "\n" for one in (*found, *moved))
+    differences.write_text("".join(lines))
     folder = path.parent / "figures"
     parts = [
         _HEAD,
@@ -54,7 +56,7 @@ def write(path: Path, differences: Path, told: Told, by_arm: ByArm, at_first: By
         tables.curves(told.arms, SIMULATED),
         _picture(pictures.draw_curves(folder, told.arms, SIMULATED), "Scores against windows seen"),
         rates.tried(told.rows, told.budget) if told.trained else "",
-        rates.changed(by_arm, at_first, ceiling),
+        rates.changed(moved),
         _method(told.arms, told.budget),
     ]
     path.write_text("\n\n".join(part for part in parts if part) + "\n")

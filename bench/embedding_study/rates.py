@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 
 from bench.embedding_study import comparing, tables
 from bench.embedding_study.arms import RATES, TRAINED
-from bench.embedding_study.comparing import ByArm
+from bench.embedding_study.comparing import ByArm, Difference
 from bench.embedding_study.planning import Job, Planned, first_rate
 from bench.embedding_study.tables import Row
 
@@ -34,22 +34,26 @@ def tried(rows: Sequence[Row], budget: int) -> str:
     return "\n".join(lines)
 
 
-def changed(by_arm: ByArm, at_first: ByArm, open_tasks: Iterable[str]) -> str:
-    """Each arm against itself at the first rate, and what would have been found there; empty if no arm moved."""
+def differences(by_arm: ByArm, at_first: ByArm, open_tasks: Iterable[str]) -> list[Difference]:
+    """Of each arm that moved against itself at the first rate, and of the leading arm there against all there."""
     counted = list(open_tasks)
     moved = [arm for arm in TRAINED if arm in at_first and by_arm[arm] != at_first[arm]]
-    if not moved:
-        return ""
-    first = {arm: f"{arm} at {first_rate(TRAINED[arm].family):g}" for arm in moved}
-    own = [one for arm in moved for one in comparing.between((arm, first[arm]), (by_arm[arm], at_first[arm]), counted)]
-    lead = moved[0] if comparing.LEADS[0] not in moved else comparing.LEADS[0]
-    before = [one for one in comparing.differences(at_first, counted) if one.arm == lead]
-    return "\n\n".join(
-        [
-            "## What does the learning rate change?",
-            "Each arm at its chosen rate against the same arm at the first rate, with the same seeds:",
-            tables.pairs(own),
-            f"`{lead}` against the others, all at the first rate:",
-            tables.pairs(before),
+    name_of = {arm: f"{arm} at {first_rate(TRAINED[arm].family):g}" for arm in moved}
+    compared = [((arm, name_of[arm]), (by_arm[arm], at_first[arm])) for arm in moved]
+    for lead in [arm for arm in comparing.LEADS if arm in moved][:1]:
+        others = [other for arm, other in comparing.pairs(at_first) if arm == lead]
+        compared += [
+            ((name_of[lead], name_of.get(other, other)), (at_first[lead], at_first[other])) for other in others
         ]
-    )
+    return [one for names, scores in compared for one in comparing.between(names, scores, counted)]
+
+
+def changed(found: Sequence[Difference]) -> str:
+    """What `differences` found; empty if no arm moved."""
+    lines = [
+        "## What does the learning rate change?\n",
+        "`ARM at RATE` is an arm at the first rate. First each arm at its chosen rate against itself at the first one,",
+        "then the leading arm against the others, all at the first one.\n",
+        tables.pairs(found),
+    ]
+    return "\n".join(lines) if found else ""

@@ -4,8 +4,8 @@
     python -m bench.real_study --data FOLDER --minutes 60     (goes on from what is there, and ends in time)
     python -m bench.real_study --data FOLDER --minutes 0      (the page alone)
 
-Every arm sees `--budget` windows of the same patients in the same order, at one learning rate (the first one of the
-simulated study). Probes are on patients whom nobody trained on. A seed of everything is there before the next
+Every arm sees `--budget` windows of the same patients in the same order, at its objective's first learning rate of the
+simulated study. Probes are on patients whom nobody trained on. A seed of everything is there before the next
 begins; rows are appended as they come, and a run goes on where it was ended. With `--simulated` (`people-1000` below
 the simulated study's --out), that study's encoders are probed on the phones, too.
 """
@@ -171,11 +171,15 @@ class RealStudy:
 
 
 def _simulated(folder: Path, seed: int) -> dict[str, Callable[[], PretrainModel]]:
-    """Trained encoders of the simulated study of this seed, of each arm the one that saw most windows."""
+    """Trained encoders of the simulated study of this seed, of each arm the one that saw most windows.
+
+    Of the small ones at the first learning rate, as the patients' own arms: the study has others, too.
+    """
     most: dict[str, tuple[int, str]] = {}
     for place in sorted(str(one) for one in folder.iterdir()):
         job = bundle.describe(place)["lineage"]
-        if job["seed"] == seed:
+        arm = TRAINED[job["arm"]]
+        if job["seed"] == seed and arm.lr is None and job["lr"] == first_rate(arm.family):
             most[job["arm"]] = max(most.get(job["arm"], (0, place)), (job["windows"], place))
     return {
         f"{arm}, simulated {windows:,}": partial(lambda url: bundle.load(url).model, place)

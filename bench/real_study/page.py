@@ -214,8 +214,11 @@ def _method(told: Told) -> str:
     lines = ["## How, and what it cannot show\n"]
     if trained:
         one: dict[str, Any] = trained[0]
+        rates = ", ".join(f"`{arm}` {lr:g}" for arm, lr in {row["arm"]: row["lr"] for row in trained}.items())
         lines += [
-            f"- Trained arms, size `tiny`, learning rate 2e-3: {told.budget:,} windows in batches of 32, drawn",
+            "- Learning rates, the first of the simulated study:",
+            f"  {rates}.",
+            f"- Trained arms, size `tiny`: {told.budget:,} windows in batches of 32, drawn",
             f"  from {one['train_windows']:,} of {one['train_people']} patients; probed on {one['held_out']} others.",
         ]
     lines += [
@@ -229,7 +232,10 @@ def _method(told: Told) -> str:
         "- Readout `spectrum` for every model; recordings are mean, standard deviation, least and largest of windows.",
     ]
     if any(", simulated " in row["arm"] for row in told.beside):
-        lines.append("- `ARM, simulated N`: of the study of embeddings, trained on N windows of simulated people.")
+        lines += [
+            "- `ARM, simulated N`: of the study of embeddings, trained on N windows of simulated people at the same",
+            "  learning rate.",
+        ]
     about = {**{name: arm.about for name, arm in TRAINED.items()}, **UNTRAINED}
     lines += [f"- `{name}`: {text}." for name, text in about.items() if any(row["arm"] == name for row in told.arms)]
     return "\n".join(lines)

@@ -169,11 +169,11 @@ def test_the_page_says_what_was_found(by_arm: dict[str, dict[str, list[Score]]],
 
 
 def test_an_arm_that_moved_is_compared_with_itself_at_the_first_rate(by_arm: dict[str, dict[str, list[Score]]]) -> None:
-    assert rates.changed(by_arm, dict(by_arm), ["age"]) == "", "none moved"
+    assert not rates.differences(by_arm, dict(by_arm), ["age"]) and not rates.changed([]), "none moved"
     noisy = [Score.of(one) for seed in (6, 7) for one in probed("cross", 60.0, seed) if one.task.name == "age"]
-    text = rates.changed(by_arm, {**by_arm, "cross": {"age": noisy}}, ["age"])
+    text = rates.changed(rates.differences(by_arm, {**by_arm, "cross": {"age": noisy}}, ["age"]))
     assert "| `cross` | `cross at 0.002` | 2 | 1 (1) | 0 (0) | 0 | 0 of 0 |" in text
-    assert "| `cross` | `random` | 2 | 0 (0) | 0 (0) | 1 | 0 of 0 |" in text
+    assert "| `cross at 0.002` | `random` | 2 | 0 (0) | 0 (0) | 1 | 0 of 0 |" in text
 
 
 def test_a_table_of_one_seed_is_whole_before_the_next_begins() -> None:
@@ -339,5 +339,5 @@ def test_arms_are_what_the_study_says() -> None:
     assert {size for name, size in sizes.items() if name not in LARGER} == {(64, 1)}, "all of one size"
     assert {sizes[name] for name in PAPER_SIZE} == {(128, 2)}
     assert {arm.family for arm in TRAINED.values()} == set(RATES)
-    assert all(len(rates) >= 3 and list(rates) == sorted({*rates}) for rates in RATES.values())
+    assert all(len(some) >= 3 and list(some) == sorted({*some}) for some in RATES.values())
     assert SPLIT.fractions[2] * 1000 > 430, "at least 400 people are held out of 1,000, however the hash falls"

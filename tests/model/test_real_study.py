@@ -11,12 +11,15 @@ import pytest
 import torch
 
 from bench.embedding_study import training
+from bench.embedding_study.arms import TRAINED, fitted
 from bench.embedding_study.people import Windows
 from bench.embedding_study.score import Score
 from bench.embedding_study.unfinished import Unfinished
 from bench.real_study import page, pairs
+from bench.real_study.__main__ import _simulated
 from bench.real_study.corpora import Phone, strap_labels
 from bench.real_study.phones import results
+from xmae_dist.model import bundle
 from xmae_dist.model.diagnose import window_errors
 
 
@@ -113,3 +116,13 @@ def test_the_page_says_what_was_found_and_what_cannot_be(tmp_path: Path) -> None
     rows = [line for line in text.splitlines() if line.startswith("| welltory, heart_rate, MAE, beats/min | 20, 120")]
     assert len(rows) == 2 and "▲" in next(row for row in rows if "`cross`" in row)
     assert "Which recordings of `welltory` share a person is not published" in text
+
+
+def test_encoders_of_the_simulated_study_are_those_of_the_rate_of_the_patients_arms(tmp_path: Path) -> None:
+    for arm, lr in (("cross", 2e-3), ("cross", 8e-3), ("contrastive_beats, paper size", 1e-3)):
+        lineage = {"arm": arm, "seed": 0, "windows": 64, "lr": lr}
+        model = training.initial(fitted(TRAINED["cross"], 200, 100.0), 0)
+        bundle.save(str(tmp_path / f"{arm}-{lr}"), model, window_spec={}, lineage=lineage)
+    found = _simulated(tmp_path, 0)
+    assert {name: Path(load.args[0]).name for name, load in found.items()} == {"cross, simulated 64": "cross-0.002"}
+    assert not _simulated(tmp_path, 1)
