@@ -8,10 +8,10 @@
 Every trained arm sees the same windows of the same people in the same order, `--budget` of them in batches of 32. All
 models are read by the same readout. Probes are linear, nested, with folds by person, on people of the test split alone.
 
-A table of one seed is whole before the next begins (`planning`). Arms are trained at the second of four or five
-learning rates; when all seeds are there, all rates are tried, by the loss on validation people at a quarter of the
+A table of one seed is whole before the next begins (`planning`). Arms are trained at their objective's first learning
+rate; when all seeds are there, three to five rates are tried, by the loss on validation people at a quarter of the
 budget and the first seed, and where another one is better, arms are trained at that rate too. Last come three arms in
-the size of `paper`.
+the size of `paper`, in the same way.
 
 Rows are appended as they come, an arm's scores under draws of people are written beside them, and what is there is not
 computed again: with these files a study goes on, on another machine too. Predictions, folds and models stay below

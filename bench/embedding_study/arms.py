@@ -24,8 +24,6 @@ class Arm:
     about: str
     latent: bool = False
     """Whether targets are an averaged teacher's tokens (`latent_targets`)."""
-    lr: float | None = None
-    """A rate of its own, instead of its family's."""
 
 
 def _preset(name: str, **size: int) -> XMAEConfig:
@@ -60,14 +58,12 @@ TRAINED: dict[str, Arm] = {
 """In the order in which they are trained."""
 PAPER_SIZE = {f"{name}, paper size": name for name in ("cross_beats", "cross", "contrastive_beats")}
 """Arms again with the width and depth of `paper`; after all seeds of the small ones."""
-_PAPER_LR = 1e-3
-"""Of `paper` on real recordings the better of two rates (docs/model.md)."""
+_PAPER_FAMILIES = {"cross": "cross, paper size", "contrastive": "contrastive_beats, paper size"}
 TRAINED |= {
     sized: Arm(
         _preset({"cross": "paper", "cross_beats": "paper_beats", "contrastive_beats": "clip_beats"}[name]),
-        TRAINED[name].family,
+        _PAPER_FAMILIES[TRAINED[name].family],
         f"{TRAINED[name].about}, in the size of `paper`",
-        lr=_PAPER_LR,
     )
     for sized, name in PAPER_SIZE.items()
 }
@@ -75,10 +71,21 @@ RATES: dict[str, tuple[float, ...]] = {
     "cross": (1e-3, 2e-3, 4e-3, 8e-3, 16e-3),
     "ppg_autoencoder": (1e-3, 2e-3, 4e-3, 8e-3, 16e-3),
     "contrastive": (3e-4, 1e-3, 3e-3, 1e-2),
+    "cross, paper size": (1e-3, 2e-3, 4e-3),
+    "contrastive_beats, paper size": (1e-3, 2e-3, 4e-3),
 }
 """To choose from, in rising order. The arm of a family's own name is trained for it.
 
-The second is what arms are trained at first. Where the largest was the best, a larger one was added.
+Where the largest was the best, a larger one was added.
+"""
+FIRST_RATE = {
+    "cross": 2e-3,
+    "ppg_autoencoder": 2e-3,
+    "contrastive": 1e-3,
+    **dict.fromkeys(_PAPER_FAMILIES.values(), 1e-3),
+}
+"""What arms are trained at before any is chosen. In the size of `paper` the better of two on real recordings
+(docs/model.md).
 """
 RANDOM_PAPER_SIZE = "random, paper size"
 RANDOM = {

@@ -1,17 +1,28 @@
 """In which order rows are made, so that those that are there at any time compare, and which rates are compared.
 
-First what needs no training. Then every arm at the second of its objective's learning rates, a seed of all arms after
-another: a table of one seed is whole before the second seed begins. Then all rates, for a quarter of the budget, and
-where another one has the least validation loss, the arms at that rate. Larger models come last.
+First what needs no training. Then every arm at its objective's first learning rate, a seed of all arms after another:
+a table of one seed is whole before the second seed begins. Then all rates, for a quarter of the budget, and where
+another one has the least validation loss, the arms at that rate. Larger models come last, in the same order.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from bench.embedding_study.arms import ATTENTIVE, LARGER, NAMES, RATES, SEEDLESS, TOGETHER, TRAINED, UNTRAINED
+from bench.embedding_study.arms import (
+    ATTENTIVE,
+    FIRST_RATE,
+    LARGER,
+    NAMES,
+    PAPER_SIZE,
+    RATES,
+    SEEDLESS,
+    TOGETHER,
+    TRAINED,
+    UNTRAINED,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,14 +63,21 @@ class Planned:
     def _in_order(self, losses: Mapping[str, float]) -> Iterator[Job]:
         yield from (self._untrained(name, self.seeds[0]) for name in self._small(UNTRAINED))
         for seed in self.seeds:
-            yield from self._of_seed(seed, {family: first_rate(family) for family in RATES})
+            yield from self._of_seed(seed, FIRST_RATE)
         if self.tried:
-            yield from (self.rate(family, lr) for family in self._families() for lr in RATES[family])
-            chosen = {family: lr for family in self._families() if (lr := self.chosen(family, losses)) is not None}
+            small = self._small(TRAINED)
+            yield from self._rates(small)
             for seed in self.seeds:
-                yield from self._of_seed(seed, chosen)
+                yield from self._of_seed(seed, self._chosen(small, losses))
         for seed in self.seeds:
             yield from (self._arm(name, seed, self._first_rate(name)) for name in self._wanted(LARGER))
+        if self.tried:
+            large = self._wanted(PAPER_SIZE)
+            yield from self._rates(large)
+            chosen = self._chosen(large, losses)
+            for seed in self.seeds:
+                there = [name for name in large if TRAINED[name].family in chosen]
+                yield from (self._arm(name, seed, chosen[TRAINED[name].family]) for name in there)
 
     def rate(self, family: str, lr: float) -> Job:
         return Job(kind="rate", arm=family, seed=self.seeds[0], windows=self.budget // 4, lr=lr)
@@ -76,7 +94,7 @@ class Planned:
         """
         name = {**TOGETHER, **ATTENTIVE}.get(arm, arm)
         rates: tuple[float | None, ...] = (self._first_rate(name),)
-        if self.tried and name in TRAINED and name not in LARGER:
+        if self.tried and name in TRAINED:
             rates = (*rates, self.chosen(TRAINED[name].family, losses))
         best: list[Job] = []
         for lr in rates:
@@ -102,9 +120,7 @@ class Planned:
                 yield self._arm(name, seed, lr)
 
     def _first_rate(self, name: str) -> float:
-        if name not in TRAINED:
-            return 0.0
-        return TRAINED[name].lr or first_rate(TRAINED[name].family)
+        return FIRST_RATE[TRAINED[name].family] if name in TRAINED else 0.0
 
     def _arm(self, name: str, seed: int, lr: float) -> Job:
         return Job(kind="arm", arm=name, seed=seed, windows=self.budget if lr else 0, lr=lr)
@@ -118,10 +134,12 @@ class Planned:
     def _small(self, names: Collection[str]) -> list[str]:
         return [name for name in self._wanted(names) if name not in LARGER]
 
-    def _families(self) -> list[str]:
-        return list(dict.fromkeys(TRAINED[name].family for name in self._small(TRAINED)))
+    def _rates(self, names: Iterable[str]) -> Iterator[Job]:
+        return (self.rate(family, lr) for family in _families(names) for lr in RATES[family])
+
+    def _chosen(self, names: Iterable[str], losses: Mapping[str, float]) -> dict[str, float]:
+        return {family: lr for family in _families(names) if (lr := self.chosen(family, losses)) is not None}
 
 
-def first_rate(family: str) -> float:
-    """The rate that arms are trained at before any is chosen."""
-    return RATES[family][1]
+def _families(names: Iterable[str]) -> list[str]:
+    return list(dict.fromkeys(TRAINED[name].family for name in names))

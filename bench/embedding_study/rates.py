@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from bench.embedding_study import comparing, tables
-from bench.embedding_study.arms import RATES, TRAINED
+from bench.embedding_study.arms import FIRST_RATE, RATES, TRAINED
 from bench.embedding_study.comparing import ByArm, Difference
-from bench.embedding_study.planning import Job, Planned, first_rate
+from bench.embedding_study.planning import Job, Planned
 from bench.embedding_study.tables import Row
 
 
@@ -16,12 +16,12 @@ def tried(rows: Sequence[Row], budget: int) -> str:
     losses = {Job.of(row).key: row["val_loss"] for row in rows if row["kind"] == "rate"}
     lines = [
         "## Learning rates\n",
-        "For each objective, rates are compared by the loss on validation people, with a quarter of the budget and the",
-        "first seed: three, and larger ones until a larger one is worse. Arms with auxiliary heads or another further",
-        "term use the rate that was chosen for the arm without. Until all losses of an objective are known, its arms",
-        "use the second rate. An arm is compared at the chosen rate when all its seeds are trained at it: the table of",
-        "reconstruction and cost has both.\n",
-        "| objective | learning rate | validation loss | |\n|---|---|---|---|",
+        "Rates are compared by the loss on validation people, with a quarter of the budget and the first seed: three,",
+        "and larger ones until a larger one is worse. That is done with one arm of each objective and size, named",
+        "here; the others, with auxiliary heads or another further term, use the rate chosen for it. Before that, arms",
+        "are trained at a first rate. An arm is compared at the chosen rate when all its seeds are trained at it: the",
+        "table of reconstruction and cost has both.\n",
+        "| arm | learning rate | validation loss | |\n|---|---|---|---|",
     ]
     for family in RATES:
         seeds = [row["seed"] for row in rows if row["kind"] == "rate" and row["arm"] == family] or [0]
@@ -29,8 +29,8 @@ def tried(rows: Sequence[Row], budget: int) -> str:
         chosen = planned.chosen(family, losses)
         for lr in RATES[family]:
             loss = losses.get(planned.rate(family, lr).key)
-            said = "taken" if lr == chosen else "not chosen yet" if chosen is None and lr == first_rate(family) else ""
-            lines.append(f"| `{family}` | {lr:g} | {'' if loss is None else f'{loss:.4g}'} | {said} |")
+            said = ["first"] * (lr == FIRST_RATE[family]) + ["chosen"] * (lr == chosen)
+            lines.append(f"| `{family}` | {lr:g} | {'' if loss is None else f'{loss:.4g}'} | {', '.join(said)} |")
     return "\n".join(lines)
 
 
@@ -38,7 +38,7 @@ def differences(by_arm: ByArm, at_first: ByArm, open_tasks: Iterable[str]) -> li
     """Of each arm that moved against itself at the first rate, and of the leading arm there against all there."""
     counted = list(open_tasks)
     moved = [arm for arm in TRAINED if arm in at_first and by_arm[arm] != at_first[arm]]
-    name_of = {arm: f"{arm} at {first_rate(TRAINED[arm].family):g}" for arm in moved}
+    name_of = {arm: f"{arm} at {FIRST_RATE[TRAINED[arm].family]:g}" for arm in moved}
     compared = [((arm, name_of[arm]), (by_arm[arm], at_first[arm])) for arm in moved]
     for lead in [arm for arm in comparing.LEADS if arm in moved][:1]:
         others = [other for arm, other in comparing.pairs(at_first) if arm == lead]

@@ -25,8 +25,8 @@ from typing import Any
 import torch
 
 from bench.embedding_study import score, training
-from bench.embedding_study.arms import TRAINED
-from bench.embedding_study.planning import Planned, first_rate
+from bench.embedding_study.arms import FIRST_RATE, LARGER, TRAINED
+from bench.embedding_study.planning import Planned
 from bench.embedding_study.score import Score
 from bench.embedding_study.study import Study
 from bench.embedding_study.unfinished import Ended, Ending, Unfinished
@@ -149,7 +149,7 @@ class RealStudy:
             people = corpora.wrist(self.args.out)
         else:
             people = corpora.pressure(self.args.data / "challenge2015", self.args.out)
-        run = training.Run(seed=seed, lr=first_rate("cross"), windows=self.args.budget)
+        run = training.Run(seed=seed, lr=FIRST_RATE["cross"], windows=self.args.budget)
         kept = Unfinished(folder=people.out / "unfinished" / f"{stage.name}-{seed}", ending=self.ending)
         row = pairs.trained(stage, people, run, kept)
         kept.clear()
@@ -178,8 +178,8 @@ def _simulated(folder: Path, seed: int) -> dict[str, Callable[[], PretrainModel]
     most: dict[str, tuple[int, str]] = {}
     for place in sorted(str(one) for one in folder.iterdir()):
         job = bundle.describe(place)["lineage"]
-        arm = TRAINED[job["arm"]]
-        if job["seed"] == seed and arm.lr is None and job["lr"] == first_rate(arm.family):
+        small = job["arm"] not in LARGER
+        if job["seed"] == seed and small and job["lr"] == FIRST_RATE[TRAINED[job["arm"]].family]:
             most[job["arm"]] = max(most.get(job["arm"], (0, place)), (job["windows"], place))
     return {
         f"{arm}, simulated {windows:,}": partial(lambda url: bundle.load(url).model, place)

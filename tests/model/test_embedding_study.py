@@ -14,6 +14,7 @@ import torch
 from bench.embedding_study import attentive, ceilings, comparing, page, pictures, rates, score, training
 from bench.embedding_study.arms import (
     ATTENTIVE,
+    FIRST_RATE,
     LARGER,
     NAMES,
     PAPER_SIZE,
@@ -178,9 +179,12 @@ def test_an_arm_that_moved_is_compared_with_itself_at_the_first_rate(by_arm: dic
 
 def test_a_table_of_one_seed_is_whole_before_the_next_begins() -> None:
     jobs = Planned(NAMES, (0, 1), 4096).jobs({})
-    large = [job for job in jobs if job.arm in LARGER]
-    assert jobs[-len(large) :] == large and [job.seed for job in large] == [0] * len(LARGER) + [1] * len(LARGER)
-    jobs = jobs[: -len(large)]
+    large = [job for job in jobs if job.arm in LARGER and job.kind == "arm"]
+    assert [job.seed for job in large] == [0] * len(LARGER) + [1] * len(LARGER)
+    at = jobs.index(large[0])
+    assert jobs[at : at + len(large)] == large and {job.arm for job in jobs[at + len(large) :]} < {*PAPER_SIZE}
+    assert {job.kind for job in jobs[at + len(large) :]} == {"rate"}, "larger ones last, in the same order"
+    jobs = jobs[:at]
     arms = [job for job in jobs if job.kind == "arm"]
     assert {job.arm for job in arms if job.seed == 0} == set(NAMES) - set(LARGER), "at one rate, before any is chosen"
     seeds, names = [job.seed for job in arms], [job.arm for job in arms]
@@ -193,18 +197,20 @@ def test_a_table_of_one_seed_is_whole_before_the_next_begins() -> None:
     assert Planned(NAMES, (0, 1), 4096, tried=False).jobs({}) == arms + large
 
 
-def test_an_arm_moves_to_the_chosen_rate_when_all_its_seeds_are_there() -> None:
-    planned = Planned(("cross",), (0, 1), 4096)
+@pytest.mark.parametrize("arm", ["cross", "cross, paper size"])
+def test_an_arm_moves_to_the_chosen_rate_when_all_its_seeds_are_there(arm: str) -> None:
+    planned = Planned((arm,), (0, 1), 4096)
     tried = [job for job in planned.jobs({}) if job.kind == "rate"]
-    losses = {job.key: loss for job, loss in zip(tried, (0.3, 0.2, 0.1, 0.3, 0.3), strict=True)}
-    assert planned.chosen("cross", dict(list(losses.items())[:4])) is None
+    assert [job.lr for job in tried] == list(RATES[arm])
+    losses = {job.key: abs(job.lr - 4e-3) for job in tried}
+    assert planned.chosen(arm, dict(list(losses.items())[:-1])) is None
     at_first = [job for job in planned.jobs({}) if job.kind == "arm"]
     again = [job for job in planned.jobs(losses) if job.kind == "arm" and job not in at_first]
-    assert [job.lr for job in at_first] == [2e-3, 2e-3] and [job.lr for job in again] == [4e-3, 4e-3]
+    assert [job.lr for job in at_first] == [FIRST_RATE[arm]] * 2 and [job.lr for job in again] == [4e-3, 4e-3]
     done = {job.key for job in at_first}
-    assert planned.compared("cross", done, losses) == at_first
-    assert planned.compared("cross", done | {again[0].key}, losses) == at_first
-    assert planned.compared("cross", done | {job.key for job in again}, losses) == again
+    assert planned.compared(arm, done, losses) == at_first
+    assert planned.compared(arm, done | {again[0].key}, losses) == at_first
+    assert planned.compared(arm, done | {job.key for job in again}, losses) == again
 
 
 def test_what_is_made_of_an_arm_is_made_and_compared_at_its_chosen_rate_too() -> None:
@@ -338,6 +344,7 @@ def test_arms_are_what_the_study_says() -> None:
     sizes = {name: (arm.config.width, arm.config.ppg_depth) for name, arm in TRAINED.items()}
     assert {size for name, size in sizes.items() if name not in LARGER} == {(64, 1)}, "all of one size"
     assert {sizes[name] for name in PAPER_SIZE} == {(128, 2)}
-    assert {arm.family for arm in TRAINED.values()} == set(RATES)
+    assert {arm.family for arm in TRAINED.values()} == set(RATES) <= set(TRAINED)
+    assert {family for family, lr in FIRST_RATE.items() if lr in RATES[family]} == set(RATES)
     assert all(len(some) >= 3 and list(some) == sorted({*some}) for some in RATES.values())
     assert SPLIT.fractions[2] * 1000 > 430, "at least 400 people are held out of 1,000, however the hash falls"
