@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: help setup demo challenge2015 test test-slow test-lowest test-newest lint format types docs pictures bench align-study model-study real-study reconstruction-study cluster clean
+.PHONY: help setup demo challenge2015 test test-slow test-lowest test-newest lint format types docs pictures bench align-study model-study model-study-further real-study reconstruction-study cluster clean
 .DEFAULT_GOAL := help
 
 help:  ## show this list
@@ -84,6 +84,9 @@ align-study: $(READY)  ## clocks found again on planted truth, and unrelated peo
 
 model-study: $(READY)  ## what frozen embeddings know, against every control: make model-study STUDY="--budget 32768 --seeds 0" (hours)
 	OMP_NUM_THREADS=1 $(BIN)/python -m bench.embedding_study $(STUDY)
+
+model-study-further: $(READY)  ## its encoders on 2,000 further people (about an hour)
+	OMP_NUM_THREADS=1 $(BIN)/python -m bench.embedding_study --further 2000 $(STUDY)
 
 real-study: $(READY)  ## encoders on patients and phones: make real-study DATA=folder STUDY="--minutes 60" (hours)
 	OMP_NUM_THREADS=1 $(BIN)/python -m bench.real_study --data $(DATA) $(STUDY)

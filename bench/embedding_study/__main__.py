@@ -3,6 +3,7 @@
     python -m bench.embedding_study                    (or: make model-study; many hours)
     python -m bench.embedding_study --minutes 90       (goes on from what is there, and ends in time)
     python -m bench.embedding_study --minutes 0        (the page alone, from rows and results)
+    python -m bench.embedding_study --further 2000     (finished encoders, further people: make model-study-further)
     python -m bench.embedding_study --budget 2048 --people 120 --arms random cross features constant     (minutes)
 
 Every trained arm sees the same windows of the same people in the same order, `--budget` of them in batches of 32. All
@@ -27,14 +28,14 @@ import math
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import torch
 
 from bench.embedding_study import ceilings, page, probing
 from bench.embedding_study.arms import ATTENTIVE, NAMES, TOGETHER
-from bench.embedding_study.people import People, made
+from bench.embedding_study.further import Further
+from bench.embedding_study.people import further, made
 from bench.embedding_study.planning import Planned
-from bench.embedding_study.study import Embedding, Study
+from bench.embedding_study.study import Study
 from bench.embedding_study.unfinished import Ending
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -43,32 +44,28 @@ ROOT = Path(__file__).resolve().parents[2]
 def main() -> int:
     args = _arguments()
     torch.set_num_threads(1)
-    people = made(args.people, args.probe_windows, args.out.resolve())
+    out, ending = args.out.resolve(), Ending(args.minutes)
     planned = Planned(args.arms, args.seeds, args.budget)
-    study = Study(people, planned, probing.SIMULATED, args.rows, Ending(args.minutes))
-    study.untrained |= {"latent": lambda _: _latent(people), "noiseless": lambda seed: _noiseless(study, seed)}
+    study = Study(made(args.people, args.probe_windows, out), planned, probing.SIMULATED, args.rows, ending)
+    if args.further:
+        more = further(args.further, args.probe_windows, out)
+        study = Further(study, more, args.rows.with_name(f"{args.rows.stem}-further.jsonl"), ending)
+    study.untrained |= ceilings.arms(study)
 
     def write() -> None:
         compared, scores = study.compared()
         keys = {job.key for jobs in compared.values() for job in jobs}
-        _, at_first = study.compared(replace(planned, tried=False))
-        page.write(args.page, args.differences, page.Told(study.rows(), keys, args.budget), scores, at_first)
+        told = page.Told(study.rows(), keys, args.budget)
+        if args.further:
+            page.write_further(args.page, args.differences, told, scores)
+        else:
+            _, at_first = study.compared(replace(planned, tried=False))
+            page.write(args.page, args.differences, told, scores, at_first)
 
     study.run(write)
     write()
     print(args.page)
     return 0
-
-
-def _latent(people: People) -> Embedding:
-    return ceilings.latent(people.specs, people.probed.table, people.store.spec.window_s)
-
-
-def _noiseless(study: Study, seed: int) -> Embedding:
-    people = study.people
-    pulse_ML = ceilings.noiseless(people.specs, people.probed.table, people.store.spec)
-    beside_ME = probing.embedded(study.random(seed), torch.from_numpy(pulse_ML))
-    return np.concatenate([study.features(pulse_ML), beside_ME], axis=1)
 
 
 def _arguments() -> argparse.Namespace:
@@ -82,13 +79,23 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--probe-windows", type=int, default=30, help="windows probed of each held-out recording")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--arms", nargs="+", default=list(NAMES), choices=NAMES, metavar="ARM", help=", ".join(NAMES))
+    parser.add_argument(
+        "--further",
+        type=int,
+        default=0,
+        metavar="PEOPLE",
+        help="train nothing: probe the finished encoders on so many people more, with rows and a page of their own",
+    )
     parser.add_argument("--out", type=Path, default=Path("model-study-out"), help="people, models and results, kept")
     parser.add_argument("--minutes", type=float, default=math.inf, help="end after so many; 0: the page alone")
     results = ROOT / "bench" / "results"
     parser.add_argument("--rows", type=Path, default=results / "embedding-study.jsonl")
-    parser.add_argument("--differences", type=Path, default=results / "embedding-study-differences.jsonl")
-    parser.add_argument("--page", type=Path, default=ROOT / "docs" / "model-study.md")
+    parser.add_argument("--differences", type=Path, help="default: in bench/results")
+    parser.add_argument("--page", type=Path, help="default: docs/model-study.md or docs/model-study-further.md")
     args = parser.parse_args()
+    kind = "-further" if args.further else ""
+    args.differences = args.differences or results / f"embedding-study{kind}-differences.jsonl"
+    args.page = args.page or ROOT / "docs" / f"model-study{kind}.md"
     if args.budget < 4 * 32 * 32:
         parser.error(f"--budget: {args.budget} windows; give at least {4 * 32 * 32}, so that curves have six points")
     for name in args.arms:

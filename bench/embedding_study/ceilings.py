@@ -9,12 +9,16 @@ Shapes: M windows, L samples, F numbers.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 
 import numpy as np
 import pyarrow as pa
+import torch
 from numpy.typing import NDArray
 
+from bench.embedding_study import probing
+from bench.embedding_study.study import Embedding, Study
 from xmae_dist.data.windows.spec import WindowSpec
 from xmae_dist.signals.filter import bandpass
 from xmae_dist.signals.normalize import minmax
@@ -25,6 +29,23 @@ from xmae_dist.simulate.vessels import Pulses, render_pulses
 
 Floats = NDArray[np.float64]
 _NUMBERS = 20
+
+
+def arms(study: Study) -> dict[str, Callable[[int], Embedding]]:
+    """Both as embeddings of a study's probed windows, by name; told the seed."""
+    return {"latent": partial(_latent_arm, study), "noiseless": partial(_noiseless_arm, study)}
+
+
+def _latent_arm(study: Study, _: int) -> Embedding:
+    people = study.people
+    return latent(people.specs, people.probed.table, people.store.spec.window_s)
+
+
+def _noiseless_arm(study: Study, seed: int) -> Embedding:
+    people = study.people
+    pulse_ML = noiseless(people.specs, people.probed.table, people.store.spec)
+    beside_ME = probing.embedded(study.random(seed), torch.from_numpy(pulse_ML))
+    return np.concatenate([study.features(pulse_ML), beside_ME], axis=1)
 
 
 def latent(specs: tuple[CohortSpec, ...], table: pa.Table, window_s: float) -> NDArray[np.float32]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -42,13 +42,13 @@ def write(path: Path, differences: Path, told: Told, by_arm: ByArm, at_first: By
     ceiling = comparing.headroom(by_arm)
     found = comparing.differences(by_arm, ceiling)
     moved = rates.differences(by_arm, at_first, ceiling)
-    lines = (json.dumps(_line(one, told.budget)) + "\n" for one in (*found, *moved))
-    differences.write_text("".join(lines))
+    differences.write_text(_lines((*found, *moved), told.budget))
     folder = path.parent / "figures"
+    drawn = pictures.draw(folder / pictures.HEADROOM, found, ceiling, by_arm)
     parts = [
         _HEAD,
         _finding(found, ceiling, by_arm, told.budget),
-        _picture(pictures.draw(folder, found, ceiling, by_arm), "Share of the headroom, and differences to controls"),
+        _picture(drawn, "Share of the headroom, and differences to controls"),
         tables.tally(found),
         tables.scores(by_arm, SIMULATED.suite, ceiling),
         _shares(by_arm, ceiling),
@@ -57,6 +57,24 @@ def write(path: Path, differences: Path, told: Told, by_arm: ByArm, at_first: By
         _picture(pictures.draw_curves(folder, told.arms, SIMULATED), "Scores against windows seen"),
         rates.tried(told.rows, told.budget) if told.trained else "",
         rates.changed(moved),
+        _method(told.arms, told.budget),
+    ]
+    path.write_text("\n\n".join(part for part in parts if part) + "\n")
+
+
+def write_further(path: Path, differences: Path, told: Told, by_arm: ByArm) -> None:
+    """The page of the same encoders on further people."""
+    ceiling = comparing.headroom(by_arm)
+    found = comparing.differences(by_arm, ceiling)
+    differences.write_text(_lines(found, told.budget))
+    drawn = pictures.draw(path.parent / "figures" / pictures.FURTHER, found, ceiling, by_arm)
+    parts = [
+        _HEAD_FURTHER,
+        _finding(found, ceiling, by_arm, told.budget),
+        _picture(drawn, "Share of the headroom, and differences to controls, on further people"),
+        tables.tally(found),
+        tables.scores(by_arm, SIMULATED.suite, ceiling),
+        _shares(by_arm, ceiling),
         _method(told.arms, told.budget),
     ]
     path.write_text("\n\n".join(part for part in parts if part) + "\n")
@@ -73,12 +91,23 @@ on an equal budget, `published` and `challenge2015` included, is another page:
 [glossary](glossary.md#evaluation)."""
 
 
+_HEAD_FURTHER = """# Does the finding hold on further people?
+
+The encoders of [the study of embeddings](model-study.md), frozen, on more simulated people than it holds out, all of
+whom were simulated after encoders, readout and learning rates were chosen. Written by `make model-study-further` from
+`bench/results/embedding-study-further.jsonl` (a row for each arm and seed) and the files in
+`bench/results/embedding-study-further` (scores under 1,000 draws of people);
+`bench/results/embedding-study-further-differences.jsonl` has every difference counted here, with its interval. Words
+such as arm, headroom, null and Holm: [glossary](glossary.md#evaluation)."""
+
+
 def _finding(found: Sequence[Difference], ceiling: Mapping[str, float], by_arm: ByArm, budget: int) -> str:
     if not found or not ceiling:
         return "**No finding yet: chance, a ceiling or an arm to compare is missing.**"
     lead = found[0].arm
     trained = f"{budget:,} windows, {found[0].seeds} seed{'s' * (found[0].seeds > 1)}"
-    lines = [f"**`{lead}` after {trained}, on {len(ceiling)} tasks with headroom:**"]
+    people = max(group[0].n_subjects for group in by_arm[lead].values())
+    lines = [f"**`{lead}` after {trained}, on {len(ceiling)} tasks with headroom, {people:,} held-out people:**"]
     rooms = {one.other: comparing.room(by_arm, one.other, ceiling) for one in found if one.arm == lead}
     for other in dict.fromkeys(one.other for one in found if one.arm == lead):
         counted = tables.counted([o for o in found if (o.arm, o.other) == (lead, other)])
@@ -137,6 +166,10 @@ def _method(arms: Sequence[Row], budget: int) -> str:
     about = {**{name: arm.about for name, arm in TRAINED.items()}, **UNTRAINED}
     lines += [f"- `{name}`: {text}." for name, text in about.items() if any(row["arm"] == name for row in arms)]
     return "\n".join(lines)
+
+
+def _lines(found: Iterable[Difference], budget: int) -> str:
+    return "".join(json.dumps(_line(one, budget)) + "\n" for one in found)
 
 
 def _line(one: Difference, budget: int) -> Row:

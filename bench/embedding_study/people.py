@@ -27,14 +27,16 @@ from xmae_dist.simulate.cohorts import PRESETS, CohortSpec
 SPLIT = SplitConfig(fractions=(0.48, 0.07, 0.45))
 SEED = 17
 """Of the people: not those of the demo, nor of other studies."""
+_FURTHER = SplitConfig(fractions=(0.0, 0.0, 1.0))
+_FURTHER_SEED = 18
 _CHECKED = 64
 """Windows whose kept targets are measured again before they are used."""
 
 
-def cohorts(people: int) -> tuple[CohortSpec, ...]:
+def cohorts(people: int, study: str = "study", seed: int = SEED) -> tuple[CohortSpec, ...]:
     """Half of them at bedside monitors, half on telemetry units, ten minutes each."""
     return tuple(
-        dataclasses.replace(PRESETS[name], name=f"study_{name}", subjects=people // 2, seed=SEED, minutes=10.0)
+        dataclasses.replace(PRESETS[name], name=f"{study}_{name}", subjects=people // 2, seed=seed, minutes=10.0)
         for name in ("bedside", "telemetry")
     )
 
@@ -128,10 +130,18 @@ class People:
 
 def made(people: int, probe_windows: int, out: Path) -> People:
     """Simulated, ingested and cut below `out`, or found there."""
-    folder = out / f"people-{people}"
-    specs = cohorts(people)
+    return _made(cohorts(people), SPLIT, probe_windows, out / f"people-{people}")
+
+
+def further(people: int, probe_windows: int, out: Path) -> People:
+    """Others, of whom none is trained on: all are probed."""
+    specs = cohorts(people, "further", _FURTHER_SEED)
+    return _made(specs, _FURTHER, probe_windows, out / f"further-{people}")
+
+
+def _made(specs: tuple[CohortSpec, ...], split: SplitConfig, probe_windows: int, folder: Path) -> People:
     for spec in specs:
         simulate_into(str(folder / "corpus"), spec)
-    store = materialise(str(folder / "corpus"), str(folder / "windows"), StoreConfig(split=SPLIT))
+    store = materialise(str(folder / "corpus"), str(folder / "windows"), StoreConfig(split=split))
     fanout.leave()  # what follows is one process
     return People(store, specs, probe_windows, folder)

@@ -18,11 +18,12 @@ from xmae_dist.evaluate.scores.metrics import METRICS
 
 Row = dict[str, Any]
 HEADROOM, CURVES = "embedding-study-headroom.png", "embedding-study-curves.png"
+FURTHER = "embedding-study-further-headroom.png"
 _MARKS = {2: ("^", True), 1: ("^", False), 0: (".", True), -1: ("v", False), -2: ("v", True)}
 """Of a difference: twice its sign where it remains after Holm; a marker, filled or not."""
 
 
-def draw(folder: Path, found: Sequence[Difference], ceiling: Mapping[str, float], by_arm: ByArm) -> Path | None:
+def draw(path: Path, found: Sequence[Difference], ceiling: Mapping[str, float], by_arm: ByArm) -> Path | None:
     """Shares of the headroom and the leading arm's differences, a row a task; None before there is a ceiling."""
     if not found or not ceiling:
         return None
@@ -64,7 +65,7 @@ def draw(folder: Path, found: Sequence[Difference], ceiling: Mapping[str, float]
     )
     for axes in (left, right):
         axes.spines[["top", "right", "left"]].set_visible(False)
-    return _saved(figure, folder / HEADROOM)
+    return _saved(figure, path)
 
 
 def draw_curves(folder: Path, arms: Sequence[Row], probes: Probes) -> Path | None:

@@ -84,7 +84,11 @@ class Study:
 
     def _missing(self) -> Iterator[Job]:
         done = self._done()
-        return (job for job in self.planned.jobs(self._losses()) if job.key not in done)
+        return (job for job in self._jobs() if job.key not in done)
+
+    def _jobs(self) -> list[Job]:
+        """All of the plan, in its order."""
+        return self.planned.jobs(self._losses())
 
     def _done(self) -> set[str]:
         """Jobs with a row, those of arms with scores."""
@@ -110,13 +114,17 @@ class Study:
             about = self._train(job)
         elif job.arm in TOGETHER:
             about = {"with": TOGETHER[job.arm]}
+        return about | self._probed(job)
+
+    def _probed(self, job: Job) -> Row:
+        """A finished arm read and probed; what a row says of it."""
         if job.arm in ATTENTIVE:
             return self._attentive(job)
         embedding_ME = self._embedding(job)
         probed_s = training.cpu_s()
         found = probing.results(job.arm, job.key, embedding_ME, *self._asked)
         numbers = {"numbers": embedding_ME.shape[1], "rank": probing.effective_rank(embedding_ME)}
-        return {**about, **numbers, **self._kept(job, found), "probes_s": training.cpu_s() - probed_s}
+        return {**numbers, **self._kept(job, found), "probes_s": training.cpu_s() - probed_s}
 
     def _attentive(self, job: Job) -> Row:
         of = Job(**{**asdict(job), "arm": ATTENTIVE[job.arm]})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -24,11 +25,13 @@ from bench.embedding_study.arms import (
     UNTRAINED,
     fitted,
 )
+from bench.embedding_study.further import Further
 from bench.embedding_study.latent_targets import LatentTargets
 from bench.embedding_study.people import SPLIT, People, Windows, cohorts
 from bench.embedding_study.planning import Job, Planned
-from bench.embedding_study.probing import SIMULATED, effective_rank, results
+from bench.embedding_study.probing import READOUT, SIMULATED, effective_rank, results
 from bench.embedding_study.score import Score
+from bench.embedding_study.study import Study
 from bench.embedding_study.unfinished import Ended, Unfinished
 from xmae_dist.data.windows.spec import WindowSpec
 from xmae_dist.evaluate.examples import Examples
@@ -36,6 +39,7 @@ from xmae_dist.evaluate.members import Members
 from xmae_dist.evaluate.results import Result
 from xmae_dist.evaluate.run import draws_of
 from xmae_dist.evaluate.scores.bootstrap import paired_difference
+from xmae_dist.model import bundle
 from xmae_dist.signals.beats import pulse_feet
 from xmae_dist.signals.filter import bandpass
 from xmae_dist.signals.normalize import minmax
@@ -77,15 +81,15 @@ def test_the_state_of_a_window_holds_its_rate(table: pa.Table) -> None:
     assert np.corrcoef(rate_M, state_MF[:, 0])[0, 1] > 0.999
 
 
-def probed(arm: str, noise: float, seed: int = 0) -> list[Result]:
-    """Results of an embedding that is age and noise, by people of whom only age is in it."""
-    rng = np.random.default_rng(1)
+def people_table(age_seed: int = 1) -> pa.Table:
+    """Windows of people with an age and an LDL."""
+    rng = np.random.default_rng(age_seed)
     age = np.repeat(rng.uniform(20, 80, PEOPLE), EACH)
     person = np.repeat(np.arange(PEOPLE), EACH)
     labels = [
         [("age", a), ("ldl_mg_dl", b)] for a, b in zip(age, np.repeat(rng.normal(130, 20, PEOPLE), EACH), strict=True)
     ]
-    table = pa.table(
+    return pa.table(
         {
             "window_id": np.arange(PEOPLE * EACH),
             "subject_id": [f"p{i:02d}" for i in person],
@@ -96,12 +100,15 @@ def probed(arm: str, noise: float, seed: int = 0) -> list[Result]:
             "label_text": pa.array([[]] * len(person), pa.map_(pa.string(), pa.string())),
         }
     )
-    embedding = (
-        np.zeros((len(person), 1))
-        if noise < 0
-        else age[:, None] + noise * np.random.default_rng(seed).normal(size=(len(person), 1))
-    )
-    return results(arm, f"{arm}-{seed}", embedding, Windows(None, None, table), "made", SIMULATED.suite)
+
+
+def probed(arm: str, noise: float, seed: int = 0) -> list[Result]:
+    """Results of an embedding that is age and noise, by people of whom only age is in it."""
+    table = people_table()
+    age_M1 = np.array([[dict(one)["age"]] for one in table["labels"].to_pylist()])
+    noisy_M1 = age_M1 + noise * np.random.default_rng(seed).normal(size=age_M1.shape)
+    embedding_M1 = np.zeros_like(age_M1) if noise < 0 else noisy_M1
+    return results(arm, f"{arm}-{seed}", embedding_M1, Windows(None, None, table), "made", SIMULATED.suite)
 
 
 @pytest.fixture(scope="module")
@@ -165,8 +172,15 @@ def test_the_page_says_what_was_found(by_arm: dict[str, dict[str, list[Score]]],
         "- Against `random`: better on 1 (1 after Holm), worse on 0 (0 after Holm). A ceiling is better on 1.\n" in text
     )
     assert "| `cross` | `random` | 2 | 1 (1) | 0 (0) | 0 | 0 of 1 |" in text
-    assert "called nulls: ldl." in text and "**`cross` after 64 windows, 2 seeds, on 1 tasks with headroom:**" in text
+    assert (
+        "called nulls: ldl." in text
+        and "**`cross` after 64 windows, 2 seeds, on 1 tasks with headroom, 40 held-out people:**" in text
+    )
     assert len((tmp_path / "differences.jsonl").read_text().splitlines()) == 2
+    page.write_further(tmp_path / "further.md", tmp_path / "further.jsonl", told, by_arm)
+    again = (tmp_path / "further.md").read_text()
+    assert "| `cross` | `random` | 2 | 1 (1) | 0 (0) | 0 | 0 of 1 |" in again and pictures.FURTHER in again
+    assert (tmp_path / "further.jsonl").read_text() == (tmp_path / "differences.jsonl").read_text()
 
 
 def test_an_arm_that_moved_is_compared_with_itself_at_the_first_rate(by_arm: dict[str, dict[str, list[Score]]]) -> None:
@@ -222,6 +236,39 @@ def test_what_is_made_of_an_arm_is_made_and_compared_at_its_chosen_rate_too() ->
     for name in ("cross", *made_of):
         assert {lr for arm, lr in jobs if arm == name} == {2e-3, 8e-3}
         assert planned.compared(name, done, losses) == [jobs[name, 8e-3]]
+
+
+def test_finished_encoders_are_probed_on_further_people_without_training(tmp_path: Path) -> None:
+    def people(place: str) -> SimpleNamespace:
+        table = people_table(len(place))
+        ppg_ML = torch.from_numpy(np.random.default_rng(0).normal(size=(len(table), 200))).half()
+        store = SimpleNamespace(fingerprint=place, spec=WindowSpec(window_s=2.0))
+        return SimpleNamespace(
+            store=store, probe_windows=EACH, out=tmp_path / place, probed=Windows(ppg_ML, None, table)
+        )
+
+    planned = Planned(("cross", "features", "constant"), (0, 1), 4096)
+    at_first = [job for job in planned.jobs({}) if job.kind == "arm"]
+    study = Study(people("here"), planned, SIMULATED, tmp_path / "rows.jsonl", lambda: False)
+    with (tmp_path / "rows.jsonl").open("w") as file:
+        for job in [*at_first, dataclasses.replace(at_first[-1], lr=8e-3)]:
+            file.write(json.dumps({**dataclasses.asdict(job), "place": study.place}) + "\n")
+            score.write(tmp_path / "rows" / study.place / f"{job.key}.parquet", [])
+    for seed in (0, 1):
+        model = training.initial(fitted(TRAINED["cross"], 200, 100.0), seed)
+        place, spec = tmp_path / "here" / "models" / f"arm-cross-{seed}-4096-0.002", study.people.store.spec
+        bundle.save(str(place), model.read_by(READOUT), window_spec=spec.to_dict(), lineage={})
+    more = Further(study, people("elsewhere"), tmp_path / "more.jsonl", lambda: False)
+    assert more.compared()[1] == {}
+    more.run(lambda: None)
+    rows = [json.loads(line) for line in (tmp_path / "more.jsonl").read_text().splitlines()]
+    assert [(row["arm"], row["seed"], row["lr"]) for row in rows] == [
+        ("cross", 0, 2e-3), ("features", 0, 0.0), ("constant", 0, 0.0), ("cross", 1, 2e-3)
+    ], "seed by seed; what no seed changes once; not the rate that is not compared"  # fmt: skip
+    jobs, scores = more.compared()
+    assert [job.seed for job in jobs["cross"]] == [0, 1] and len(scores["cross"]["age"]) == 2
+    assert {row["place"] for row in rows} == {f"elsewhere-{EACH}"} and rows[0]["held_out"] == PEOPLE
+    assert scores["constant"]["age"][0].value != probed("constant", -1)[0].headline.value, "of other people"
 
 
 @pytest.mark.parametrize("arm", ["cross_beats", "cross_bottleneck", "cross_latent"])
