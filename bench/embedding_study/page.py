@@ -55,7 +55,7 @@ def write(path: Path, differences: Path, told: Told, by_arm: ByArm, at_first: By
         tables.errors(told.trained),
         tables.curves(told.arms, SIMULATED),
         _picture(pictures.draw_curves(folder, told.arms, SIMULATED), "Scores against windows seen"),
-        rates.tried(told.rows, told.budget) if told.trained else "",
+        rates.tried(told.rows, told.budget),
         rates.changed(moved),
         _method(told.arms, told.budget),
     ]
@@ -110,8 +110,12 @@ def _finding(found: Sequence[Difference], ceiling: Mapping[str, float], by_arm: 
     lines = [f"**`{lead}` after {trained}, on {len(ceiling)} tasks with headroom, {people:,} held-out people:**"]
     rooms = {one.other: comparing.room(by_arm, one.other, ceiling) for one in found if one.arm == lead}
     for other in dict.fromkeys(one.other for one in found if one.arm == lead):
-        counted = tables.counted([o for o in found if (o.arm, o.other) == (lead, other)])
-        lines.append(f"- Against `{other}`: {counted}. A ceiling is better on {len(rooms[other])}.")
+        pair = [one for one in found if (one.arm, one.other) == (lead, other)]
+        won = sum(one.sign == 1 and one.task in rooms[other] for one in pair)
+        lines.append(
+            f"- Against `{other}`: {tables.counted(pair)}. A ceiling is better on {len(rooms[other])},"
+            f" `{lead}` on {won} of these."
+        )
     nulls = [name for name in by_arm["constant"] if name not in ceiling]
     if bare := [task for task in ceiling if task not in rooms.get("random", ceiling)]:
         lines += [

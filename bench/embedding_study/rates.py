@@ -12,7 +12,7 @@ from bench.embedding_study.tables import Row
 
 
 def tried(rows: Sequence[Row], budget: int) -> str:
-    """Every rate's validation loss, a row each."""
+    """Every rate's validation loss, a row each, of arms that were tried; empty if none was."""
     losses = {Job.of(row).key: row["val_loss"] for row in rows if row["kind"] == "rate"}
     lines = [
         "## Learning rates\n",
@@ -23,15 +23,15 @@ def tried(rows: Sequence[Row], budget: int) -> str:
         "table of reconstruction and cost has both.\n",
         "| arm | learning rate | validation loss | |\n|---|---|---|---|",
     ]
-    for family in RATES:
-        seeds = [row["seed"] for row in rows if row["kind"] == "rate" and row["arm"] == family] or [0]
-        planned = Planned((family,), seeds[:1], budget)
+    seed_of = {row["arm"]: row["seed"] for row in reversed(rows) if row["kind"] == "rate"}
+    for family in [name for name in RATES if name in seed_of]:
+        planned = Planned((family,), (seed_of[family],), budget)
         chosen = planned.chosen(family, losses)
         for lr in RATES[family]:
             loss = losses.get(planned.rate(family, lr).key)
             said = ["first"] * (lr == FIRST_RATE[family]) + ["chosen"] * (lr == chosen)
             lines.append(f"| `{family}` | {lr:g} | {'' if loss is None else f'{loss:.4g}'} | {', '.join(said)} |")
-    return "\n".join(lines)
+    return "\n".join(lines) if seed_of else ""
 
 
 def differences(by_arm: ByArm, at_first: ByArm, open_tasks: Iterable[str]) -> list[Difference]:

@@ -169,7 +169,8 @@ def test_the_page_says_what_was_found(by_arm: dict[str, dict[str, list[Score]]],
         assert (tmp_path / "figures" / name).read_bytes()[1:4] == b"PNG" and f"](figures/{name})" in text
     assert "| `cross` | 9.000 ± 0.000 | 8.500 ± 0.707 |" in text
     assert (
-        "- Against `random`: better on 1 (1 after Holm), worse on 0 (0 after Holm). A ceiling is better on 1.\n" in text
+        "- Against `random`: better on 1 (1 after Holm), worse on 0 (0 after Holm). "
+        "A ceiling is better on 1, `cross` on 1 of these.\n" in text
     )
     assert "| `cross` | `random` | 2 | 1 (1) | 0 (0) | 0 | 0 of 1 |" in text
     assert (
