@@ -44,14 +44,9 @@ def write(path: Path, differences: Path, told: Told, by_arm: ByArm, at_first: By
     moved = rates.differences(by_arm, at_first, ceiling)
     differences.write_text(_lines((*found, *moved), told.budget))
     folder = path.parent / "figures"
-    drawn = pictures.draw(folder / pictures.HEADROOM, found, ceiling, by_arm)
     parts = [
         _HEAD,
-        _finding(found, ceiling, by_arm, told.budget),
-        _picture(drawn, "Share of the headroom, and differences to controls"),
-        tables.tally(found),
-        tables.scores(by_arm, SIMULATED.suite, ceiling),
-        _shares(by_arm, ceiling),
+        *_compared(folder / pictures.HEADROOM, told, found, ceiling, by_arm),
         tables.errors(told.trained),
         tables.curves(told.arms, SIMULATED),
         _picture(pictures.draw_curves(folder, told.arms, SIMULATED), "Scores against windows seen"),
@@ -67,17 +62,22 @@ def write_further(path: Path, differences: Path, told: Told, by_arm: ByArm) -> N
     ceiling = comparing.headroom(by_arm)
     found = comparing.differences(by_arm, ceiling)
     differences.write_text(_lines(found, told.budget))
-    drawn = pictures.draw(path.parent / "figures" / pictures.FURTHER, found, ceiling, by_arm)
-    parts = [
-        _HEAD_FURTHER,
+    compared = _compared(path.parent / "figures" / pictures.FURTHER, told, found, ceiling, by_arm)
+    parts = [_HEAD_FURTHER, *compared, _method(told.arms, told.budget)]
+    path.write_text("\n\n".join(part for part in parts if part) + "\n")
+
+
+def _compared(
+    picture: Path, told: Told, found: Sequence[Difference], ceiling: Mapping[str, float], by_arm: ByArm
+) -> list[str]:
+    """The finding, its picture, pairs, scores and shares."""
+    return [
         _finding(found, ceiling, by_arm, told.budget),
-        _picture(drawn, "Share of the headroom, and differences to controls, on further people"),
+        _picture(pictures.draw(picture, found, ceiling, by_arm), "Share of the headroom, and differences to controls"),
         tables.tally(found),
         tables.scores(by_arm, SIMULATED.suite, ceiling),
         _shares(by_arm, ceiling),
-        _method(told.arms, told.budget),
     ]
-    path.write_text("\n\n".join(part for part in parts if part) + "\n")
 
 
 _HEAD = """# What frozen embeddings know
