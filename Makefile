@@ -85,7 +85,7 @@ align-study: $(READY)  ## clocks found again on planted truth, and unrelated peo
 model-study: $(READY)  ## what frozen embeddings know, against every control: make model-study STUDY="--budget 32768 --seeds 0" (hours)
 	OMP_NUM_THREADS=1 $(BIN)/python -m bench.embedding_study $(STUDY)
 
-model-study-further: $(READY)  ## its encoders on 2,000 further people (about an hour)
+model-study-further: $(READY)  ## its encoders on 2,000 further people (about an hour; hours more if encoders are not in --out and train again)
 	OMP_NUM_THREADS=1 $(BIN)/python -m bench.embedding_study --further 2000 $(STUDY)
 
 real-study: $(READY)  ## encoders on patients and phones: make real-study DATA=folder STUDY="--minutes 60" (hours)

@@ -84,7 +84,8 @@ def _arguments() -> argparse.Namespace:
         type=int,
         default=0,
         metavar="PEOPLE",
-        help="train nothing: probe the finished encoders on so many people more, with rows and a page of their own",
+        help="probe the finished encoders on so many people more, with rows and a page of their own; an encoder that is"
+        " not below --out is trained again",
     )
     parser.add_argument("--out", type=Path, default=Path("model-study-out"), help="people, models and results, kept")
     parser.add_argument("--minutes", type=float, default=math.inf, help="end after so many; 0: the page alone")

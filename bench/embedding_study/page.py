@@ -87,7 +87,8 @@ model-study` from `bench/results/embedding-study.jsonl` (a row for each arm and 
 `bench/results/embedding-study` (each arm's scores under 1,000 draws of people).
 `bench/results/embedding-study-differences.jsonl` has every difference counted here, with its interval. Reconstruction
 on an equal budget, `published` and `challenge2015` included, is another page:
-[reconstruction-study.md](reconstruction-study.md). Words such as arm, headroom, null and Holm:
+[reconstruction-study.md](reconstruction-study.md); the same encoders on more people, of whom nothing was chosen by:
+[model-study-further.md](model-study-further.md). Words such as arm, headroom, null and Holm:
 [glossary](glossary.md#evaluation)."""
 
 
